@@ -1,0 +1,67 @@
+# Everything from a fresh machine with Python 3.11 and nothing else.
+#   make demo          real data, the whole stack, asserts its own claims (BACKEND=tensorflow|jax|torch)
+#   make test          the whole suite; make check: format, lint, types, import layers
+#   make bench         ratios against Keras; make crash: the exhaustive kill runs
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+BACKEND ?= tensorflow
+BIN     := .venv/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/pins.txt
+PYTEST  := $(BIN)/python -m pytest
+SETUP   := pyproject.toml requirements/pins.txt
+# TensorFlow's chatter hides our lines; its warnings and errors stay.
+export TF_CPP_MIN_LOG_LEVEL ?= 1
+
+framework-tensorflow := tensorflow-cpu
+framework-jax        := jax
+framework-torch      := torch
+
+.PHONY: demo test check bench crash format clean test-core test-crash test-tensorflow test-jax test-torch
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo-$(BACKEND): $(SETUP) | .venv/bin/python
+	$(PIP) --editable '.[demo]' $(framework-$(BACKEND))
+	@touch $@
+
+.venv/.test: $(SETUP) | .venv/bin/python
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/.check: $(SETUP) | .venv/bin/python
+	$(PIP) --editable '.[check]'
+	@touch $@
+
+demo: .venv/.demo-$(BACKEND)
+	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m peakhold.demo
+
+check: .venv/.test .venv/.check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.check
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Frameworks never share a process: each backend is a run of its own.
+test: test-core test-torch test-jax test-tensorflow test-crash
+
+test-core: .venv/.test
+	$(PYTEST) tests/core tests/loops tests/house
+
+test-torch test-jax test-tensorflow: test-%: .venv/.test
+	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance
+
+test-crash: .venv/.test
+	KERAS_BACKEND=torch $(PYTEST) tests/crash -m "not exhaustive"
+
+crash: .venv/.test
+	KERAS_BACKEND=torch $(PYTEST) tests/crash -m exhaustive -s
+
+bench: .venv/.test
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

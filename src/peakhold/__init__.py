@@ -1,3 +1,36 @@
-"""Peakhold holds the peak of every training run."""
+"""Peakhold holds the peak of every training run.
+
+Callbacks for loops live here; those for Keras's `fit` in `peakhold.keras`. Importing this package
+loads no framework.
+"""
+
+from peakhold._core.monitor import Relative
+from peakhold.advice import silence
+from peakhold.callbacks import (
+    Callback,
+    CallbackList,
+    CSVLogger,
+    EarlyStopping,
+    LearningRateScheduler,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+    TerminateOnNaN,
+)
+from peakhold.host import LoopHost
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "CallbackList",
+    "EarlyStopping",
+    "LearningRateScheduler",
+    "LoopHost",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "Relative",
+    "TerminateOnNaN",
+    "__version__",
+    "silence",
+]

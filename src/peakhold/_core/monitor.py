@@ -1,0 +1,182 @@
+"""Which metric, which direction, what counts as better.
+
+Rules of this file:
+
+1. Every comparison of two metric values in Peakhold happens here (a test over the syntax trees
+   of all other modules says so).
+2. A value that is missing, NaN or infinite is never better than anything, not even than nothing.
+3. Direction is known or asked for, never guessed: a name decides only if its last word means the
+   same in every codebase (`loss`, `accuracy`, `auc`, …).
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from peakhold._core.observation import is_finite
+
+__all__ = [
+    "Criterion",
+    "Direction",
+    "Relative",
+    "base_name",
+    "closest_name",
+    "infer_direction",
+]
+
+
+@final
+class Direction(enum.StrEnum):
+    """Which values are better."""
+
+    MIN = "min"
+    MAX = "max"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """A `min_delta` as a fraction of the best value so far.
+
+    Args:
+        fraction: Smallest change that counts, as a part of `|best|`: `Relative(0.01)` asks for
+            one percent. At least 0.
+
+    Example:
+        >>> Criterion(Direction.MIN, 0.01, relative=True).improves(0.98, 1.0)
+        True
+        >>> Criterion(Direction.MIN, 0.01, relative=True).improves(0.995, 1.0)
+        False
+    """
+
+    fraction: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """What "better" means for one metric.
+
+    Args:
+        direction: Whether smaller or larger values are better.
+        min_delta: Smallest change that counts, in the metric's unit (or as a fraction of the
+            reference's magnitude, if `relative`). At least 0.
+        relative: Whether `min_delta` is a fraction.
+    """
+
+    direction: Direction
+    min_delta: float = 0.0
+    relative: bool = False
+
+    def improves(self, value: float | None, reference: float | None) -> bool:
+        """Whether `value` beats `reference` by more than `min_delta`; equal never does.
+
+        Args:
+            value: The new value. Missing, NaN or infinite: never better.
+            reference: The value to beat; `None` if there is none yet. May be infinite
+                (a threshold that everything beats).
+        """
+        if value is None or not is_finite(value):
+            return False
+        if reference is None or reference != reference:  # noqa: PLR0124 - NaN is no reference
+            return True
+        margin = self.min_delta
+        if self.relative and is_finite(reference):
+            margin *= abs(reference)
+        # Keras's arithmetic, so that ties at the last bit fall the same way.
+        if self.direction is Direction.MIN:
+            return value + margin < reference
+        return value - margin > reference
+
+    def better(self, value: float | None, reference: float | None) -> bool:
+        """Like `improves`, without a margin: for ranking what was recorded."""
+        return Criterion(self.direction).improves(value, reference)
+
+
+# Last words whose direction is the same wherever they are used. Everything else must be told.
+_SMALLER = frozenset(
+    "loss mae mse rmse msle mape error perplexity ppl wer cer crossentropy brier hinge "
+    "mean_absolute_error mean_squared_error root_mean_squared_error mean_absolute_percentage_error "
+    "mean_squared_logarithmic_error false_positives false_negatives kl_divergence logcosh "
+    "categorical_crossentropy binary_crossentropy sparse_categorical_crossentropy".split()
+)
+_LARGER = frozenset(
+    "accuracy acc auc precision recall f1 f1_score fbeta_score iou mean_io_u mean_iou miou dice "
+    "bleu rouge map ndcg mrr r2 r2_score psnr ssim true_positives true_negatives "
+    "binary_accuracy categorical_accuracy sparse_categorical_accuracy "
+    "top_k_categorical_accuracy sparse_top_k_categorical_accuracy".split()
+)
+# Of these, only the following still mean the same behind any prefix (`out1_mae`, `dev_f1`).
+_SMALLER_SUFFIXES = ("loss", "mae", "mse", "rmse", "perplexity")
+_LARGER_SUFFIXES = ("accuracy", "acc", "auc", "precision", "recall", "f1", "f1_score")
+
+_ALIASES = (
+    frozenset({"acc", "accuracy", "binary_accuracy", "categorical_accuracy",
+               "sparse_categorical_accuracy"}),
+    frozenset({"f1", "f1_score", "f1score"}),
+    frozenset({"mae", "mean_absolute_error"}),
+    frozenset({"mse", "mean_squared_error"}),
+    frozenset({"lr", "learning_rate"}),
+    frozenset({"iou", "mean_io_u", "miou", "mean_iou"}),
+)  # fmt: skip
+
+
+def base_name(monitor: str) -> str:
+    """The metric's name without `val_` and without Keras's counter: `val_auc_1` is `auc`."""
+    return re.sub(r"_\d+$", "", monitor.removeprefix("val_"))
+
+
+def infer_direction(
+    monitor: str, known: Mapping[str, Direction | None] | None = None
+) -> Direction | None:
+    """The direction of a metric, or None if nothing tells.
+
+    Args:
+        monitor: Name as logged, with or without `val_`.
+        known: What the host knows, by training name; None as a value means that the host knows
+            the metric but not its direction.
+    """
+    training_name = monitor.removeprefix("val_")
+    told = (known or {}).get(training_name)
+    if told is not None:
+        return told
+    name = base_name(monitor).lower()
+    if name in _SMALLER:
+        return Direction.MIN
+    if name in _LARGER:
+        return Direction.MAX
+    if name.endswith(tuple(f"_{word}" for word in _SMALLER_SUFFIXES)):
+        return Direction.MIN
+    if name.endswith(tuple(f"_{word}" for word in _LARGER_SUFFIXES)):
+        return Direction.MAX
+    return None
+
+
+def closest_name(monitor: str, available: Iterable[str]) -> str | None:
+    """The available name that was most likely meant, or None.
+
+    Other spellings of the same metric come first (`acc` for `accuracy`), then the same name with
+    Keras's counter or in other case, then a near miss in typing.
+    """
+    names = [name for name in available if name != monitor]
+    prefix = "val_" if monitor.startswith("val_") else ""
+    wanted = base_name(monitor).lower()
+
+    def rank(name: str) -> tuple[int, float, str]:
+        if name.startswith("val_") != bool(prefix):
+            return (9, 0.0, name)
+        candidate = base_name(name).lower()
+        if candidate == wanted:
+            return (0, 0.0, name)
+        if any(candidate in group and wanted in group for group in _ALIASES):
+            return (1, 0.0, name)
+        ratio = difflib.SequenceMatcher(None, wanted, candidate).ratio()
+        return (2, -ratio, name) if ratio >= 0.6 else (9, 0.0, name)  # noqa: PLR2004 - difflib's own cutoff
+
+    best = min(map(rank, names), default=(9, 0.0, ""))
+    return best[2] if best[0] != 9 else None  # noqa: PLR2004 - the rank of "unlike"

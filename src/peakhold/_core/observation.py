@@ -1,0 +1,71 @@
+"""What a policy may know, and the loop it comes from.
+
+The loop, with every event in its place::
+
+    TRAIN_BEGIN
+    for epoch in epochs:
+        EPOCH_BEGIN
+        for batch in batches:
+            TRAIN_BATCH_BEGIN
+            ...                       # the loss is computed, then the weights change
+            TRAIN_BATCH_END           # so a finite loss says nothing about the weights now
+        TEST_BEGIN                    # only in epochs that validate
+        for batch in validation: ...
+        TEST_END
+        EPOCH_END                     # metrics are complete: most decisions are made here
+    TRAIN_END                         # however training ended, except by an exception
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["Event", "Observation", "is_finite"]
+
+
+@final
+class Event(enum.StrEnum):
+    """The hooks a callback may have; the value is the hook's name."""
+
+    TRAIN_BEGIN = "on_train_begin"
+    TRAIN_END = "on_train_end"
+    EPOCH_BEGIN = "on_epoch_begin"
+    EPOCH_END = "on_epoch_end"
+    TRAIN_BATCH_BEGIN = "on_train_batch_begin"
+    TRAIN_BATCH_END = "on_train_batch_end"
+    TEST_BEGIN = "on_test_begin"
+    TEST_END = "on_test_end"
+    TEST_BATCH_BEGIN = "on_test_batch_begin"
+    TEST_BATCH_END = "on_test_batch_end"
+    PREDICT_BEGIN = "on_predict_begin"
+    PREDICT_END = "on_predict_end"
+    PREDICT_BATCH_BEGIN = "on_predict_batch_begin"
+    PREDICT_BATCH_END = "on_predict_batch_end"
+    BATCH_BEGIN = "on_batch_begin"
+    BATCH_END = "on_batch_end"
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether `value` is a number that can be ranked: not missing, NaN or infinite."""
+    return value is not None and math.isfinite(value)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One check of one metric."""
+
+    epoch: int
+    """Index of the epoch, from 0."""
+    value: float | None
+    """The monitored metric; may be NaN or infinite, which is never better than anything."""
+    defect: str | None = None
+    """Why this epoch cannot become the best whatever its value says (weights not finite)."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether this check may become the best."""
+        return self.defect is None and is_finite(self.value)

@@ -1,0 +1,92 @@
+"""Lower the learning rate when a metric has stopped improving (Keras's rules)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import final
+
+from peakhold._core.decisions import Continue, Decision, SetLearningRate
+from peakhold._core.monitor import Criterion
+from peakhold._core.observation import Observation
+
+__all__ = ["PlateauPolicy", "PlateauState"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PlateauState:
+    """Plain numbers: its own JSON."""
+
+    best: float | None = None
+    """Best value so far."""
+    wait: int = 0
+    """Checks without improvement since the last one, or since the last cut."""
+    cooldown_counter: int = 0
+    """Checks still to sit out after a cut."""
+
+
+def _float32(value: float) -> float:
+    # Optimizers keep rates in single precision: 0.005 there is not above 0.005 here.
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PlateauPolicy:
+    """Decides when to lower the rate, and to what.
+
+    Args:
+        criterion: What counts as better.
+        factor: New rate = old rate × `factor`. At least 0 and below 1.
+        patience: Checks without improvement before a cut.
+        cooldown: Checks after a cut in which nothing is counted.
+        min_lr: No rate goes below it. At least 0.
+    """
+
+    criterion: Criterion
+    factor: float = 0.1
+    patience: int = 10
+    cooldown: int = 0
+    min_lr: float = 0.0
+
+    def init(self) -> PlateauState:
+        """The state before the first check."""
+        return PlateauState()
+
+    def step(
+        self, state: PlateauState, observation: Observation, rates: Mapping[str, float]
+    ) -> tuple[PlateauState, tuple[Decision, ...]]:
+        """Take one check into account.
+
+        Args:
+            state: Where we are.
+            observation: The check.
+            rates: The learning rates now, by optimizer (the empty name if there is only one).
+        """
+        cooldown, wait = state.cooldown_counter, state.wait
+        if cooldown > 0:
+            cooldown, wait = cooldown - 1, 0
+        if observation.usable and self.criterion.improves(observation.value, state.best):
+            return (
+                replace(state, best=observation.value, wait=0, cooldown_counter=cooldown),
+                (Continue("improved"),),
+            )
+        if cooldown > 0:
+            return replace(state, wait=wait, cooldown_counter=cooldown), (Continue("cooling down"),)
+        wait += 1
+        if wait < self.patience:
+            return replace(state, wait=wait, cooldown_counter=0), (Continue("no improvement"),)
+        checks = f"{wait} check" + ("s" if wait != 1 else "")
+        cuts = tuple(
+            SetLearningRate(
+                f"no improvement for {checks}", name, max(rate * self.factor, self.min_lr)
+            )
+            for name, rate in rates.items()
+            if rate > _float32(self.min_lr)
+        )
+        if not cuts:
+            return replace(state, wait=wait, cooldown_counter=0), (Continue("at the lowest rate"),)
+        return replace(state, wait=0, cooldown_counter=self.cooldown), cuts

@@ -1,0 +1,222 @@
+"""The driver of callbacks in a loop that a user wrote."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from peakhold.errors import InvalidArgumentError
+from peakhold.host import Host, LoopHost, host_for, to_number
+from peakhold.runtime.callback import Callback, Participant
+
+__all__ = ["CallbackList"]
+
+
+
+def flatten(callbacks: Any) -> list[Any]:
+    """One callback, a list of them, lists in lists: all in one row, in order."""
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, Mapping):
+        callbacks = callbacks.values()
+    elif not isinstance(callbacks, (list, tuple, set)):
+        return [callbacks]
+    return [callback for item in callbacks for callback in flatten(item)]
+
+
+class CallbackList(Callback):
+    """Calls callbacks from a loop of your own, in any framework.
+
+    Takes Peakhold's callbacks and those of Keras, one or many, nested or not. The loop calls the
+    hooks and looks at `stop_training` (also set on `model`, where that takes attributes).
+
+    Args:
+        callbacks: The callbacks, in order.
+        model: What is trained: a Keras model, a `torch.nn.Module`, anything with weights to get
+            and set; or None.
+        optimizer: The optimizer whose rate callbacks may change, if the model does not hold it.
+        host: How to reach a model that has none of these methods; see `LoopHost`.
+        params: `epochs`, `steps` and `verbose` for the callbacks.
+
+    Example:
+        >>> callbacks = CallbackList([])
+        >>> callbacks.on_train_begin()
+        >>> for epoch in range(2):
+        ...     callbacks.on_epoch_begin(epoch)
+        ...     callbacks.on_epoch_end(epoch, {"loss": 0.5})
+        ...     if callbacks.stop_training:
+        ...         break
+        >>> callbacks.on_train_end()
+    """
+
+    def __init__(
+        self,
+        callbacks: Any = None,
+        model: Any = None,
+        *,
+        optimizer: Any = None,
+        host: Host | None = None,
+        **params: Any,
+    ) -> None:
+        super().__init__()
+        self.callbacks = flatten(callbacks)
+        for callback in self.callbacks:
+            _check_callback(callback)
+        self._host = host or host_for(model, optimizer)
+        self._model = model
+        self.set_params(params)
+        for callback in self.callbacks:
+            self._attach(callback)
+
+    def append(self, callback: Any) -> None:
+        """Add a callback at the end, before training begins."""
+        for one in flatten(callback):
+            _check_callback(one)
+            self.callbacks.append(one)
+            self._attach(one)
+
+    def _attach(self, callback: Any) -> None:
+        if self._model is not None:
+            callback.set_model(self._model)
+        if isinstance(callback, Callback):
+            callback._host = self._host
+        if isinstance(callback, Participant):
+            callback._driver = weakref.ref(self)
+        if self.params:
+            callback.set_params(self.params)
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Tell all callbacks."""
+        self.params = dict(params)
+        for callback in getattr(self, "callbacks", ()):
+            callback.set_params(self.params)
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether a callback has asked for the end."""
+        return bool(
+            getattr(self._host, "stop_training", False)
+            or getattr(self._model, "stop_training", False)
+        )
+
+    # The hooks. Values are made numbers once for all, and per batch only if somebody looks.
+
+    def _call(self, hook: str, *args: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*args)
+
+    def _call_batch(self, hook: str, batch: int, logs: Any) -> None:
+        listening = [cb for cb in self.callbacks if _listens(cb, hook)]
+        if listening:
+            numbers = _numbers(logs)
+            for callback in listening:
+                getattr(callback, hook)(batch, logs=numbers)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
+        if isinstance(self._host, LoopHost):
+            self._host.clear_stop()
+        remember_loop(self._host, sys._getframe(1))
+        self._call("on_train_begin", _numbers(logs))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Call it after the last epoch, however the loop ended."""
+        self._call("on_train_end", _numbers(logs))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Call it before an epoch."""
+        self._call("on_epoch_begin", epoch, _numbers(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Call it after an epoch, with its metrics; what callbacks add to them stays in `logs`."""
+        numbers = _numbers(logs)
+        self._call("on_epoch_end", epoch, numbers)
+        if isinstance(logs, dict):
+            logs.update({key: numbers[key] for key in numbers.keys() - logs.keys()})
+
+    def on_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Another name of `on_train_batch_begin`."""
+        self._call_batch("on_batch_begin", batch, logs)
+
+    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Another name of `on_train_batch_end`."""
+        self._call_batch("on_batch_end", batch, logs)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Call it before a batch."""
+        self._call_batch("on_train_batch_begin", batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Call it after a batch."""
+        self._call_batch("on_train_batch_end", batch, logs)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Call it before evaluation."""
+        self._call("on_test_begin", _numbers(logs))
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Call it after evaluation."""
+        self._call("on_test_end", _numbers(logs))
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Call it before a batch of evaluation."""
+        self._call_batch("on_test_batch_begin", batch, logs)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Call it after a batch of evaluation."""
+        self._call_batch("on_test_batch_end", batch, logs)
+
+    def on_predict_begin(self, logs: Any = None) -> None:
+        """Call it before prediction."""
+        self._call("on_predict_begin", _numbers(logs))
+
+    def on_predict_end(self, logs: Any = None) -> None:
+        """Call it after prediction."""
+        self._call("on_predict_end", _numbers(logs))
+
+    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Call it before a batch of prediction."""
+        self._call_batch("on_predict_batch_begin", batch, logs)
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Call it after a batch of prediction."""
+        self._call_batch("on_predict_batch_end", batch, logs)
+
+
+def remember_loop(host: Any, frame: Any) -> None:
+    """Tell a host which loop trains, if it can use that."""
+    remember = getattr(host, "remember_loop", None)
+    if remember is not None:
+        remember(frame)
+
+
+def _check_callback(callback: Any) -> None:
+    if isinstance(callback, type) or not callable(getattr(callback, "on_epoch_end", None)):
+        raise InvalidArgumentError.for_argument(
+            "callbacks",
+            callback,
+            "callbacks of Peakhold or Keras",
+            hint="pass instances, such as EarlyStopping('val_loss', patience=3).",
+        )
+
+
+def _listens(callback: Any, hook: str) -> bool:
+    """Whether a batch hook does anything, itself or under its other name."""
+    if not getattr(getattr(callback, hook), "_is_default", False):
+        return True
+    other = {
+        "on_train_batch_begin": "on_batch_begin",
+        "on_train_batch_end": "on_batch_end",
+    }.get(hook)
+    return other is not None and not getattr(getattr(callback, other), "_is_default", False)
+
+
+def _numbers(logs: Any) -> dict[str, Any]:
+    """A copy of the logs with 0-d tensors as numbers; what is no number stays as it is."""
+    numbers = {}
+    for key, value in (logs or {}).items():
+        number = to_number(value)
+        numbers[key] = value if number is None or isinstance(value, (bool, int)) else number
+    return numbers

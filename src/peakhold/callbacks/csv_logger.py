@@ -1,0 +1,268 @@
+"""Write each epoch's metrics into a CSV file.
+
+Rules of this file:
+
+1. The file is whole at every moment: a row is added by one write, and whatever changes more than the
+   end (a new column, a repaired line, the first row of a new log) is committed as a new file.
+2. No row is lost and no column shifts: rows find their columns by name.
+3. No file is held open between epochs: there is nothing to close when training breaks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from peakhold._core.arguments import check_text
+from peakhold.advice import Facts
+from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
+from peakhold.host import rate_key, to_number
+from peakhold.runtime.callback import Participant
+from peakhold.store import files
+
+__all__ = ["CSVLogger"]
+
+_MISSING = "NA"
+
+
+class CSVLogger(Participant):
+    """Write each epoch's metrics into a CSV file.
+
+    Columns are `epoch` (from 0, as in Keras), then the metrics by name. A metric that appears later
+    gets its column then; earlier rows read `NA` there. The learning rate has a column whenever a
+    callback of the run sets or logs it, wherever that callback stands in the list.
+
+    Args:
+        filename: The file, a string or path. Its folder is made.
+        separator: One character between fields. Defaults to `","`.
+        append: Whether to go on in an existing file: its torn last line is repaired, its columns
+            and the new ones are united. Otherwise the first row replaces it. Defaults to `False`.
+        learning_rate: Whether the learning rate has a column; None: if a callback of the run sets
+            or logs it. Defaults to `None`.
+
+    Raises:
+        InvalidArgumentError: If `filename` is a folder, or `separator` is not one character.
+        SaveError: On train begin, if the file cannot be written, or is no log of this kind.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "logs", "train.csv")
+        >>> logger = CSVLogger(path)
+        >>> logger.on_epoch_end(0, {"loss": 0.5})
+        >>> logger.on_epoch_end(1, {"loss": 0.4, "val_loss": 0.6})
+        >>> path.read_text().split()
+        ['epoch,loss,val_loss', '0,0.5,NA', '1,0.4,0.6']
+
+    Source:
+        `keras.callbacks.CSVLogger` of Keras 3.15; K-C1 to K-C7.
+    """
+
+    def __init__(
+        self,
+        filename: str | os.PathLike[str],
+        separator: str = ",",
+        append: bool = False,
+        *,
+        learning_rate: bool | None = None,
+    ) -> None:
+        super().__init__()
+        path = os.fspath(filename) if isinstance(filename, (str, os.PathLike)) else filename
+        self.filename = check_text(
+            "filename", path, "the path of a file", hint="pass a path such as 'logs/train.csv'."
+        )
+        if os.path.isdir(self.filename):
+            raise InvalidArgumentError.for_argument(
+                "filename",
+                self.filename,
+                "the path of a file, not of a folder",
+                hint=f"pass {os.path.join(self.filename, 'train.csv')!r}.",
+            )
+        self.sep = check_text("separator", separator, "one character", hint="pass ',' or '\\t'.")
+        if len(self.sep) != 1 or self.sep in '"\r\n':
+            raise InvalidArgumentError.for_argument(
+                "separator", separator, "one character that is no quote or line end"
+            )
+        self.append = bool(append)
+        self.learning_rate = learning_rate
+        self.keys: list[str] | None = None
+        """Columns after `epoch`; None before the file of this run is known."""
+        self._written = 0
+        self._rates: list[dict[str, float]] = []
+
+    # Handlers
+
+    def _reset(self) -> None:
+        self.keys, self._written, self._rates = None, 0, []
+
+    def _check(self) -> None:
+        folder = os.path.dirname(self.filename) or "."
+        try:
+            os.makedirs(folder, exist_ok=True)
+            new = not os.path.lexists(self.filename)
+            with open(self.filename, "ab"):
+                pass
+            if new:
+                os.unlink(self.filename)
+        except OSError as error:
+            raise SaveError.for_path(
+                self.filename, error.strerror or str(error), expected="a file that can be written"
+            ) from error
+        if self.append:
+            self._check_header()
+
+    def _check_header(self) -> None:
+        header, _, _ = self._read()
+        if header and header[0] != "epoch":
+            raise SaveError.for_path(
+                self.filename,
+                f"its first line is {self.sep.join(header)!r}",
+                expected=f"a log whose first column is 'epoch', separated by {self.sep!r}",
+                hint="pass the separator of that file, another filename, or append=False.",
+            )
+
+    def _begin(self) -> None:
+        files.sweep(os.path.dirname(self.filename) or ".")
+        if self.append:
+            header, rows, torn = self._read()
+            if torn:
+                self._rewrite(header, rows)
+                self.session.warn(
+                    f"CSVLogger removed the torn last line of {self.filename!r}: {torn!r}.",
+                    SaveWarning,
+                )
+            self.keys = header[1:] if header else None
+
+    def _record(self, epoch: int, logs: dict[str, Any]) -> None:
+        row = {key: _text(value) for key, value in logs.items()}
+        rates = self._learning_rates()
+        if self._wants_rate(rates):
+            row = {**{key: repr(rate) for key, rate in rates.items()}, **row}
+        self._rates.append(rates)
+        row["epoch"] = str(epoch)
+        try:
+            self._add(row)
+        except OSError as error:
+            self.session.warn(
+                f"CSVLogger could not write epoch {epoch + 1} to {self.filename!r}: {error}. "
+                "Training goes on.",
+                SaveWarning,
+            )
+
+    def _add(self, row: Mapping[str, str]) -> None:
+        fresh = sorted(row.keys() - {"epoch"} - set(self.keys or ()))
+        if self.keys is None:  # the first row of a new log, header and all at once
+            self._rewrite(["epoch", *fresh], [[row["epoch"], *(row[key] for key in fresh)]])
+            self.keys = fresh
+        else:
+            if fresh:
+                header, rows, _ = self._read()
+                columns = ["epoch", *sorted({*header[1:], *fresh})]
+                self._rewrite(columns, self._widen(header, rows, columns))
+                self.keys = columns[1:]
+            self._append([[row.get(column, _MISSING) for column in ("epoch", *self.keys)]])
+        self._written += 1
+
+    def _widen(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[str]
+    ) -> list[list[str]]:
+        """Rows under new columns; those of this run get the rates they were trained with."""
+        widened = []
+        for index, old in enumerate(rows):
+            named = dict(zip(header, old, strict=False))
+            run_index = index - (len(rows) - self._written)
+            if run_index >= 0:
+                for key, rate in self._rates[run_index].items():
+                    named.setdefault(key, repr(rate))
+            widened.append([named.get(column, _MISSING) for column in columns])
+        return widened
+
+    # The learning rate
+
+    def _learning_rates(self) -> dict[str, float]:
+        return {rate_key(name): rate for name, rate in self.host.learning_rates().items()}
+
+    def _wants_rate(self, rates: Mapping[str, float]) -> bool:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if any(_logs_rate(callback) for callback in self.session.callbacks):
+            return True
+        # A user's callback that sets it shows only by the change. A schedule changes it, too, but
+        # that is the optimizer's doing.
+        changed = bool(self._rates) and rates != self._rates[-1]
+        known = self.keys is not None and any(key in self.keys for key in rates)
+        return known or (changed and self._settable())
+
+    def _settable(self) -> bool:
+        try:
+            self.host.check_rates_settable("CSVLogger")
+        except (LearningRateScheduleError, TypeError):
+            return False
+        return True
+
+    # The file
+
+    def _lines(self, rows: Iterable[Sequence[str]]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, delimiter=self.sep).writerows(rows)
+        return text.getvalue().encode()
+
+    def _append(self, rows: Sequence[Sequence[str]]) -> None:
+        descriptor = os.open(self.filename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, self._lines(rows))
+            files.flush(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _rewrite(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        content = self._lines([header, *rows])
+        files.commit(self.filename, lambda file: file.write(content))
+
+    def _read(self) -> tuple[list[str], list[list[str]], str]:
+        """Header, rows, and the last line if it is torn (it does not end in a line end)."""
+        try:
+            with open(self.filename, newline="", encoding="utf-8") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return [], [], ""
+        except ValueError as error:
+            raise SaveError.for_path(
+                self.filename, "it is not text", expected="a log in CSV"
+            ) from error
+        whole, end, torn = text.rpartition("\n")
+        rows = list(csv.reader(io.StringIO(whole + end, newline=""), delimiter=self.sep))
+        rows = [row for row in rows if row]
+        return (rows[0], rows[1:], torn) if rows else ([], [], torn)
+
+    def _tell(self, facts: Facts) -> Facts:
+        return replace(facts, paths=(*facts.paths, os.path.abspath(self.filename)))
+
+
+def _logs_rate(callback: Any) -> bool:
+    """Whether a callback logs the learning rate: one of ours, or Keras's own."""
+    keras_own = type(callback).__module__.startswith("keras.src.callbacks.")
+    return getattr(callback, "logs_learning_rate", False) is True or (
+        keras_own and type(callback).__name__ in {"ReduceLROnPlateau", "LearningRateScheduler"}
+    )
+
+
+def _text(value: Any) -> str:
+    """A log value as Keras writes it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return repr(value)
+    number = to_number(value)
+    if number is not None:
+        return repr(number)
+    if hasattr(value, "shape"):
+        import numpy as np
+
+        value = np.asarray(value).ravel().tolist()
+    if isinstance(value, Iterable):
+        return f'"[{", ".join(map(str, value))}]"'
+    return str(value)

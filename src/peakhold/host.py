@@ -1,0 +1,414 @@
+"""The border between callbacks and a framework: all that a callback may ask of a model.
+
+Only hosts look into users' objects; everything behind this border sees names and numbers. Two hosts
+exist: `LoopHost` here, for loops that people write, and `peakhold.keras.KerasHost`. A framework's own
+host is found by name, and only if the framework is already imported: whoever passes a Keras model
+has imported Keras.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, FrameType
+from typing import Any, BinaryIO, Protocol
+
+from peakhold._core.monitor import Direction
+from peakhold.errors import HostError
+
+__all__ = ["Host", "LoopHost", "Snapshot", "host_for", "rate_key", "to_number"]
+
+Snapshot = dict[str, Any]
+"""Copies in host memory of named parts: `weights`, and what else the host lists in `parts()`."""
+
+WEIGHTS = "weights"
+OPTIMIZER = "optimizer"
+
+
+class Host(Protocol):
+    """All that a callback may ask of the world of one training run.
+
+    A method that cannot answer returns None where the type says so; what cannot be done raises
+    `HostError`. All methods are called on the thread that trains.
+    """
+
+    def describe(self) -> str:
+        """What is trained, in a few words, for messages."""
+
+    # State
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that `snapshot` can copy; empty if there is no state to reach."""
+
+    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+        """Copy parts; later changes of the model change nothing in the copy."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put copied parts back."""
+
+    def nonfinite(self) -> frozenset[str]:
+        """Names of float variables of model and optimizer that hold NaN or infinity now."""
+
+    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+        """The same for the weights of a snapshot."""
+
+    def state_bytes(self) -> int | None:
+        """Size of model and optimizer in bytes, or None if they are not built yet."""
+
+    # Learning rates
+    def learning_rates(self) -> dict[str, float]:
+        """Rate by optimizer name (empty name: the only one); `{}` if there is none to read."""
+
+    def set_learning_rate(self, name: str, value: float) -> None:
+        """Set one rate."""
+
+    def check_rates_settable(self, callback: str) -> None:
+        """Raise now if `set_learning_rate` would raise later."""
+
+    # Control
+    def request_stop(self) -> None:
+        """Ask the loop to end at the next point where it looks. Safe in a signal handler."""
+
+    def owns_frame(self, frame: FrameType) -> bool:
+        """Whether this frame is the loop that trains (a stale signal handler asks)."""
+
+    # Files
+    def file_suffixes(self) -> tuple[str, ...] | None:
+        """Suffixes that `write` understands; None: any, the user's own function decides."""
+
+    def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
+        """Write the model to an open file.
+
+        Args:
+            file: A real file, opened for writing and reading, at its start.
+            suffix: One of `file_suffixes()`.
+            scratch: A folder on the same file system, for a writer that insists on a path.
+        """
+
+    def versions(self) -> dict[str, str]:
+        """Of Peakhold and of the framework, for what is written."""
+
+    # Metrics
+    def metric_names(self) -> tuple[str, ...] | None:
+        """Names of the training metrics, if they are already known to be complete."""
+
+    def metric_directions(self) -> dict[str, Direction | None]:
+        """Direction by training name, as far as the metrics themselves tell."""
+
+    def validates(self) -> bool | None:
+        """Whether validation will run. A hint: never a ground for an error."""
+
+    # Words
+    def say(self, message: str) -> None:
+        """Show a message to the person who watches training."""
+
+
+def rate_key(name: str) -> str:
+    """The key under which a learning rate is logged: Keras's."""
+    return f"learning_rate_{name}" if name else "learning_rate"
+
+
+def to_number(value: Any) -> float | None:
+    """One number out of a log value, or None if it is not one.
+
+    Python numbers, NumPy scalars, 0-d tensors of any framework and device, and arrays with a single
+    element are numbers. Reading a tensor waits for its device.
+    """
+    if isinstance(value, float):
+        return value
+    if isinstance(value, (str, bytes, Mapping)) or value is None:
+        return None
+    shape = tuple(getattr(value, "shape", ()))
+    if shape:
+        if math.prod(shape) != 1:
+            return None
+        if not hasattr(value, "reshape"):  # TensorFlow's
+            import numpy as np
+
+            value = np.asarray(value)
+        value = value.reshape(())
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def host_for(model: Any, optimizer: Any = None) -> Host:
+    """The host that knows this model."""
+    for framework in ("keras",):
+        if framework in sys.modules:
+            package = importlib.import_module(f"peakhold.{framework}")
+            host: Host | None = package.host_for(model)
+            if host is not None:
+                return host
+    return LoopHost(model, optimizer=optimizer)
+
+
+def _nonfinite_names(arrays: Iterable[tuple[str, Any]]) -> frozenset[str]:
+    import numpy as np
+
+    bad = set()
+    for name, array in arrays:
+        values = np.asarray(array)
+        # ml_dtypes (bfloat16, float8) are not of kind "f", but know isfinite all the same.
+        if values.dtype.kind not in "fcV" or values.size == 0:
+            continue
+        if values.dtype.kind == "V":
+            values = values.astype(np.float32)
+        with np.errstate(all="ignore"):
+            # A finite sum has finite terms; only a sum that is not needs the look at each of them.
+            finite = bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+        if not finite:
+            bad.add(name)
+    return frozenset(bad)
+
+
+class LoopHost:
+    """The host of a loop that a user wrote, in any framework or none.
+
+    Args:
+        model: Something with `get_weights()` and `set_weights()`, or with `state_dict()` and
+            `load_state_dict()` (a `torch.nn.Module`), or None. Its `stop_training` is set where it
+            takes attributes.
+        optimizer: A `torch.optim.Optimizer`, or anything with a `learning_rate` that can be set.
+        get_state: Instead of the model's methods, a function that returns the weights as nested
+            dicts, lists and tuples of arrays (JAX: `lambda: params`).
+        set_state: The function that takes them back.
+        get_learning_rate: A function that returns the rate, if no optimizer object holds it.
+        set_learning_rate: The function that sets it.
+        save: `save(path)` writes the model in a format of your own; any suffix is allowed then.
+
+    Example:
+        >>> params = {"w": [1.0]}
+        >>> host = LoopHost(get_state=lambda: params, set_state=params.update)
+        >>> copy = host.snapshot(["weights"])
+        >>> params["w"] = [2.0]
+        >>> host.restore(copy)
+        >>> params
+        {'w': [1.0]}
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        optimizer: Any = None,
+        get_state: Callable[[], Any] | None = None,
+        set_state: Callable[[Any], Any] | None = None,
+        get_learning_rate: Callable[[], float] | None = None,
+        set_learning_rate: Callable[[float], Any] | None = None,
+        save: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
+        self._get_state, self._set_state = get_state, set_state
+        if get_state is None and hasattr(model, "get_weights"):
+            self._get_state, self._set_state = model.get_weights, model.set_weights
+        elif get_state is None and hasattr(model, "state_dict"):
+            self._get_state, self._set_state = model.state_dict, model.load_state_dict
+        self._get_rate, self._set_rate = get_learning_rate, set_learning_rate
+        self._save = save
+        self._code: CodeType | None = None
+        self.stop_training = False
+
+    def describe(self) -> str:
+        return "a loop" if self.model is None else type(self.model).__name__
+
+    # State
+
+    def parts(self) -> tuple[str, ...]:
+        has_optimizer = hasattr(self.optimizer, "load_state_dict")
+        return ((WEIGHTS,) if self._get_state and self._set_state else ()) + (
+            (OPTIMIZER,) if has_optimizer else ()
+        )
+
+    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+        import copy
+
+        copies: Snapshot = {}
+        for part in parts:
+            if part == WEIGHTS and self._get_state:
+                copies[part] = _copy_tree(self._get_state())
+            elif part == OPTIMIZER:
+                copies[part] = copy.deepcopy(self.optimizer.state_dict())
+        return copies
+
+    def restore(self, snapshot: Snapshot) -> None:
+        # Copies again: a loop may train on from what it was given, and our copy stays good.
+        if WEIGHTS in snapshot and self._set_state:
+            self._set_state(_copy_tree(snapshot[WEIGHTS]))
+        if OPTIMIZER in snapshot:
+            self.optimizer.load_state_dict(snapshot[OPTIMIZER])
+
+    def nonfinite(self) -> frozenset[str]:
+        return _nonfinite_names(_leaves(self._get_state())) if self._get_state else frozenset()
+
+    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+        return _nonfinite_names(_leaves(snapshot.get(WEIGHTS)))
+
+    def state_bytes(self) -> int | None:
+        if not self._get_state:
+            return None
+        return sum(getattr(leaf, "nbytes", 8) for _, leaf in _leaves(self._get_state()))
+
+    # Learning rates
+
+    def learning_rates(self) -> dict[str, float]:
+        if self._get_rate is not None:
+            return {"": float(self._get_rate())}
+        groups = getattr(self.optimizer, "param_groups", None)
+        if groups is not None:
+            single = len(groups) == 1
+            return {"" if single else str(i): float(g["lr"]) for i, g in enumerate(groups)}
+        rate = getattr(self.optimizer, "learning_rate", None)
+        return {} if rate is None else {"": float(rate)}
+
+    def set_learning_rate(self, name: str, value: float) -> None:
+        groups = getattr(self.optimizer, "param_groups", None)
+        if self._set_rate is not None:
+            self._set_rate(value)
+        elif groups is not None:
+            group = groups[int(name or 0)]
+            if hasattr(group["lr"], "fill_"):  # capturable optimizers keep a tensor
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+        else:
+            self.optimizer.learning_rate = value
+
+    def check_rates_settable(self, callback: str) -> None:
+        if not self.learning_rates() or (self._get_rate is not None and self._set_rate is None):
+            raise HostError.lacks(
+                callback,
+                "an optimizer whose learning rate can be set",
+                self.describe(),
+                hint="pass CallbackList(..., optimizer=optimizer), or "
+                "host=LoopHost(get_learning_rate=..., set_learning_rate=...).",
+            )
+
+    # Control
+
+    def request_stop(self) -> None:
+        self.stop_training = True
+        try:
+            self.model.stop_training = True
+        except (AttributeError, TypeError):  # None, frozen and slotted objects: the list tells
+            pass
+
+    def clear_stop(self) -> None:
+        """Forget an earlier loop's request, so that the next one is not stopped by it."""
+        self.stop_training = False
+        if getattr(self.model, "stop_training", False):
+            self.model.stop_training = False
+
+    def remember_loop(self, frame: FrameType) -> None:
+        """Note whose loop this is, by its code; keeping the frame would keep its data alive."""
+        self._code = frame.f_code
+
+    def owns_frame(self, frame: FrameType) -> bool:
+        return frame.f_code is self._code
+
+    # Files
+
+    def file_suffixes(self) -> tuple[str, ...] | None:
+        if self._save is not None:
+            return None
+        return (".safetensors",) if self._get_state else ()
+
+    def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
+        import os
+        import shutil
+        import tempfile
+
+        if self._save is None:
+            file.write(_safetensors(self._get_state() if self._get_state else {}))
+            return
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".peakhold-") as folder:
+            path = os.path.join(folder, f"model{suffix}")
+            self._save(path)
+            with open(path, "rb") as written:
+                shutil.copyfileobj(written, file, 1 << 20)
+
+    def versions(self) -> dict[str, str]:
+        from peakhold import __version__
+
+        return {"peakhold": __version__}
+
+    # Metrics
+
+    def metric_names(self) -> tuple[str, ...] | None:
+        return None
+
+    def metric_directions(self) -> dict[str, Direction | None]:
+        return {}
+
+    def validates(self) -> bool | None:
+        return None
+
+    # Words
+
+    def say(self, message: str) -> None:
+        print(message, flush=True)
+
+
+def _leaves(tree: Any, prefix: str = "", *, convert: bool = True) -> Iterable[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        pairs: Iterable[tuple[Any, Any]] = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        pairs = enumerate(tree)
+    else:
+        if tree is not None:
+            yield prefix or "0", _to_host(tree) if convert else tree
+        return
+    for key, value in pairs:
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key), convert=convert)
+
+
+def _to_host(leaf: Any) -> Any:
+    """A tensor of torch as an array of NumPy, without a copy where possible; else the leaf."""
+    if hasattr(leaf, "detach"):
+        leaf = leaf.detach().cpu()
+        # NumPy has no bfloat16: widen, which keeps every value (and NaN, and infinity).
+        narrow = leaf.is_floating_point() and leaf.element_size() < 4  # noqa: PLR2004 - bytes of float32
+        return (leaf.float() if narrow else leaf).numpy()
+    return leaf
+
+
+def _copy_tree(tree: Any) -> Any:
+    """A deep copy in which every array is a new one."""
+    if isinstance(tree, Mapping):
+        return {key: _copy_tree(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        items = [_copy_tree(value) for value in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    if isinstance(tree, list):
+        return [_copy_tree(value) for value in tree]
+    if hasattr(tree, "detach"):
+        return tree.detach().clone()
+    if hasattr(tree, "__array__") and not isinstance(tree, type):
+        import numpy as np
+
+        return np.array(tree)  # a donated or reused buffer of the framework is not a snapshot
+    return tree
+
+
+def _safetensors(tree: Any) -> bytes:
+    """The tree's arrays under dotted names, in the format of safetensors."""
+    leaves = dict(_leaves(tree, convert=False))
+    if any(hasattr(leaf, "detach") for leaf in leaves.values()):
+        save = importlib.import_module("safetensors.torch").save
+        # The format knows no shared memory: tied weights are written once for each name.
+        tensors = {name: leaf.detach().cpu().clone() for name, leaf in leaves.items()}
+    else:
+        import numpy as np
+        from safetensors.numpy import save
+
+        tensors = {name: np.array(leaf, order="C") for name, leaf in leaves.items()}
+    written: bytes = save(tensors)
+    return written
+
+
+LESS, GREATER = operator.lt, operator.gt
+"""What `monitor_op` is in a loop; Keras's own functions in `fit`."""

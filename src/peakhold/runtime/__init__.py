@@ -1,0 +1,1 @@
+"""What carries decisions out: one session for each training run, and its signal handler."""

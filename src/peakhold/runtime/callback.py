@@ -1,0 +1,307 @@
+"""The base of every callback, for loops: Keras's hooks and names, no framework.
+
+`Callback` is what users subclass. `Participant` is what Peakhold's own callbacks are: their public
+hooks report to the session of the run, which runs the handlers of all participants that stand side
+by side in an order of its own, so that no result depends on their order in the list.
+
+The seam. What differs between a loop and `fit` is defined on `Callback` only (`set_model`, `host`,
+`_comparison`, `_file_suffixes`): in `class EarlyStopping(neutral.EarlyStopping, KerasCallback)` a
+seam on a concrete class would come before Keras's and shadow it.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable as Function
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from peakhold._core.monitor import Direction
+from peakhold._core.observation import Event
+from peakhold.errors import InvalidArgumentError, NeutralCallbackError
+from peakhold.host import Host, host_for
+
+if TYPE_CHECKING:
+    from peakhold.runtime.session import Session
+
+__all__ = ["Callback", "Participant", "no_op"]
+
+Hook = TypeVar("Hook", bound=Function[..., Any])
+
+# What belongs to one run, and must not travel with a copied or pickled callback.
+_OF_THE_RUN = ("_session", "_driver", "_model", "_host", "_continued")
+
+
+def no_op(hook: Hook) -> Hook:
+    """Mark a hook that does nothing: Keras keeps asynchronous dispatch on past it (K-D1)."""
+    hook._is_default = True  # type: ignore[attr-defined]
+    return hook
+
+
+class Callback:
+    """Base class of callbacks for loops; `peakhold.keras.Callback` is the one for `fit`.
+
+    Override the hooks you need. Epochs and batches count from 0; `logs` holds the metrics by name.
+
+    Attributes:
+        params: `epochs`, `steps` and `verbose` of the run, as far as the loop told them.
+        model: What is trained.
+
+    Example:
+        >>> class Print(Callback):
+        ...     def on_epoch_end(self, epoch, logs=None):
+        ...         print(epoch, logs["loss"])
+        >>> Print().on_epoch_end(0, {"loss": 0.5})
+        0 0.5
+    """
+
+    params: Mapping[str, Any] | None = None
+    _model: Any = None
+    _host: Host | None = None
+    _file_suffixes: tuple[str, ...] | None = None
+    """Suffixes that are known to be writable before any model is; None: the host will say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    # The seam
+
+    @property
+    def model(self) -> Any:
+        """What is trained."""
+        return self._model
+
+    @property
+    def host(self) -> Host:
+        """The model as callbacks see it."""
+        if self._host is None:
+            self._host = host_for(self.model)
+        return self._host
+
+    def set_model(self, model: Any) -> None:
+        """Called by whoever drives the loop, before training.
+
+        Raises:
+            NeutralCallbackError: If `model.fit` drives it.
+        """
+        if _is_keras_fit(sys._getframe(1)):
+            name = type(self).__name__
+            raise NeutralCallbackError(
+                f"expected a Keras callback, got {type(self).__module__}.{name}, which is made "
+                f"for loops.\nHint: {_where_to_import(self)}"
+            )
+        self._model, self._host = model, None
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Called by whoever drives the loop, before training."""
+        self.params = params
+
+    @staticmethod
+    def _comparison(direction: Direction) -> Function[[Any, Any], Any]:
+        return operator.lt if direction is Direction.MIN else operator.gt
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this callback needs to go on after an interruption: plain JSON."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned; it counts for the next run.
+
+        Args:
+            state: A dict from `state_dict()` of the same class.
+        """
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled callback must not drag model and data along (K-D5).
+        return {key: value for key, value in self.__dict__.items() if key not in _OF_THE_RUN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._model = None
+
+    # The hooks
+
+    @no_op
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Called before the first epoch."""
+
+    @no_op
+    def on_train_end(self, logs: Any = None) -> None:
+        """Called when training has ended, unless an exception ended it."""
+
+    @no_op
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Called before an epoch."""
+
+    @no_op
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Called after an epoch; `logs` holds its metrics, those of validation with `val_`."""
+
+    @no_op
+    def on_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Another name of `on_train_batch_begin`."""
+
+    @no_op
+    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Another name of `on_train_batch_end`."""
+
+    @no_op
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Called before a batch."""
+        self.on_batch_begin(batch, logs=logs)
+
+    @no_op
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Called after a batch."""
+        self.on_batch_end(batch, logs=logs)
+
+    @no_op
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Called before evaluation."""
+
+    @no_op
+    def on_test_end(self, logs: Any = None) -> None:
+        """Called after evaluation."""
+
+    @no_op
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Called before a batch of evaluation."""
+
+    @no_op
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Called after a batch of evaluation."""
+
+    @no_op
+    def on_predict_begin(self, logs: Any = None) -> None:
+        """Called before prediction."""
+
+    @no_op
+    def on_predict_end(self, logs: Any = None) -> None:
+        """Called after prediction."""
+
+    @no_op
+    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Called before a batch of prediction."""
+
+    @no_op
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Called after a batch of prediction."""
+
+
+class Participant(Callback):
+    """A callback of ours: its public hooks report to the session, its handlers do the work.
+
+    Handlers, in the order in which a session calls them for participants that stand side by side:
+    `_reset`, `_check` and `_begin` on train begin; `_epoch_begin`; `_test_end`; at the end of an
+    epoch `_measure` (adds to `logs`), `_act` (changes training), `_keep` (copies or writes the
+    state), `_record` (writes down); on train end `_keep_last`, then `_end`.
+    """
+
+    _session: Session | None = None
+    _driver: Any = None
+
+    def _report(self, event: Event, *args: Any) -> None:
+        from peakhold.runtime.session import session_of
+
+        session_of(self, event).arrive(self, event, *args)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Start afresh, and check everything that can be checked before the first batch."""
+        self._report(Event.TRAIN_BEGIN)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Put everything right."""
+        self._report(Event.TRAIN_END, logs)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note where we are."""
+        self._report(Event.EPOCH_BEGIN, epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Look at the epoch's metrics, and act."""
+        self._report(Event.EPOCH_END, epoch, {} if logs is None else logs)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Note that validation runs."""
+        self._report(Event.TEST_BEGIN)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Note that validation has run."""
+        self._report(Event.TEST_END)
+
+    # Handlers: what a participant does not override, it does not do.
+
+    def _reset(self) -> None: ...
+
+    def _check(self) -> None: ...
+
+    def _begin(self) -> None: ...
+
+    def _epoch_begin(self, epoch: int) -> None: ...
+
+    def _test_end(self) -> None: ...
+
+    def _measure(self, epoch: int, logs: dict[str, Any]) -> None: ...
+
+    def _act(self, epoch: int, logs: dict[str, Any]) -> None: ...
+
+    def _keep(self, epoch: int, logs: dict[str, Any]) -> None: ...
+
+    def _record(self, epoch: int, logs: dict[str, Any]) -> None: ...
+
+    def _keep_last(self, logs: Any) -> None: ...
+
+    def _end(self, logs: Any) -> None: ...
+
+    @property
+    def session(self) -> Session:
+        """The run this callback takes part in."""
+        from peakhold.runtime.session import session_of
+
+        return session_of(self)
+
+    # State, for participants that have some
+
+    def _header(self) -> dict[str, Any]:
+        """What must be equal for a state to belong to this callback."""
+        return {"class": _plain_class(type(self)).__name__}
+
+    def _check_header(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        header = self._header()
+        got = {key: state.get(key) for key in header} if isinstance(state, Mapping) else state
+        if got != header:
+            raise InvalidArgumentError.for_argument(
+                "state",
+                got,
+                f"the state of {header}",
+                hint="load a state into a callback of the same class that monitors the same.",
+            )
+        return state
+
+
+def _plain_class(cls: type) -> type:
+    """The class as users know it: the nearest one of Peakhold's own."""
+    return next(c for c in cls.__mro__ if c.__module__.startswith("peakhold."))
+
+
+def _is_keras_fit(frame: Any) -> bool:
+    """Whether this frame is a method of Keras's own `CallbackList`."""
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(
+        frame.f_locals.get("self"), keras.callbacks.CallbackList
+    )
+
+
+def _where_to_import(callback: Callback) -> str:
+    plain = _plain_class(type(callback))
+    if plain is type(callback):
+        return f"from peakhold.keras import {plain.__name__}"
+    return (
+        f"derive it from peakhold.keras.{plain.__name__}, "
+        "or pass peakhold.keras.adapt(callback)."
+    )
+
+

@@ -1,0 +1,373 @@
+"""What the callbacks of one training run share, and the order in which they act.
+
+Rules of this file:
+
+1. A *segment* is a row of participants (our callbacks) with no user's callback between them. The
+   first of a segment to be called for an event runs the handlers of the whole segment, in an order
+   that does not depend on the list; when the others are called, their part is done. Across a
+   user's callback, the order of the list means what it means in Keras.
+2. A user's subclass that overrides one of the hooks is a segment of its own: what its override does
+   after `super()` may rely on the work being done, and what it does before, on its not being done.
+3. If one handler raises, the others of the segment still run; then the first error is raised.
+4. What must wait for everybody (the summary, KeyboardInterrupt) is done by the last one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+import sys
+import time
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, final
+
+from peakhold._core.observation import Event
+from peakhold.advice import Facts, give
+from peakhold.errors import AdviceWarning
+from peakhold.host import Host
+from peakhold.runtime.callback import Callback, Participant
+from peakhold.runtime.interrupt import Interrupt
+from peakhold.runtime.summary import Ending, summarize
+
+__all__ = ["Session", "session_of"]
+
+_HANDLERS = {
+    Event.TRAIN_BEGIN: ("_begin",),
+    Event.EPOCH_BEGIN: ("_epoch_begin",),
+    Event.TEST_END: ("_test_end",),
+    Event.EPOCH_END: ("_measure", "_act", "_keep", "_record"),
+}
+_SEGMENT_HOOKS = (
+    "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_test_begin",
+    "on_test_end",
+)  # fmt: skip
+
+_sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+
+
+def session_of(member: Participant, event: Event | None = None) -> Session:
+    """The session that a participant is in now; a new one on train begin.
+
+    A driver (Keras's `CallbackList` or ours) has one session for each `on_train_begin`; a
+    participant without a driver, whose hooks somebody calls by hand, has one of its own.
+    """
+    session = member._session
+    if event is Event.TRAIN_BEGIN:
+        driver = member._driver() if member._driver is not None else None
+        shared = _sessions.get(driver) if driver is not None else None
+        if shared is None or shared.has_called(member):
+            shared = Session(driver.callbacks if driver is not None else [member], driver=driver)
+            if driver is not None:
+                _sessions[driver] = shared
+        session = shared
+        for other in session.members:
+            other._session = session
+    elif session is None:
+        session = member._session = Session([member], driver=None)
+    return session
+
+
+@final
+class Session:
+    """One training run, from train begin to train end.
+
+    Args:
+        callbacks: All callbacks of the run, users' too, in the order of the list.
+        driver: The list that calls them, or None if somebody calls one by hand.
+    """
+
+    def __init__(self, callbacks: Sequence[Any], *, driver: Any) -> None:
+        self.callbacks = list(callbacks)
+        self.members = [cb for cb in self.callbacks if isinstance(cb, Participant)]
+        self.driven = driver is not None
+        self.run_id = secrets.token_hex(4)
+        self.started_at = datetime.datetime.now(datetime.UTC)
+        self.timestamp = self.started_at.strftime("%Y%m%dT%H%M%SZ")
+        self.stop_reasons: list[str] = []
+        self.start_epoch: int | None = None
+        """Index of the first epoch, once it has begun; above 0 in a resumed run."""
+        self.epoch = 0
+        """Index of the running epoch."""
+        self.last_epoch: int | None = None
+        """Index of the last epoch that ended."""
+        self.n_epochs_done = 0
+        self.tested = False
+        """Whether validation has run in this epoch."""
+        self.interrupted = False
+        self.broken_epoch = False
+        """Whether Ctrl-C cut the running epoch short."""
+        self._in_test = False
+        self._clock = time.monotonic()
+        self._called: set[int] = set()
+        self._begun: set[int] = set()
+        self._checked = False
+        self._ended: set[int] = set()
+        self._finished = False
+        self._kept_last = False
+        self._segments = _segments(self.callbacks)
+        self._arrived: dict[int, tuple[Event, set[int]]] = {}
+        self._interrupt: Interrupt | None = None
+
+    # What participants ask
+
+    @property
+    def host(self) -> Host:
+        """The model, as callbacks see it."""
+        return self.members[0].host
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """`epochs`, `steps`, `verbose`, as far as they are known."""
+        return dict(next((m.params for m in self.members if m.params), {}))
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs asked for."""
+        epochs = self.params.get("epochs")
+        return epochs if isinstance(epochs, int) else None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing beyond a callback's own `verbose` is to be printed."""
+        return not self.driven or self.params.get("verbose", 1) == 0
+
+    @property
+    def worker(self) -> int:
+        """This worker's number among its fellows."""
+        rank = os.environ.get("RANK", "0")
+        return int(rank) if rank.isdigit() else 0
+
+    @property
+    def has_strangers(self) -> bool:
+        """Whether a user's callback could add to `logs` or change the model."""
+        return any(
+            not isinstance(cb, Participant)
+            and not type(cb).__module__.startswith(("keras.src.callbacks.", "peakhold."))
+            for cb in self.callbacks
+        )
+
+    def has_called(self, member: Participant) -> bool:
+        """Whether this member's `on_train_begin` was called in this session."""
+        return id(member) in self._called
+
+    def stop(self, reason: str) -> None:
+        """Ask for the end of training."""
+        self.stop_reasons.append(reason)
+        self.host.request_stop()
+
+    def warn(self, message: str, category: type[Warning]) -> None:
+        """Warn, as from the user's own line."""
+        warnings.warn(message, category, stacklevel=_depth_of_user())
+
+    # Events
+
+    def arrive(self, member: Participant, event: Event, *args: Any) -> None:
+        """A member was called for an event."""
+        self._note(event, args)
+        if event is Event.TRAIN_BEGIN:
+            self._called.add(id(member))
+        if event is Event.TRAIN_END:
+            self._end(member, args[0])
+        elif event is Event.EPOCH_END and self.broken_epoch:
+            return
+        elif event in _HANDLERS and self._is_first(member, event):
+            segment = self._segments[id(member)]
+            if event is not Event.TRAIN_BEGIN:
+                self._begin_late(segment)
+            else:
+                self._prepare()
+                self._begun.update(map(id, segment))
+            _run(segment, _HANDLERS[event], args)
+
+    def _is_first(self, member: Participant, event: Event) -> bool:
+        """Whether this is the first of its segment to be called for this event."""
+        segment = id(self._segments[id(member)][0])
+        current, arrived = self._arrived.get(segment, (None, set()))
+        if current is event and id(member) not in arrived:
+            arrived.add(id(member))
+            return False
+        self._arrived[segment] = (event, {id(member)})
+        return True
+
+    def _note(self, event: Event, args: tuple[Any, ...]) -> None:
+        if event is Event.EPOCH_BEGIN:
+            if self.start_epoch is None:
+                self.start_epoch = args[0]
+            self.epoch, self.tested = args[0], False
+        elif event is Event.TEST_BEGIN:
+            self._in_test = True
+        elif event is Event.TEST_END:
+            self._in_test, self.tested = False, True
+        elif event is Event.EPOCH_END and self.last_epoch != args[0]:
+            self.epoch = self.last_epoch = args[0]
+            if not self.broken_epoch:
+                self.n_epochs_done += 1
+
+    def _prepare(self) -> None:
+        """Once, before anything has a side effect: reset, check, take Ctrl-C over."""
+        if self._checked:
+            return
+        self._checked = True
+        for handler in ("_reset", "_check"):
+            for member in self.members:
+                getattr(member, handler)()
+        self._advise()
+        if self.driven and self.members:
+            reference = weakref.ref(self)
+            self._interrupt = Interrupt(
+                lambda frame: (s := reference()) is not None and s.host.owns_frame(frame),
+                lambda: (s := reference()) is not None and s._on_interrupt(),
+            )
+            if not self._interrupt.install() and not self.quiet:
+                self.host.say(
+                    "Ctrl-C cannot be caught outside the main thread: "
+                    "it will end this training without restoring the best weights."
+                )
+
+    def _begin_late(self, segment: Iterable[Participant]) -> None:
+        """For hooks that somebody calls by hand, without `on_train_begin`."""
+        fresh = [m for m in segment if id(m) not in self._begun]
+        if fresh:
+            self._prepare()
+            self._begun.update(map(id, fresh))
+            _run(fresh, ("_begin",), ())
+
+    def _advise(self) -> None:
+        facts = Facts(epochs=self.epochs, validates=self.host.validates())
+        for member in self.members:
+            tell = getattr(member, "_tell", None)
+            if tell is not None:
+                facts = tell(facts)
+        for advice in give(facts) if self.driven else ():
+            if advice.level == "warning":
+                self.warn(str(advice), AdviceWarning)
+            elif not self.quiet:
+                self.host.say(str(advice))
+
+    def _on_interrupt(self) -> None:
+        # In a signal handler: set flags, nothing else.
+        self.interrupted = True
+        self.broken_epoch = not self._in_test
+        self.host.request_stop()
+
+    def keep_last(self, logs: Any) -> None:
+        """What saves the last state does so now: before the best weights are put back."""
+        if not self._kept_last:
+            self._kept_last = True
+            _run(self.members, ("_keep_last",), (logs,))
+
+    def _end(self, member: Participant, logs: Any) -> None:
+        if self._finished:
+            return
+        segment = self._segments[id(member)]
+        self._begin_late(segment)
+        error: BaseException | None = None
+        try:
+            self._end_members(segment, logs)
+        except Exception as caught:  # noqa: BLE001 - raised below, once everything is put right
+            error = caught
+        if all(id(m) in self._ended or not _reports_end(m) for m in self.members):
+            self._finish(logs, error)
+        elif error is not None:
+            raise error
+
+    def _end_members(self, members: Iterable[Participant], logs: Any) -> None:
+        waiting = [m for m in members if id(m) not in self._ended]
+        self._ended.update(map(id, waiting))
+        if not self.broken_epoch:
+            self.keep_last(logs)
+        _run(waiting, ("_end",), (logs,))
+
+    def _finish(self, logs: Any, error: BaseException | None) -> None:
+        self._finished = True
+        try:
+            # A user's override may not have called super() yet, and must not come too late.
+            self._end_members(self.members, logs)
+        except Exception as caught:  # noqa: BLE001 - raised below
+            error = error or caught
+        if self._interrupt is not None:
+            self._interrupt.uninstall()
+        if not self.quiet:
+            for line in summarize(self._ending(), self.members):
+                self.host.say(line)
+        if error is not None:
+            raise error
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _ending(self) -> Ending:
+        return Ending(
+            n_epochs_done=self.n_epochs_done,
+            last_epoch=self.last_epoch,
+            epochs=self.epochs,
+            seconds=time.monotonic() - self._clock,
+            reason=self.stop_reasons[0] if self.stop_reasons else None,
+            interrupted=self.interrupted,
+        )
+
+
+def _run(members: Iterable[Participant], handlers: Sequence[str], args: tuple[Any, ...]) -> None:
+    first: Exception | None = None
+    members = list(members)
+    for handler in handlers:
+        for member in members:
+            try:
+                getattr(member, handler)(*args)
+            except Exception as error:  # noqa: BLE001 - raised below, after the others had their turn
+                if first is None:
+                    first = error
+                else:
+                    first.add_note(f"and in {type(member).__name__}: {error!r}")
+    if first is not None:
+        raise first
+
+
+def _reports_end(member: Participant) -> bool:
+    return (
+        type(member).on_train_end is Participant.on_train_end
+        and "on_train_end" not in vars(member)
+    )
+
+
+def _is_plain(callback: Any) -> bool:
+    """Whether all hooks of a participant are the session's own."""
+    return all(
+        getattr(type(callback), hook) is getattr(Participant, hook) and hook not in vars(callback)
+        for hook in _SEGMENT_HOOKS
+    )
+
+
+def _segments(callbacks: Iterable[Any]) -> dict[int, list[Participant]]:
+    segments: dict[int, list[Participant]] = {}
+    row: list[Participant] = []
+    for callback in callbacks:
+        if isinstance(callback, Participant):
+            if _is_plain(callback):
+                row.append(callback)
+                segments[id(callback)] = row
+                continue
+            segments[id(callback)] = [callback]
+        elif not isinstance(callback, Callback) and _is_silent(callback):
+            continue
+        row = []
+    return segments
+
+
+def _is_silent(callback: Any) -> bool:
+    """Keras's own progress bar and History neither change the model nor read our files."""
+    module = type(callback).__module__
+    return module in {"keras.src.callbacks.history", "keras.src.callbacks.progbar_logger"}
+
+
+def _depth_of_user() -> int:
+    """The `stacklevel` of the first frame that is neither ours nor the framework's."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("peakhold.", "keras.")) or name == "peakhold.demo":
+            break
+        depth, frame = depth + 1, frame.f_back
+    return depth

@@ -1,0 +1,1 @@
+"""Files that cannot lie: committed whole or not at all, and known by their checksum."""

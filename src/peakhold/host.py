@@ -146,7 +146,7 @@ def host_for(model: Any, optimizer: Any = None) -> Host:
     return LoopHost(model, optimizer=optimizer)
 
 
-def _nonfinite_names(arrays: Iterable[tuple[str, Any]]) -> frozenset[str]:
+def nonfinite_names(arrays: Iterable[tuple[str, Any]]) -> frozenset[str]:
     import numpy as np
 
     bad = set()
@@ -243,10 +243,10 @@ class LoopHost:
             self.optimizer.load_state_dict(snapshot[OPTIMIZER])
 
     def nonfinite(self) -> frozenset[str]:
-        return _nonfinite_names(_leaves(self._get_state())) if self._get_state else frozenset()
+        return nonfinite_names(_leaves(self._get_state())) if self._get_state else frozenset()
 
     def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
-        return _nonfinite_names(_leaves(snapshot.get(WEIGHTS)))
+        return nonfinite_names(_leaves(snapshot.get(WEIGHTS)))
 
     def state_bytes(self) -> int | None:
         if not self._get_state:

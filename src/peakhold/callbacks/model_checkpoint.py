@@ -364,14 +364,16 @@ class ModelCheckpoint(Monitored):
             self._say(f"\nEpoch {epoch + 1}: saving model to {path}")
         try:
             self._write(path, epoch, batch, logs, value)
-        except (OSError, MemoryError) as error:
+        except BaseException as error:
+            if self._state.pending is not None:
+                self._state = self._policy.failed(self._state)
+            if not isinstance(error, (OSError, MemoryError)):
+                raise  # the model cannot be written at all: no later save would fare better
             self._failed(epoch, path, error)
             return
         if self._state.pending is not None:
             self._state = self._policy.committed(self._state)
             self.best_path, self.best_epoch = path, epoch
-        elif self._ranks or value is None:
-            self.best_path = self.best_path if self._ranks else None
         self.latest_path = path
         self._say(f"\nEpoch {epoch + 1}: finished saving model to {path}")
 
@@ -485,8 +487,6 @@ class ModelCheckpoint(Monitored):
             self.host.say(message)
 
     def _failed(self, epoch: int, path: str, error: BaseException) -> None:
-        if self._ranks and self._state.pending is not None:
-            self._state = self._policy.failed(self._state)
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         self._why_not = reason
         if self.on_save_error == "raise":

@@ -1,0 +1,64 @@
+"""Keras's callbacks, rebuilt: swap one import line.
+
+```python
+from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger
+```
+
+Each class is the neutral one of `peakhold` *and* a `keras.callbacks.Callback`. `LambdaCallback` and
+`History` are Keras's own: there is nothing to improve. Needs `pip install peakhold[keras]` and a
+backend of Keras 3.
+"""
+
+from keras.callbacks import History, LambdaCallback
+
+from peakhold import callbacks as neutral
+from peakhold._core.monitor import Relative
+from peakhold.keras.adapter import adapt
+from peakhold.keras.callback import KerasCallback
+from peakhold.keras.callback_list import CallbackList
+from peakhold.keras.host import KerasHost, host_for
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "CallbackList",
+    "EarlyStopping",
+    "History",
+    "KerasHost",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "Relative",
+    "TerminateOnNaN",
+    "adapt",
+    "host_for",
+]
+
+
+class Callback(KerasCallback):
+    __doc__ = KerasCallback.__doc__
+
+
+class EarlyStopping(neutral.EarlyStopping, KerasCallback):
+    __doc__ = neutral.EarlyStopping.__doc__
+
+
+class ModelCheckpoint(neutral.ModelCheckpoint, KerasCallback):
+    __doc__ = neutral.ModelCheckpoint.__doc__
+
+
+class ReduceLROnPlateau(neutral.ReduceLROnPlateau, KerasCallback):
+    __doc__ = neutral.ReduceLROnPlateau.__doc__
+
+
+class CSVLogger(neutral.CSVLogger, KerasCallback):
+    __doc__ = neutral.CSVLogger.__doc__
+
+
+class TerminateOnNaN(neutral.TerminateOnNaN, KerasCallback):
+    __doc__ = neutral.TerminateOnNaN.__doc__
+
+
+class LearningRateScheduler(neutral.LearningRateScheduler, KerasCallback):
+    __doc__ = neutral.LearningRateScheduler.__doc__

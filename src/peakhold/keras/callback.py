@@ -1,0 +1,87 @@
+"""What makes a neutral callback a Keras one: the seam, filled in."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable as Function
+from typing import Any
+
+import keras
+from keras.callbacks import Callback as KerasOwn
+
+from peakhold._core.monitor import Direction
+from peakhold.host import LoopHost
+from peakhold.keras import saving
+from peakhold.keras.fit_frame import calling_list
+from peakhold.keras.host import host_for
+from peakhold.runtime import callback as neutral
+
+__all__ = ["KerasCallback"]
+
+
+class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
+    """Base class of callbacks for `fit`, `evaluate` and `predict`, and for loops, too.
+
+    The same hooks and attributes as `keras.callbacks.Callback`. It adds `state_dict()` and
+    `load_state_dict()`, is pickled without its model, and its batch hooks run in the training
+    thread even if it was passed to `fit` outside a list (K-D2).
+
+    Example:
+        >>> class Print(KerasCallback):
+        ...     def on_epoch_end(self, epoch, logs=None):
+        ...         print(epoch, logs["loss"])
+        >>> Print().on_epoch_end(0, {"loss": 0.5})
+        0 0.5
+    """
+
+    _file_suffixes = saving.SUFFIXES
+
+    def set_model(self, model: Any) -> None:
+        """Called by Keras when `fit` begins."""
+        KerasOwn.set_model(self, model)
+        self._host = None
+        driver = calling_list(self)
+        if driver is not None:
+            keep_in_thread(driver)
+            if isinstance(self, neutral.Participant):
+                self._driver = weakref.ref(driver)
+
+    @property
+    def model(self) -> Any:
+        """The model: unwrapped if it is distributed, in sync on JAX."""
+        return KerasOwn.model.fget(self)
+
+    @property
+    def host(self) -> Any:
+        """The model as callbacks see it."""
+        if self._host is None:
+            self._host = host_for(self._model) or LoopHost(self._model)
+        return self._host
+
+    @staticmethod
+    def _comparison(direction: Direction) -> Function[[Any, Any], Any]:
+        comparison: Function[[Any, Any], Any] = (
+            keras.ops.less if direction is Direction.MIN else keras.ops.greater
+        )
+        return comparison
+
+
+def keep_in_thread(driver: Any) -> None:
+    """Take batch hooks out of Keras's thread pool where one of them is not a no-op.
+
+    Keras decides this itself for a list or tuple, and forgets to for a single callback or a dict:
+    their hooks then run in a pool, concurrently and out of order (K-D2).
+    """
+    for phase in ("train", "test", "predict"):
+        flag = f"_async_{phase}"
+        if getattr(driver, flag, False) and any(
+            _acts(callback, phase) for callback in driver.callbacks
+        ):
+            setattr(driver, flag, False)
+
+
+def _acts(callback: Any, phase: str) -> bool:
+    if getattr(callback, "async_safe", False):
+        return False
+    names = [f"on_{phase}_batch_end", *(["on_batch_end"] if phase == "train" else [])]
+    return any(not getattr(getattr(callback, name), "_is_default", False) for name in names)

@@ -1,0 +1,276 @@
+"""The host of a Keras model, on any backend.
+
+Rules of this file:
+
+1. Methods are tested for, never names of backends: more backends will come.
+2. On JAX a model's variables are stale inside an epoch until they are synced, and buffers are
+   donated to the next step: read through `_synced()`, and copy.
+3. A flag may be set on the model without a sync, also in a signal handler.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from types import CodeType, FrameType
+from typing import Any, BinaryIO
+
+import keras
+import numpy as np
+
+from peakhold._core.monitor import Direction
+from peakhold.errors import HostError, LearningRateScheduleError
+from peakhold.host import OPTIMIZER, WEIGHTS, Snapshot, nonfinite_names
+from peakhold.keras import saving
+from peakhold.keras.fit_frame import is_fit_of, validation_runs
+
+__all__ = ["KerasHost", "host_for"]
+
+AVERAGE = "average"
+
+
+def host_for(model: Any) -> KerasHost | None:
+    """The host of a Keras model; None for anything else."""
+    inner = getattr(model, "module", model)  # a DistributedDataParallel around it
+    if not isinstance(model, keras.Model) and isinstance(inner, keras.Model):
+        return KerasHost(inner)
+    return KerasHost(model) if isinstance(model, keras.Model) else None
+
+
+class KerasHost:
+    """A Keras model, as callbacks see it.
+
+    Args:
+        model: A `keras.Model`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = weakref.ref(model)
+        self._code: CodeType | None = None
+
+    @property
+    def model(self) -> Any:
+        """The model, without a sync."""
+        model = self._model()
+        if model is None:
+            raise HostError.lacks("a callback", "a model", None, hint="keep the model alive.")
+        return model
+
+    def _synced(self) -> Any:
+        model = self.model
+        sync = getattr(model, "state_sync", None) or getattr(model, "jax_state_sync", None)
+        if sync is not None:
+            sync()
+        return model
+
+    def describe(self) -> str:
+        return f"{type(self.model).__name__} {self.model.name!r}"
+
+    # State
+
+    def parts(self) -> tuple[str, ...]:
+        optimizer = self.model.optimizer
+        if optimizer is None:
+            return (WEIGHTS,)
+        return (WEIGHTS, AVERAGE, OPTIMIZER) if _averages(optimizer) else (WEIGHTS, OPTIMIZER)
+
+    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+        model, copies = self._synced(), Snapshot()
+        for part in parts:
+            if part == WEIGHTS:
+                copies[part] = model.get_weights()
+            elif part == AVERAGE:
+                copies[part] = [_array(v) for v in _average_variables(model.optimizer)]
+            elif part == OPTIMIZER:
+                copies[part] = {v.path: _array(v) for v in _optimizer_variables(model)}
+        return copies
+
+    def restore(self, snapshot: Snapshot) -> None:
+        model = self._synced()
+        if WEIGHTS in snapshot:
+            model.set_weights(snapshot[WEIGHTS])
+        if OPTIMIZER in snapshot:
+            for variable in _optimizer_variables(model):
+                if variable.path in snapshot[OPTIMIZER]:
+                    variable.assign(snapshot[OPTIMIZER][variable.path])
+        if AVERAGE in snapshot:
+            for variable, value in zip(
+                _average_variables(model.optimizer), snapshot[AVERAGE], strict=True
+            ):
+                variable.assign(value)
+            # What `fit` does at its end: with `use_ema` the average is the result (K-E3).
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+
+    def nonfinite(self) -> frozenset[str]:
+        model = self._synced()
+        variables = [*model.variables, *_optimizer_variables(model)]
+        return nonfinite_names((v.path, _array(v)) for v in variables if _is_float(v))
+
+    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+        weights = snapshot.get(WEIGHTS)
+        paths = [v.path for v in self.model.weights]
+        if not isinstance(weights, list) or len(weights) != len(paths):
+            return frozenset()
+        return nonfinite_names(zip(paths, weights, strict=True))
+
+    def state_bytes(self) -> int | None:
+        model = self.model
+        if not model.built:
+            return None
+        variables = [*model.variables, *_optimizer_variables(model)]
+        return sum(_n_bytes(variable) for variable in variables)
+
+    # Learning rates
+
+    def _optimizers(self) -> list[tuple[str, Any]]:
+        optimizer = self.model.optimizer
+        if optimizer is None:
+            return []
+        several = getattr(optimizer, "optimizers", None)
+        return [(o.name, o) for o in several] if several else [("", optimizer)]
+
+    def learning_rates(self) -> dict[str, float]:
+        return {
+            name: float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            for name, optimizer in self._optimizers()
+        }
+
+    def set_learning_rate(self, name: str, value: float) -> None:
+        self._synced()
+        dict(self._optimizers())[name].learning_rate = value
+
+    def check_rates_settable(self, callback: str) -> None:
+        if not self._optimizers():
+            raise HostError.lacks(
+                callback,
+                "a compiled model",
+                self.describe(),
+                hint="call model.compile(optimizer=...) first.",
+            )
+        for _, optimizer in self._optimizers():
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            schedule = getattr(inner, "_learning_rate", None)
+            if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+                raise LearningRateScheduleError(
+                    "This optimizer was created with a `LearningRateSchedule` object as its "
+                    f"`learning_rate`: expected a rate that {callback} can set, got "
+                    f"learning_rate={type(schedule).__name__}.\n"
+                    "Hint: pass a float as learning_rate, or leave one of the two out."
+                )
+
+    # Control
+
+    def request_stop(self) -> None:
+        self.model.stop_training = True
+
+    def remember_loop(self, frame: FrameType) -> None:
+        """Note whose loop this is, if it is not `fit`."""
+        self._code = None if is_fit_of(frame, self.model) else frame.f_code
+
+    def owns_frame(self, frame: FrameType) -> bool:
+        model = self._model()
+        return frame.f_code is self._code or (model is not None and is_fit_of(frame, model))
+
+    # Files
+
+    def file_suffixes(self) -> tuple[str, ...] | None:
+        return saving.SUFFIXES
+
+    def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
+        saving.write(self._synced(), file, suffix, scratch)
+
+    def versions(self) -> dict[str, str]:
+        from peakhold import __version__
+
+        return {
+            "peakhold": __version__,
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+        }
+
+    # Metrics
+
+    def metric_names(self) -> tuple[str, ...] | None:
+        model = self.model
+        if type(model).train_step is not _stock_train_step(model):
+            return None  # its logs may have any keys
+        try:
+            return tuple(sorted(model.get_metrics_result()))
+        except (ValueError, AttributeError, TypeError):  # not built, or not compiled
+            return None
+
+    def metric_directions(self) -> dict[str, Direction | None]:
+        directions: dict[str, Direction | None] = {}
+        for container in self.model.metrics:
+            for prefix, metric in _compiled(container):
+                up_or_down = getattr(metric, "_direction", None)
+                direction = {"up": Direction.MAX, "down": Direction.MIN}.get(up_or_down)
+                for name in {metric.name, f"{prefix}_{metric.name}" if prefix else metric.name}:
+                    # Two outputs may disagree about a bare name: then it tells nothing.
+                    known = directions.setdefault(name, direction)
+                    directions[name] = direction if known == direction else None
+        return directions
+
+    def validates(self) -> bool | None:
+        model = self._model()
+        return None if model is None else validation_runs(model)
+
+    # Words
+
+    def say(self, message: str) -> None:
+        from keras.src.utils import io_utils
+
+        io_utils.print_msg(message)
+
+
+def _array(variable: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def _is_float(variable: Any) -> bool:
+    return "float" in str(variable.dtype)
+
+
+def _n_bytes(variable: Any) -> int:
+    dtype = str(variable.dtype)
+    bits = int("".join(c for c in dtype.split("_")[0] if c.isdigit()) or 8)
+    return int(np.prod(variable.shape)) * max(bits // 8, 1)
+
+
+def _optimizer_variables(model: Any) -> list[Any]:
+    optimizer = model.optimizer
+    return [] if optimizer is None else list(optimizer.variables)
+
+
+def _averages(optimizer: Any) -> bool:
+    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))
+
+
+def _average_variables(optimizer: Any) -> list[Any]:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    averages = getattr(inner, "_model_variables_moving_average", ())
+    return [variable for variable in averages if variable is not None]
+
+
+def _stock_train_step(model: Any) -> Any:
+    """The `train_step` that Keras gives to this model."""
+    for cls in type(model).__mro__:
+        if cls.__module__.startswith("keras.") and "train_step" in vars(cls):
+            return vars(cls)["train_step"]
+    return None
+
+
+def _compiled(container: Any) -> Iterable[tuple[str, Any]]:
+    """`(output name, metric)` for each metric in a container of `model.metrics`."""
+    parts = [
+        *(getattr(container, "_flat_metrics", None) or ()),
+        *(getattr(container, "_flat_weighted_metrics", None) or ()),
+    ]
+    if not parts:
+        # A metric of the user's own `metrics` property, or a container that is not built yet.
+        if not hasattr(container, "_user_metrics"):
+            yield "", container
+        return
+    for part in parts:
+        for metric in getattr(part, "metrics", ()):
+            yield getattr(part, "output_name", None) or "", metric

@@ -1,0 +1,76 @@
+"""A pytest plugin that puts Peakhold's classes in the place of Keras's before its tests are collected.
+
+Keras's tests look classes up in three places: `keras.callbacks.X`, `keras.src.callbacks.X` and the
+module that defines X. All three are patched. What was constructed is counted and written as JSON, so
+that a patch that misses shows.
+"""
+
+import collections
+import json
+import os
+import sys
+import types
+
+if os.environ.get("KERAS_BACKEND") == "torch":
+    import torch  # noqa: F401 - before TensorFlow, which Keras imports where it is installed
+
+import keras
+import pytest
+
+import peakhold.keras as ours
+
+MODULES = {
+    "Callback": "callback",
+    "CallbackList": "callback_list",
+    "EarlyStopping": "early_stopping",
+    "ModelCheckpoint": "model_checkpoint",
+    "ReduceLROnPlateau": "reduce_lr_on_plateau",
+    "CSVLogger": "csv_logger",
+    "TerminateOnNaN": "terminate_on_nan",
+    "LearningRateScheduler": "learning_rate_scheduler",
+    "LambdaCallback": "lambda_callback",
+    "History": "history",
+}
+constructed = collections.Counter()
+
+
+def _counting(cls):
+    original = cls.__init__
+
+    def __init__(self, *args, **kwargs):
+        constructed[type(self).__name__ if type(self) is cls else cls.__name__] += 1
+        original(self, *args, **kwargs)
+
+    cls.__init__ = __init__
+
+
+def _swap():
+    src = sys.modules["keras.src.callbacks"]
+    for name, module in MODULES.items():
+        cls = getattr(ours, name)
+        if cls.__module__.startswith("peakhold."):
+            _counting(cls)
+        setattr(src, name, cls)
+        setattr(keras.callbacks, name, cls)
+        setattr(sys.modules[f"keras.src.callbacks.{module}"], name, cls)
+
+
+def _conftest_of_keras():
+    """`remote_monitor_test` imports one name from the conftest of Keras's repository."""
+    module = types.ModuleType("conftest")
+    module.skip_if_backend = lambda backend, reason: pytest.mark.skipif(
+        keras.backend.backend() == backend, reason=reason
+    )
+    sys.modules["conftest"] = module
+
+
+def pytest_configure(config):
+    for marker in ("requires_trainable_backend", "multi_device"):
+        config.addinivalue_line("markers", f"{marker}: of Keras's own suite")
+    _conftest_of_keras()
+    _swap()
+
+
+def pytest_sessionfinish(session):
+    with open(os.environ["PEAKHOLD_CONSTRUCTED"], "w") as file:
+        json.dump(dict(constructed), file)

@@ -49,7 +49,7 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         optimizer: Any = None,
         **params: Any,
     ) -> None:
-        self._optimizer = optimizer
+        self._optimizer, self._model = optimizer, None
         flat = [_fit_for_keras(callback) for callback in flatten(callbacks)]
         super().__init__(flat, add_history, add_progbar, model, **params)
 
@@ -86,7 +86,7 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
             remember_loop(host, frame)
             if isinstance(host, LoopHost):
                 host.clear_stop()
-        if getattr(self._model, "stop_training", False):
+        if self.stop_training:
             self._model.stop_training = False
         super().on_train_begin(logs)
 

@@ -1,0 +1,22 @@
+"""What every test shares: which backend this process is for, and torch before TensorFlow."""
+
+import os
+
+import pytest
+
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+if BACKEND == "torch":
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_seed_everywhere(request):
+    """Tests of Keras draw the same numbers whatever ran before them."""
+    folders = {"keras", "programs"}
+    if folders & set(request.path.parts):
+        import keras
+
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(7)

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+pytest.register_assert_rewrite("behaviours", "keras_helpers")
+
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 if BACKEND == "torch":
     import torch

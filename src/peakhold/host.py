@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FrameType
@@ -71,6 +70,9 @@ class Host(Protocol):
     def request_stop(self) -> None:
         """Ask the loop to end at the next point where it looks. Safe in a signal handler."""
 
+    def clear_stop(self) -> None:
+        """Forget an earlier loop's request, so that the next one is not stopped by it."""
+
     def owns_frame(self, frame: FrameType) -> bool:
         """Whether this frame is the loop that trains (a stale signal handler asks)."""
 
@@ -120,6 +122,8 @@ def to_number(value: Any) -> float | None:
         return value
     if isinstance(value, (str, bytes, Mapping)) or value is None:
         return None
+    if hasattr(value, "detach"):  # torch warns of a number taken from a graph
+        value = value.detach()
     shape = tuple(getattr(value, "shape", ()))
     if shape:
         if math.prod(shape) != 1:
@@ -140,7 +144,7 @@ def host_for(model: Any, optimizer: Any = None) -> Host:
     for framework in ("keras",):
         if framework in sys.modules:
             package = importlib.import_module(f"peakhold.{framework}")
-            host: Host | None = package.host_for(model)
+            host: Host | None = package.host_for(model, optimizer)
             if host is not None:
                 return host
     return LoopHost(model, optimizer=optimizer)
@@ -291,17 +295,17 @@ class LoopHost:
     # Control
 
     def request_stop(self) -> None:
-        self.stop_training = True
-        try:
-            self.model.stop_training = True
-        except (AttributeError, TypeError):  # None, frozen and slotted objects: the list tells
-            pass
+        self._set_flag(stop=True)
 
     def clear_stop(self) -> None:
-        """Forget an earlier loop's request, so that the next one is not stopped by it."""
-        self.stop_training = False
-        if getattr(self.model, "stop_training", False):
-            self.model.stop_training = False
+        self._set_flag(stop=False)
+
+    def _set_flag(self, *, stop: bool) -> None:
+        self.stop_training = stop
+        try:
+            self.model.stop_training = stop
+        except (AttributeError, TypeError):  # None, frozen and slotted objects: the list tells
+            pass
 
     def remember_loop(self, frame: FrameType) -> None:
         """Note whose loop this is, by its code; keeping the frame would keep its data alive."""
@@ -410,5 +414,3 @@ def _safetensors(tree: Any) -> bytes:
     return written
 
 
-LESS, GREATER = operator.lt, operator.gt
-"""What `monitor_op` is in a loop; Keras's own functions in `fit`."""

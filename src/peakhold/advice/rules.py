@@ -135,8 +135,8 @@ def plateau_too_late(facts: Facts) -> Iterator[Advice]:
                 yield Advice(
                     "E6",
                     "warning",
-                    f"ReduceLROnPlateau waits {plateau.patience} epochs and EarlyStopping stops "
-                    f"after {stopper.patience}: the lower rate never gets its chance; write "
+                    f"ReduceLROnPlateau(patience={plateau.patience}) waits no shorter than "
+                    f"EarlyStopping(patience={stopper.patience}): the lower rate never gets its chance; write "
                     f"patience={max(plateau.patience * 2, 2)} or more for EarlyStopping.",
                 )
 
@@ -156,7 +156,7 @@ def useless_patience(facts: Facts) -> Iterator[Advice]:
                 "E7",
                 "warning",
                 f"EarlyStopping(patience={stopper.patience}) cannot stop a run of {facts.epochs} "
-                "epochs; write a smaller patience or more epochs.",
+                f"epoch{'s' if facts.epochs != 1 else ''}; write a smaller patience or more epochs.",
             )
 
 

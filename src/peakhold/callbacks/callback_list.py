@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peakhold.errors import InvalidArgumentError
-from peakhold.host import Host, LoopHost, host_for, to_number
+from peakhold.host import Host, host_for, to_number
 from peakhold.runtime.callback import Callback, Participant
 
 __all__ = ["CallbackList"]
@@ -116,7 +116,7 @@ class CallbackList(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        if isinstance(self._host, LoopHost):
+        if self._host is not None:
             self._host.clear_stop()
         remember_loop(self._host, sys._getframe(1))
         self._call("on_train_begin", _numbers(logs))

@@ -245,12 +245,18 @@ class ModelCheckpoint(Monitored):
                 f"{self._name}({self.filepath!r})",
                 f"a model that can be written as {self._suffix}",
                 self.host.describe(),
-                hint=f"name the file {' or '.join(suffixes)}."
-                if suffixes
-                else "pass a model with state_dict(), or host=LoopHost(save=...).",
+                hint=self._hint_for_suffix(suffixes),
             )
         self._check_placeholders()
         self._check_folder()
+
+    def _hint_for_suffix(self, suffixes: tuple[str, ...]) -> str:
+        if not suffixes:
+            return "pass a model with state_dict(), or host=LoopHost(save=...)."
+        # Keras's class takes Keras's suffixes only; the neutral one works in both lists.
+        other = self._file_suffixes is not None and not set(suffixes) & set(self._file_suffixes)
+        name = "use peakhold.ModelCheckpoint and name" if other else "name"
+        return f"{name} the file {' or '.join(suffixes)}."
 
     def _check_placeholders(self) -> None:
         names = self.host.metric_names()

@@ -9,7 +9,7 @@ from typing import Any
 from keras.callbacks import CallbackList as KerasOwn
 
 from peakhold.callbacks.callback_list import flatten, remember_loop
-from peakhold.host import LoopHost, host_for
+from peakhold.host import host_for
 from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import keep_in_thread
 from peakhold.runtime.callback import Callback, Participant
@@ -79,15 +79,13 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         return bool(getattr(self._model, "stop_training", False))
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Call it before the first epoch."""
+        """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
         frame = sys._getframe(1)
         hosts = [cb.host for cb in self.callbacks if isinstance(cb, Participant)]
         for host in hosts:
             remember_loop(host, frame)
-            if isinstance(host, LoopHost):
-                host.clear_stop()
-        if self.stop_training:
-            self._model.stop_training = False
+        for host in (*hosts, host_for(self._model)):
+            host.clear_stop()
         super().on_train_begin(logs)
 
 

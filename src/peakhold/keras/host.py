@@ -29,12 +29,12 @@ __all__ = ["KerasHost", "host_for"]
 AVERAGE = "average"
 
 
-def host_for(model: Any) -> KerasHost | None:
+def host_for(model: Any, optimizer: Any = None) -> KerasHost | None:
     """The host of a Keras model; None for anything else."""
     inner = getattr(model, "module", model)  # a DistributedDataParallel around it
     if not isinstance(model, keras.Model) and isinstance(inner, keras.Model):
-        return KerasHost(inner)
-    return KerasHost(model) if isinstance(model, keras.Model) else None
+        return KerasHost(inner, optimizer)
+    return KerasHost(model, optimizer) if isinstance(model, keras.Model) else None
 
 
 class KerasHost:
@@ -42,10 +42,12 @@ class KerasHost:
 
     Args:
         model: A `keras.Model`.
+        optimizer: The optimizer of a loop that does not compile the model; None: the model's own.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, optimizer: Any = None) -> None:
         self._model = weakref.ref(model)
+        self._given_optimizer = optimizer
         self._code: CodeType | None = None
 
     @property
@@ -55,6 +57,12 @@ class KerasHost:
         if model is None:
             raise HostError.lacks("a callback", "a model", None, hint="keep the model alive.")
         return model
+
+    @property
+    def _optimizer(self) -> Any:
+        if self._given_optimizer is not None:
+            return self._given_optimizer
+        return getattr(self.model, "optimizer", None)  # a model that is not compiled has none
 
     def _synced(self) -> Any:
         model = self.model
@@ -69,7 +77,7 @@ class KerasHost:
     # State
 
     def parts(self) -> tuple[str, ...]:
-        optimizer = self.model.optimizer
+        optimizer = self._optimizer
         if optimizer is None:
             return (WEIGHTS,)
         return (WEIGHTS, AVERAGE, OPTIMIZER) if _averages(optimizer) else (WEIGHTS, OPTIMIZER)
@@ -80,9 +88,9 @@ class KerasHost:
             if part == WEIGHTS:
                 copies[part] = model.get_weights()
             elif part == AVERAGE:
-                copies[part] = [_array(v) for v in _average_variables(model.optimizer)]
+                copies[part] = [_array(v) for v in _average_variables(self._optimizer)]
             elif part == OPTIMIZER:
-                copies[part] = {v.path: _array(v) for v in _optimizer_variables(model)}
+                copies[part] = {v.path: _array(v) for v in _optimizer_variables(self._optimizer)}
         return copies
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -90,20 +98,20 @@ class KerasHost:
         if WEIGHTS in snapshot:
             model.set_weights(snapshot[WEIGHTS])
         if OPTIMIZER in snapshot:
-            for variable in _optimizer_variables(model):
+            for variable in _optimizer_variables(self._optimizer):
                 if variable.path in snapshot[OPTIMIZER]:
                     variable.assign(snapshot[OPTIMIZER][variable.path])
         if AVERAGE in snapshot:
             for variable, value in zip(
-                _average_variables(model.optimizer), snapshot[AVERAGE], strict=True
+                _average_variables(self._optimizer), snapshot[AVERAGE], strict=True
             ):
                 variable.assign(value)
             # What `fit` does at its end: with `use_ema` the average is the result (K-E3).
-            model.optimizer.finalize_variable_values(model.trainable_variables)
+            self._optimizer.finalize_variable_values(model.trainable_variables)
 
     def nonfinite(self) -> frozenset[str]:
         model = self._synced()
-        variables = [*model.variables, *_optimizer_variables(model)]
+        variables = [*model.variables, *_optimizer_variables(self._optimizer)]
         return nonfinite_names((v.path, _array(v)) for v in variables if _is_float(v))
 
     def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
@@ -117,13 +125,13 @@ class KerasHost:
         model = self.model
         if not model.built:
             return None
-        variables = [*model.variables, *_optimizer_variables(model)]
+        variables = [*model.variables, *_optimizer_variables(self._optimizer)]
         return sum(_n_bytes(variable) for variable in variables)
 
     # Learning rates
 
     def _optimizers(self) -> list[tuple[str, Any]]:
-        optimizer = self.model.optimizer
+        optimizer = self._optimizer
         if optimizer is None:
             return []
         several = getattr(optimizer, "optimizers", None)
@@ -145,7 +153,8 @@ class KerasHost:
                 callback,
                 "a compiled model",
                 self.describe(),
-                hint="call model.compile(optimizer=...) first.",
+                hint="call model.compile(optimizer=...) first, or, in a loop of your own, pass "
+                "CallbackList(..., optimizer=optimizer).",
             )
         for _, optimizer in self._optimizers():
             inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -162,6 +171,9 @@ class KerasHost:
 
     def request_stop(self) -> None:
         self.model.stop_training = True
+
+    def clear_stop(self) -> None:
+        self.model.stop_training = False
 
     def remember_loop(self, frame: FrameType) -> None:
         """Note whose loop this is, if it is not `fit`."""
@@ -237,8 +249,7 @@ def _n_bytes(variable: Any) -> int:
     return int(np.prod(variable.shape)) * max(bits // 8, 1)
 
 
-def _optimizer_variables(model: Any) -> list[Any]:
-    optimizer = model.optimizer
+def _optimizer_variables(optimizer: Any) -> list[Any]:
     return [] if optimizer is None else list(optimizer.variables)
 
 

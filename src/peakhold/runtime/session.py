@@ -143,11 +143,7 @@ class Session:
     @property
     def has_strangers(self) -> bool:
         """Whether a user's callback could add to `logs` or change the model."""
-        return any(
-            not isinstance(cb, Participant)
-            and not type(cb).__module__.startswith(("keras.src.callbacks.", "peakhold."))
-            for cb in self.callbacks
-        )
+        return any(map(_is_strange, self.callbacks))
 
     def has_called(self, member: Participant) -> bool:
         """Whether this member's `on_train_begin` was called in this session."""
@@ -354,6 +350,14 @@ def _segments(callbacks: Iterable[Any]) -> dict[int, list[Participant]]:
             continue
         row = []
     return segments
+
+
+def _is_strange(callback: Any) -> bool:
+    """Whether hooks of this callback are a user's: of a class, or set on the object (a lambda's)."""
+    if isinstance(callback, Participant):
+        return not _is_plain(callback)
+    own = type(callback).__module__.startswith(("keras.src.callbacks.", "peakhold."))
+    return not own or any(hook in vars(callback) for hook in _SEGMENT_HOOKS)
 
 
 def _is_silent(callback: Any) -> bool:

@@ -109,11 +109,9 @@ def commit(
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_TEMPORARY}")
     with _open_folder(folder) as folder_descriptor:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(temporary, flags, 0o666)
+        descriptor = _create_locked(temporary)
         try:
             with os.fdopen(descriptor, "w+b") as file:
-                _lock(file.fileno())
                 _keep_mode(path, file.fileno())
                 write(file)
                 file.flush()
@@ -144,13 +142,15 @@ def keep_aside(path: str, aside: str) -> None:
     path = os.path.realpath(path)
     folder, name = os.path.split(aside)
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_TEMPORARY}")
-    try:
-        os.link(path, temporary)
-    except OSError:
-        commit(aside, lambda file: _copy_into(path, file))
-        return
     with _open_folder(folder) as folder_descriptor:
-        os.replace(temporary, aside)
+        try:
+            os.link(path, temporary)
+            os.replace(temporary, aside)
+        except OSError:  # no hard links here, or another run has swept this one
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            commit(aside, lambda file: _copy_into(path, file))
+            return
         # Replacing one link by another to the same file does nothing and leaves both names.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -188,11 +188,19 @@ def _copy_into(path: str, file: BinaryIO) -> None:
             file.write(chunk)
 
 
-def _lock(descriptor: int) -> None:
-    if fcntl is not None:
+def _create_locked(path: str) -> int:
+    """Create a file and lock it; another run may sweep it between the two, then it is made anew."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        if fcntl is None:
+            return descriptor
         # A file system without locks (some network ones) costs us the sweep, not the save.
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits for a sweep that has it, no longer
+        if os.path.lexists(path):
+            return descriptor
+        os.close(descriptor)
 
 
 def _keep_mode(path: str, descriptor: int) -> None:

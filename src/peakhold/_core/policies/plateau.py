@@ -28,7 +28,8 @@ class PlateauState:
 
 
 def _float32(value: float) -> float:
-    # Optimizers keep rates in single precision: 0.005 there is not above 0.005 here.
+    # Keras keeps rates in single precision: 0.1 there reads as 0.10000000149 here, and is no more
+    # above 0.1 for that.
     rounded: float = struct.unpack("f", struct.pack("f", value))[0]
     return rounded
 
@@ -80,12 +81,11 @@ class PlateauPolicy:
         if wait < self.patience:
             return replace(state, wait=wait, cooldown_counter=0), (Continue("no improvement"),)
         checks = f"{wait} check" + ("s" if wait != 1 else "")
+        lower = {name: max(rate * self.factor, self.min_lr) for name, rate in rates.items()}
         cuts = tuple(
-            SetLearningRate(
-                f"no improvement for {checks}", name, max(rate * self.factor, self.min_lr)
-            )
+            SetLearningRate(f"no improvement for {checks}", name, lower[name])
             for name, rate in rates.items()
-            if rate > _float32(self.min_lr)
+            if lower[name] < rate and rate > _float32(self.min_lr)
         )
         if not cuts:
             return replace(state, wait=wait, cooldown_counter=0), (Continue("at the lowest rate"),)

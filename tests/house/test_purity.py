@@ -1,0 +1,166 @@
+"""What the linters cannot see: who compares metric values, what an import costs and loads."""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import peakhold
+
+SRC = pathlib.Path(peakhold.__file__).parent
+
+# Every ordering outside `_core`, as source text, with the reason why it ranks no metric. Whatever
+# is not listed fails the test: a comparison of metric values belongs into `_core`.
+ALLOWED = {
+    "advice/rules.py": {
+        "plateau.patience >= max(stopper.patience, 1)": "patience, not a metric",
+        "max(stopper.patience, 1)": "patience, not a metric",
+        "max(plateau.patience * 2, 2)": "patience, not a metric",
+        "stopper.patience >= facts.epochs": "patience, not a metric",
+        "n > 1": "how many callbacks write one path",
+    },
+    "callbacks/csv_logger.py": {
+        "run_index >= 0": "a row's number",
+        "sorted(row.keys() - {'epoch'} - set(self.keys or ()))": "names of columns",
+        "sorted({*header[1:], *fresh})": "names of columns",
+    },
+    "callbacks/early_stopping.py": {
+        "epoch < self.start_from_epoch": "numbers of epochs",
+        "sorted(self.host.nonfinite_in(snapshot))": "names of variables",
+        "max((len(row[column]) for row in rows))": "width of a column of text",
+    },
+    "callbacks/model_checkpoint.py": {
+        "free - needed < 0": "bytes",
+        "epoch > 0": "number of an epoch",
+        "sorted(self._template.fields - known)": "names of placeholders",
+        "sorted(known)": "names of metrics",
+        "sorted(self._exempt)": "names of variables",
+        "sorted(self.host.nonfinite() - self._exempt)": "names of variables",
+        "len(bad) > 1": "how many variables",
+        "sorted(numbers.items())": "by name",
+    },
+    "callbacks/reduce_lr_on_plateau.py": {
+        "self.cooldown_counter > 0": "a count of epochs",
+        "epoch > 0": "number of an epoch",
+    },
+    "host.py": {
+        "leaf.element_size() < 4": "bytes of an element",
+    },
+    "keras/fit_frame.py": {
+        "depth > _NEAR": "frames",
+        "frequency <= epochs": "numbers of epochs",
+        "epoch <= epochs": "numbers of epochs",
+    },
+    "keras/host.py": {
+        "sorted(model.get_metrics_result())": "names of metrics",
+        "max(bits // 8, 1)": "bytes of an element",
+    },
+    "keras/callback.py": {
+        "keras.ops.less": "what `monitor_op` shows; the policy compares by itself",
+        "keras.ops.greater": "what `monitor_op` shows; the policy compares by itself",
+    },
+    "runtime/callback.py": {
+        "operator.lt": "what `monitor_op` shows; the policy compares by itself",
+        "operator.gt": "what `monitor_op` shows; the policy compares by itself",
+    },
+    "runtime/summary.py": {
+        "seconds < 60": "seconds",
+        "minutes < 60": "minutes",
+        "ending.last_epoch + 1 < ending.epochs": "numbers of epochs",
+        "len({b.epoch for b in bests}) > 1": "how many",
+        "len({b.monitor for b in bests}) > 1": "how many",
+        "left <= 0": "epochs left",
+    },
+    "store/sidecar.py": {
+        "os.path.getsize(self.path) > _LARGEST": "bytes",
+        "sorted(self._entries)": "names of files",
+        "sorted(merged)": "names of files",
+    },
+}
+ORDERINGS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+RANKING_NAMES = {"min", "max", "sorted"}
+RANKING_ATTRIBUTES = {
+    "less", "greater", "less_equal", "greater_equal", "lt", "gt", "le", "ge", "argmin", "argmax",
+    "nanmin", "nanmax", "minimum", "maximum", "sort",
+}  # fmt: skip
+
+
+def orderings(tree):
+    """Source text of everything that puts two values in order."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(op, ORDERINGS) for op in node.ops):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in RANKING_NAMES:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and node.attr in RANKING_ATTRIBUTES:
+            yield ast.unparse(node)
+
+
+def test_no_metric_value_is_compared_outside_the_core():
+    strangers, unused = [], []
+    for path in sorted(SRC.rglob("*.py")):
+        name = path.relative_to(SRC).as_posix()
+        if name.startswith(("_core/", "testing/", "demo")) or (
+            name.startswith("store/") and name not in {"store/sidecar.py", "store/files.py"}
+        ):
+            continue  # the store orders steps, offsets and sizes; it ranks through `_core` policies
+        found = set(orderings(ast.parse(path.read_text())))
+        allowed = set(ALLOWED.get(name, ()))
+        strangers += [f"{name}: {text}" for text in sorted(found - allowed)]
+        unused += [f"{name}: {text}" for text in sorted(allowed - found)]
+
+    assert strangers == [], "compare metric values in _core, or list why this ranks none"
+    assert unused == [], "take these off the list"
+
+
+def test_the_check_above_can_fail():
+    tree = ast.parse("def f(a, b):\n    return a < b or max(a, b) or np.less(a, b)\n")
+
+    assert sorted(orderings(tree)) == ["a < b", "max(a, b)", "np.less"]
+
+
+def in_a_fresh_interpreter(code):
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return json.loads(result.stdout)
+
+
+def test_importing_peakhold_loads_no_framework():
+    loaded = in_a_fresh_interpreter(
+        "import sys, json, peakhold\n"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+
+    assert "peakhold" in loaded
+    assert not {"keras", "tensorflow", "jax", "torch", "numpy", "h5py", "sklearn"} & set(loaded)
+
+
+def test_only_one_framework_is_loaded_for_a_loop_of_torch():
+    loaded = in_a_fresh_interpreter(
+        "import sys, json, torch, peakhold\n"
+        "model = torch.nn.Linear(2, 1)\n"
+        "stop = peakhold.EarlyStopping('loss', restore_best_weights=True)\n"
+        "cbs = peakhold.CallbackList(stop, model, verbose=0)\n"
+        "cbs.on_train_begin(); cbs.on_epoch_begin(0); cbs.on_epoch_end(0, {'loss': torch.ones(())})\n"
+        "cbs.on_train_end()\n"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+
+    assert not {"keras", "tensorflow", "jax"} & set(loaded)
+
+
+def test_nothing_of_ours_unpickles():
+    """No pickle anywhere: neither imported nor reached through a library's loader."""
+    for path in SRC.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        imported = {
+            alias.name.split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+        assert not {"pickle", "cloudpickle", "dill", "shelve", "marshal"} & imported, path

@@ -48,7 +48,10 @@ def sidecar_of(path):
             with open(os.path.join(folder, note)) as file:
                 content = json.load(file)
             for name, entries in content["files"].items():
-                with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, name), "rb") as file:
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    open(os.path.join(folder, name), "rb") as file,
+                ):
                     digest = xxhash.xxh3_128(file.read()).hexdigest()
                     proved |= {name: e for e in entries if e["checksum"] == digest}
     return proved
@@ -148,7 +151,12 @@ class Behaviours:
         entry = sidecar_of(path)[os.path.basename(path)]
 
         assert same(rig.load(path), rig.at[1])
-        assert (entry["epoch"], entry["value"], entry["monitor"], entry["mode"]) == (1, 0.3, "m", "min")
+        assert (entry["epoch"], entry["value"], entry["monitor"], entry["mode"]) == (
+            1,
+            0.3,
+            "m",
+            "min",
+        )
         assert (saver.best, saver.best_path, saver.latest_path) == (0.3, path, path)
 
     def test_each_epoch_has_its_file_counted_from_one(self, rig, tmp_path):
@@ -220,7 +228,11 @@ class Behaviours:
         path = tmp_path / f"best{rig.suffix}"
         path.write_bytes(b"mine")
         for curve in ([0.5], [0.4]):
-            rig.run([rig.saver(str(path), monitor="m", mode="min", save_best_only=True)], {"m": curve}, 1)
+            rig.run(
+                [rig.saver(str(path), monitor="m", mode="min", save_best_only=True)],
+                {"m": curve},
+                1,
+            )
         rig.run(
             [rig.saver(str(path), monitor="m", mode="min", save_best_only=True,
                        initial_value_threshold=0.35)],
@@ -231,8 +243,10 @@ class Behaviours:
 
     def test_a_resumed_run_goes_on_from_the_best_file(self, rig, tmp_path):
         path = str(tmp_path / f"best{rig.suffix}")
+
         def saver():
             return rig.saver(path, monitor="m", mode="min", save_best_only=True)
+
         rig.run([saver()], {"m": [0.5, 0.2]}, 2)
         best = rig.load(path)
         again = saver()
@@ -246,7 +260,9 @@ class Behaviours:
 
     def test_a_resumed_run_believes_no_sidecar_without_its_file(self, rig, tmp_path):
         path = tmp_path / f"best{rig.suffix}"
-        rig.run([rig.saver(str(path), monitor="m", mode="min", save_best_only=True)], {"m": [0.2]}, 1)
+        rig.run(
+            [rig.saver(str(path), monitor="m", mode="min", save_best_only=True)], {"m": [0.2]}, 1
+        )
         path.write_bytes(path.read_bytes() + b"changed")
         saver = rig.saver(str(path), monitor="m", mode="min", save_best_only=True)
         rig.run([saver], {"m": [0, 0.9]}, 2, start=1)
@@ -471,7 +487,9 @@ class Behaviours:
             10,
             verbose=2,
         )
-        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Peakhold")]
+        lines = [
+            line for line in capsys.readouterr().out.splitlines() if line.startswith("Peakhold")
+        ]
 
         assert lines[0] == (
             "Peakhold: training ended after epoch 4 of 10: m: no improvement for 2 checks "

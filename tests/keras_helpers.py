@@ -1,7 +1,8 @@
 """Small models, scripted metrics, and what a user's own callback would look at."""
 
-import keras
 import numpy as np
+
+import keras
 
 
 def data(n=32, seed=0):

@@ -5,6 +5,7 @@ loads no framework.
 """
 
 from peakhold._core.monitor import Relative
+from peakhold._version import __version__
 from peakhold.advice import silence
 from peakhold.callbacks import (
     Callback,
@@ -17,8 +18,6 @@ from peakhold.callbacks import (
     TerminateOnNaN,
 )
 from peakhold.host import LoopHost
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CSVLogger",

@@ -1,13 +1,14 @@
 """The border between callbacks and a framework: all that a callback may ask of a model.
 
 Only hosts look into users' objects; everything behind this border sees names and numbers. Two hosts
-exist: `LoopHost` here, for loops that people write, and `peakhold.keras.KerasHost`. A framework's own
-host is found by name, and only if the framework is already imported: whoever passes a Keras model
-has imported Keras.
+exist: `LoopHost` here, for loops that people write, and `peakhold.keras.KerasHost`. A framework's
+own host is found by name, and only if the framework is already imported: whoever passes a Keras
+model has imported Keras.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import sys
@@ -16,6 +17,7 @@ from types import CodeType, FrameType
 from typing import Any, BinaryIO, Protocol
 
 from peakhold._core.monitor import Direction
+from peakhold._version import __version__
 from peakhold.errors import HostError
 
 __all__ = ["Host", "LoopHost", "Snapshot", "host_for", "rate_key", "to_number"]
@@ -206,7 +208,9 @@ class LoopHost:
         save: Callable[[str], Any] | None = None,
     ) -> None:
         self.model = model
-        self.optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
+        self.optimizer: Any = (
+            optimizer if optimizer is not None else getattr(model, "optimizer", None)
+        )
         self._get_state, self._set_state = get_state, set_state
         if get_state is None and hasattr(model, "get_weights"):
             self._get_state, self._set_state = model.get_weights, model.set_weights
@@ -302,10 +306,9 @@ class LoopHost:
 
     def _set_flag(self, *, stop: bool) -> None:
         self.stop_training = stop
-        try:
+        # None, frozen and slotted objects take no attribute: there the list tells.
+        with contextlib.suppress(AttributeError, TypeError):
             self.model.stop_training = stop
-        except (AttributeError, TypeError):  # None, frozen and slotted objects: the list tells
-            pass
 
     def remember_loop(self, frame: FrameType) -> None:
         """Note whose loop this is, by its code; keeping the frame would keep its data alive."""
@@ -336,8 +339,6 @@ class LoopHost:
                 shutil.copyfileobj(written, file, 1 << 20)
 
     def versions(self) -> dict[str, str]:
-        from peakhold import __version__
-
         return {"peakhold": __version__}
 
     # Metrics
@@ -375,7 +376,7 @@ def _to_host(leaf: Any) -> Any:
     if hasattr(leaf, "detach"):
         leaf = leaf.detach().cpu()
         # NumPy has no bfloat16: widen, which keeps every value (and NaN, and infinity).
-        narrow = leaf.is_floating_point() and leaf.element_size() < 4  # noqa: PLR2004 - bytes of float32
+        narrow = leaf.is_floating_point() and leaf.element_size() < 4
         return (leaf.float() if narrow else leaf).numpy()
     return leaf
 
@@ -402,15 +403,12 @@ def _safetensors(tree: Any) -> bytes:
     """The tree's arrays under dotted names, in the format of safetensors."""
     leaves = dict(_leaves(tree, convert=False))
     if any(hasattr(leaf, "detach") for leaf in leaves.values()):
-        save = importlib.import_module("safetensors.torch").save
+        of_torch = importlib.import_module("safetensors.torch")
         # The format knows no shared memory: tied weights are written once for each name.
-        tensors = {name: leaf.detach().cpu().clone() for name, leaf in leaves.items()}
-    else:
-        import numpy as np
-        from safetensors.numpy import save
+        return bytes(
+            of_torch.save({name: leaf.detach().cpu().clone() for name, leaf in leaves.items()})
+        )
+    import numpy as np
+    from safetensors.numpy import save
 
-        tensors = {name: np.array(leaf, order="C") for name, leaf in leaves.items()}
-    written: bytes = save(tensors)
-    return written
-
-
+    return bytes(save({name: np.array(leaf, order="C") for name, leaf in leaves.items()}))

@@ -14,9 +14,9 @@ import types
 if os.environ.get("KERAS_BACKEND") == "torch":
     import torch  # noqa: F401 - before TensorFlow, which Keras imports where it is installed
 
-import keras
 import pytest
 
+import keras
 import peakhold.keras as ours
 
 MODULES = {

@@ -9,9 +9,9 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
-from conformance.differences import DELIBERATE, NOT_HERE_YET
 
 import keras
+from conformance.differences import DELIBERATE, NOT_HERE_YET
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 SUITE = pathlib.Path(keras.__file__).parent / "src" / "callbacks"

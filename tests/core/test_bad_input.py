@@ -86,7 +86,9 @@ def test_a_folder_is_no_file(cls, tmp_path):
 
 
 def test_an_unknown_mode_warns_in_the_words_of_keras_and_means_auto():
-    with pytest.warns(UserWarning, match="^EarlyStopping mode 'up' is unknown, fallback to auto mode.$"):
+    with pytest.warns(
+        UserWarning, match="^EarlyStopping mode 'up' is unknown, fallback to auto mode.$"
+    ):
         stopper = peakhold.EarlyStopping(mode="up")
 
     assert stopper.mode == "auto"

@@ -46,7 +46,13 @@ def test_two_values_are_never_each_better_than_the_other(a, b, delta):
 
 @pytest.mark.parametrize(
     ("value", "reference", "improves"),
-    [(0.98, 1.0, True), (0.995, 1.0, False), (98e-6, 100e-6, True), (-1.02, -1.0, True), (0.5, math.inf, True)],
+    [
+        (0.98, 1.0, True),
+        (0.995, 1.0, False),
+        (98e-6, 100e-6, True),
+        (-1.02, -1.0, True),
+        (0.5, math.inf, True),
+    ],
 )
 def test_a_relative_delta_is_a_part_of_the_reference(value, reference, improves):
     assert Criterion(Direction.MIN, 0.01, relative=True).improves(value, reference) is improves

@@ -26,9 +26,7 @@ nan, inf = math.nan, math.inf
 
 values = st.one_of(st.sampled_from([nan, inf, -inf, 0.0, 1.0]), st.floats(-10, 10), st.none())
 histories = st.lists(values, max_size=25)
-criteria = st.builds(
-    Criterion, st.sampled_from(Direction), st.floats(0, 2), st.booleans()
-)
+criteria = st.builds(Criterion, st.sampled_from(Direction), st.floats(0, 2), st.booleans())
 
 
 def run_stopping(policy, history, state=None, start=0):
@@ -77,7 +75,12 @@ def test_when_training_stops(history, patience, baseline, stop, best_epoch):
     assert (at, state.best_epoch) == (stop, best_epoch)
 
 
-@given(history=histories, patience=st.integers(0, 6), baseline=st.none() | st.floats(-5, 5), delta=st.floats(0, 1))
+@given(
+    history=histories,
+    patience=st.integers(0, 6),
+    baseline=st.none() | st.floats(-5, 5),
+    delta=st.floats(0, 1),
+)
 def test_stopping_on_larger_is_stopping_on_smaller_in_a_mirror(history, patience, baseline, delta):
     def mirror(number):
         return None if number is None else -number
@@ -222,7 +225,10 @@ def test_a_failed_save_does_not_move_best_and_a_pending_one_is_to_beat():
     assert policy.committed(state).best == 0.6
 
 
-@given(history=st.lists(st.tuples(values, outcomes), max_size=20), threshold=st.none() | st.floats(-5, 5))
+@given(
+    history=st.lists(st.tuples(values, outcomes), max_size=20),
+    threshold=st.none() | st.floats(-5, 5),
+)
 def test_best_is_the_threshold_or_a_committed_value(history, threshold):
     policy = SaveBest(MIN, threshold)
     state, decisions = run_saving(policy, history)
@@ -233,11 +239,17 @@ def test_best_is_the_threshold_or_a_committed_value(history, threshold):
     ]
 
     assert state.best == (committed[-1] if committed else threshold)
-    assert all(math.isfinite(v) for (v, _), d in zip(history, decisions, strict=True) if isinstance(d, Save))
+    assert all(
+        math.isfinite(v)
+        for (v, _), d in zip(history, decisions, strict=True)
+        if isinstance(d, Save)
+    )
 
 
 @given(
-    history=st.lists(st.tuples(values, outcomes), max_size=20), cut=st.integers(0, 20), criterion=criteria
+    history=st.lists(st.tuples(values, outcomes), max_size=20),
+    cut=st.integers(0, 20),
+    criterion=criteria,
 )
 def test_a_saved_and_restored_saving_state_changes_no_later_decision(history, cut, criterion):
     policy = SaveBest(criterion)
@@ -249,7 +261,11 @@ def test_a_saved_and_restored_saving_state_changes_no_later_decision(history, cu
     assert first + rest == whole
 
 
-@given(n=st.integers(1, 20), epochs=st.lists(st.integers(1, 12), min_size=1, max_size=6), cut=st.integers(0, 60))
+@given(
+    n=st.integers(1, 20),
+    epochs=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    cut=st.integers(0, 60),
+)
 def test_a_save_is_due_after_every_n_batches_whatever_the_epochs(n, epochs, cut):
     policy, state, dues = EveryBatches(n), EveryBatchesState(), []
     batches = [batch for length in epochs for batch in range(length)]

@@ -13,13 +13,13 @@ import pickle
 import signal
 import threading
 
-import keras
 import numpy as np
 import pytest
+
+import keras
+import peakhold.keras as ours
 from conftest import BACKEND
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
-
-import peakhold.keras as ours
 
 stock = keras.callbacks
 needs_pool = pytest.mark.skipif(
@@ -145,7 +145,12 @@ def test_a_first_value_that_is_no_number_does_not_freeze_best(lib, first, tmp_pa
 
 @defect("K-M5", raises=KeyError)
 def test_a_name_whose_metric_is_missing_does_not_end_training(lib, tmp_path):
-    fit(model(), [lib.ModelCheckpoint(tmp_path / "w{epoch}_{val_loss:.4f}.keras")], 2, validation_freq=2)
+    fit(
+        model(),
+        [lib.ModelCheckpoint(tmp_path / "w{epoch}_{val_loss:.4f}.keras")],
+        2,
+        validation_freq=2,
+    )
 
     assert len(list(tmp_path.glob("w*.keras"))) == 2
 
@@ -407,7 +412,10 @@ def test_weights_that_are_no_numbers_never_replace_a_good_file(lib, best_only, g
         x, y * 1000, batch_size=32, epochs=3, verbose=0,
         callbacks=[Explodes(), saver, *guard, recorder],
     )  # fmt: skip
-    if not math.isfinite(recorder.logs[2]["loss"]) or recorder.logs[2]["loss"] >= recorder.logs[1]["loss"]:
+    if (
+        not math.isfinite(recorder.logs[2]["loss"])
+        or recorder.logs[2]["loss"] >= recorder.logs[1]["loss"]
+    ):
         pytest.fail("the scenario: a finite loss, and the best so far")
     if all(np.isfinite(w).all() for w in recorder.weights[2]):
         pytest.fail("the scenario: infinite weights")

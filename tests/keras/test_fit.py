@@ -5,13 +5,13 @@ import json
 import zipfile
 
 import h5py
-import keras
 import numpy as np
 import pytest
+
+import keras
+import peakhold.keras
 from behaviours import Behaviours
 from keras_helpers import data
-
-import peakhold.keras
 
 
 class Script(keras.callbacks.Callback):
@@ -72,7 +72,12 @@ class FitRig:
     def rebuild(self):
         keras.utils.set_random_seed(3)
         self.model = keras.Sequential(
-            [keras.Input((3,)), keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+            [
+                keras.Input((3,)),
+                keras.layers.Dense(4),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dense(1),
+            ]
         )
         self.model.compile(keras.optimizers.SGD(self.first_rate, momentum=0.5), loss="mse")
 
@@ -82,7 +87,18 @@ class FitRig:
     def rate_setter(self, rates):
         return SetsRate(rates)
 
-    def run(self, callbacks, curves, epochs, *, start=0, verbose=0, explode_at=None, raise_at=None, loss_nan_at=None):
+    def run(
+        self,
+        callbacks,
+        curves,
+        epochs,
+        *,
+        start=0,
+        verbose=0,
+        explode_at=None,
+        raise_at=None,
+        loss_nan_at=None,
+    ):
         self.at, self.epochs_run, self.logs, self.batches_run, self.epoch = {}, [], [], 0, -1
         x, y = data()
         script = Script(self, curves, explode_at, raise_at)
@@ -113,9 +129,11 @@ class FitRig:
         found = []
         with h5py.File(path) as file:
             file.visititems(
-                lambda name, node: found.append((name, np.array(node).tobytes()))
-                if isinstance(node, h5py.Dataset)
-                else None
+                lambda name, node: (
+                    found.append((name, np.array(node).tobytes()))
+                    if isinstance(node, h5py.Dataset)
+                    else None
+                )
             )
         return tuple(sorted(found))
 
@@ -151,9 +169,11 @@ def members(path):
     arrays = {}
     with h5py.File(io.BytesIO(content.pop("model.weights.h5"))) as file:
         file.visititems(
-            lambda name, node: arrays.setdefault(name, np.array(node).tobytes())
-            if isinstance(node, h5py.Dataset)
-            else None
+            lambda name, node: (
+                arrays.setdefault(name, np.array(node).tobytes())
+                if isinstance(node, h5py.Dataset)
+                else None
+            )
         )
     return metadata, content, arrays
 

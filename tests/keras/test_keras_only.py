@@ -7,14 +7,14 @@ import signal
 import threading
 import warnings
 
-import keras
 import numpy as np
 import pytest
-from conftest import BACKEND
-from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
 
+import keras
 import peakhold
 import peakhold.keras as pk
+from conftest import BACKEND
+from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
 from peakhold.errors import (
     AdviceWarning,
     HostError,
@@ -140,7 +140,9 @@ def test_two_fits_in_threads_do_not_disturb_each_other(tmp_path, capsys):
 
     def train(name, curve):
         try:
-            stoppers[name] = pk.EarlyStopping("m", mode="min", patience=1, restore_best_weights=True)
+            stoppers[name] = pk.EarlyStopping(
+                "m", mode="min", patience=1, restore_best_weights=True
+            )
             saver = pk.ModelCheckpoint(tmp_path / f"{name}.weights.h5", save_weights_only=True)
             fit(model(), [Curve(m=curve), stoppers[name], saver], 5, verbose=2)
         except Exception as error:
@@ -491,12 +493,16 @@ def test_a_variable_that_is_infinite_from_the_start_is_no_defect(tmp_path):
 
     class Mask(keras.layers.Layer):
         def build(self, shape):
-            self.mask = self.add_weight(shape=(1,), initializer=lambda s, dtype: -np.inf * np.ones(s), trainable=False)
+            self.mask = self.add_weight(
+                shape=(1,), initializer=lambda s, dtype: -np.inf * np.ones(s), trainable=False
+            )
 
         def call(self, x):
             return x
 
-    net = keras.Sequential([keras.Input((3,)), Mask(), keras.layers.Dense(4), keras.layers.Dense(1)])
+    net = keras.Sequential(
+        [keras.Input((3,)), Mask(), keras.layers.Dense(4), keras.layers.Dense(1)]
+    )
     net.compile("sgd", "mse")
     path = tmp_path / "m.weights.h5"
     with pytest.warns(SaveWarning, match="before training; they are not checked"):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from behaviours import Behaviours
 
 import peakhold
+from behaviours import Behaviours
 
 
 class SetsRate(peakhold.Callback):
@@ -43,7 +43,18 @@ class PlainRig:
             set_learning_rate=lambda rate: self.state.update(rate=rate),
         )
 
-    def run(self, callbacks, curves, epochs, *, start=0, verbose=0, explode_at=None, raise_at=None, loss_nan_at=None):
+    def run(
+        self,
+        callbacks,
+        curves,
+        epochs,
+        *,
+        start=0,
+        verbose=0,
+        explode_at=None,
+        raise_at=None,
+        loss_nan_at=None,
+    ):
         self.at, self.epochs_run, self.logs, self.batches_run = {}, [], [], 0
         run = peakhold.CallbackList(callbacks, host=self.host(), epochs=epochs, verbose=verbose)
         run.on_train_begin()

@@ -1,9 +1,9 @@
 """Every behaviour on a loop of PyTorch: a module with BatchNorm, and its optimizer."""
 
-import numpy as np
-import peakhold
 import pytest
 import torch
+
+import peakhold
 from behaviours import Behaviours
 
 
@@ -40,7 +40,18 @@ class TorchRig:
     def rate_setter(self, rates):
         return SetsRate(self, rates)
 
-    def run(self, callbacks, curves, epochs, *, start=0, verbose=0, explode_at=None, raise_at=None, loss_nan_at=None):
+    def run(
+        self,
+        callbacks,
+        curves,
+        epochs,
+        *,
+        start=0,
+        verbose=0,
+        explode_at=None,
+        raise_at=None,
+        loss_nan_at=None,
+    ):
         self.at, self.epochs_run, self.logs, self.batches_run = {}, [], [], 0
         run = peakhold.CallbackList(
             callbacks, self.model, optimizer=self.optimizer, epochs=epochs, verbose=verbose

@@ -13,7 +13,14 @@ from typing import Any
 from peakhold._core.monitor import Relative
 from peakhold.errors import InvalidArgumentError
 
-__all__ = ["check_count", "check_delta", "check_monitor", "check_number", "check_text", "check_verbose"]
+__all__ = [
+    "check_count",
+    "check_delta",
+    "check_monitor",
+    "check_number",
+    "check_text",
+    "check_verbose",
+]
 
 
 def _as_int(value: Any) -> int | None:

@@ -54,10 +54,11 @@ class FileTemplate:
         except ValueError as error:
             raise TemplateError(str(error)) from error
         fields = set()
-        for _, name, spec, _ in pieces:
+        for _, name, spec, conversion in pieces:
             if name is None:
                 continue
-            if not re.fullmatch(r"[^\W\d][\w/\- ]*", name) or (spec and "{" in spec):
+            plain = re.fullmatch(r"[^\W\d][\w/\- ]*", name) and conversion in {None, "r", "s"}
+            if not plain or (spec and "{" in spec):
                 message = f"{{{name}}} is not the name of a metric"
                 raise TemplateError(message)
             fields.add(name)
@@ -80,8 +81,10 @@ class FileTemplate:
             if name is None:
                 continue
             value = values.get(name)
-            if conversion:
-                value = {"r": repr, "s": str, "a": ascii}[conversion](value)
+            if conversion == "r":
+                value = repr(value)
+            elif conversion == "s":
+                value = str(value)
             try:
                 pieces.append(MISSING if value is None else format(value, spec or ""))
             except (TypeError, ValueError):

@@ -99,18 +99,20 @@ class Criterion:
 
 
 # Last words whose direction is the same wherever they are used. Everything else must be told.
-_SMALLER = frozenset(
-    "loss mae mse rmse msle mape error perplexity ppl wer cer crossentropy brier hinge "
-    "mean_absolute_error mean_squared_error root_mean_squared_error mean_absolute_percentage_error "
-    "mean_squared_logarithmic_error false_positives false_negatives kl_divergence logcosh "
-    "categorical_crossentropy binary_crossentropy sparse_categorical_crossentropy".split()
-)
-_LARGER = frozenset(
-    "accuracy acc auc precision recall f1 f1_score fbeta_score iou mean_io_u mean_iou miou dice "
-    "bleu rouge map ndcg mrr r2 r2_score psnr ssim true_positives true_negatives "
-    "binary_accuracy categorical_accuracy sparse_categorical_accuracy "
-    "top_k_categorical_accuracy sparse_top_k_categorical_accuracy".split()
-)
+_SMALLER = frozenset({
+    "loss", "mae", "mse", "rmse", "msle", "mape", "error", "perplexity", "ppl", "wer", "cer",
+    "crossentropy", "brier", "hinge", "logcosh", "kl_divergence", "false_positives",
+    "false_negatives", "mean_absolute_error", "mean_squared_error", "root_mean_squared_error",
+    "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "categorical_crossentropy",
+    "binary_crossentropy", "sparse_categorical_crossentropy",
+})  # fmt: skip
+_LARGER = frozenset({
+    "accuracy", "acc", "auc", "precision", "recall", "f1", "f1_score", "fbeta_score", "iou", "miou",
+    "mean_iou", "mean_io_u", "dice", "bleu", "rouge", "map", "ndcg", "mrr", "r2", "r2_score",
+    "psnr", "ssim", "true_positives", "true_negatives", "binary_accuracy", "categorical_accuracy",
+    "sparse_categorical_accuracy", "top_k_categorical_accuracy",
+    "sparse_top_k_categorical_accuracy",
+})  # fmt: skip
 # Of these, only the following still mean the same behind any prefix (`out1_mae`, `dev_f1`).
 _SMALLER_SUFFIXES = ("loss", "mae", "mse", "rmse", "perplexity")
 _LARGER_SUFFIXES = ("accuracy", "acc", "auc", "precision", "recall", "f1", "f1_score")
@@ -176,7 +178,7 @@ def closest_name(monitor: str, available: Iterable[str]) -> str | None:
         if any(candidate in group and wanted in group for group in _ALIASES):
             return (1, 0.0, name)
         ratio = difflib.SequenceMatcher(None, wanted, candidate).ratio()
-        return (2, -ratio, name) if ratio >= 0.6 else (9, 0.0, name)  # noqa: PLR2004 - difflib's own cutoff
+        return (2, -ratio, name) if ratio >= 0.6 else (9, 0.0, name)
 
     best = min(map(rank, names), default=(9, 0.0, ""))
-    return best[2] if best[0] != 9 else None  # noqa: PLR2004 - the rank of "unlike"
+    return best[2] if best[0] != 9 else None

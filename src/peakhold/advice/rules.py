@@ -136,8 +136,9 @@ def plateau_too_late(facts: Facts) -> Iterator[Advice]:
                     "E6",
                     "warning",
                     f"ReduceLROnPlateau(patience={plateau.patience}) waits no shorter than "
-                    f"EarlyStopping(patience={stopper.patience}): the lower rate never gets its chance; write "
-                    f"patience={max(plateau.patience * 2, 2)} or more for EarlyStopping.",
+                    f"EarlyStopping(patience={stopper.patience}), so the lower rate never gets its "
+                    f"chance; write patience={max(plateau.patience * 2, 2)} or more for "
+                    "EarlyStopping.",
                 )
 
 
@@ -156,7 +157,7 @@ def useless_patience(facts: Facts) -> Iterator[Advice]:
                 "E7",
                 "warning",
                 f"EarlyStopping(patience={stopper.patience}) cannot stop a run of {facts.epochs} "
-                f"epoch{'s' if facts.epochs != 1 else ''}; write a smaller patience or more epochs.",
+                "epoch(s); write a smaller patience or more epochs.",
             )
 
 

@@ -14,7 +14,6 @@ from peakhold.runtime.callback import Callback, Participant
 __all__ = ["CallbackList"]
 
 
-
 def flatten(callbacks: Any) -> list[Any]:
     """One callback, a list of them, lists in lists: all in one row, in order."""
     if callbacks is None:

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-1. The file is whole at every moment: a row is added by one write, and whatever changes more than the
-   end (a new column, a repaired line, the first row of a new log) is committed as a new file.
+1. The file is whole at every moment: a row is added by one write, and whatever changes more than
+   the end (a new column, a repaired line, the first row of a new log) is committed as a new file.
 2. No row is lost and no column shifts: rows find their columns by name.
 3. No file is held open between epochs: there is nothing to close when training breaks.
 """
@@ -70,7 +70,8 @@ class CSVLogger(Participant):
         learning_rate: bool | None = None,
     ) -> None:
         super().__init__()
-        path = os.fspath(filename) if isinstance(filename, (str, os.PathLike)) else filename
+        given: Any = filename
+        path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
         self.filename = check_text(
             "filename", path, "the path of a file", hint="pass a path such as 'logs/train.csv'."
         )
@@ -112,9 +113,9 @@ class CSVLogger(Participant):
                 self.filename, error.strerror or str(error), expected="a file that can be written"
             ) from error
         if self.append:
-            self._check_header()
+            self._check_file()
 
-    def _check_header(self) -> None:
+    def _check_file(self) -> None:
         header, _, _ = self._read()
         if header and header[0] != "epoch":
             raise SaveError.for_path(

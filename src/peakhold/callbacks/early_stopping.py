@@ -226,7 +226,8 @@ class EarlyStopping(Monitored):
         if self.restore_best_weights and self._snapshot is not None:
             if self.verbose:
                 self.host.say(
-                    f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}."
+                    "Restoring model weights from the end of the best epoch: "
+                    f"{self.best_epoch + 1}."
                 )
             self.restore_best()
 

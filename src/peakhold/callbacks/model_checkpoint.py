@@ -196,7 +196,9 @@ class ModelCheckpoint(Monitored):
                 hint="write {epoch:02d} or {val_loss:.4f}; a literal brace is written twice.",
             ) from error
         if self._file_suffixes is not None:
-            wanted = [s for s in self._file_suffixes if (s == ".weights.h5") == self.save_weights_only]
+            wanted = [
+                s for s in self._file_suffixes if (s == ".weights.h5") == self.save_weights_only
+            ]
             weights = text.endswith(".weights.h5")
             if not text.endswith(tuple(wanted)) or weights != self.save_weights_only:
                 raise InvalidArgumentError.for_argument(
@@ -332,7 +334,7 @@ class ModelCheckpoint(Monitored):
     def _no_batch_end(self, batch: int, logs: Any = None) -> None: ...
 
     @property
-    def on_train_batch_end(self) -> Any:  # type: ignore[override]
+    def on_train_batch_end(self) -> Any:
         """The batch hook: a no-op in Keras's sense unless `save_freq` counts batches (K-D1)."""
         return self._no_batch_end if self.save_freq == "epoch" else self._batch_end
 
@@ -383,9 +385,7 @@ class ModelCheckpoint(Monitored):
         self.latest_path = path
         self._say(f"\nEpoch {epoch + 1}: finished saving model to {path}")
 
-    def _wanted(
-        self, epoch: int, value: float | None, logs: Mapping[str, Any], path: str
-    ) -> bool:
+    def _wanted(self, epoch: int, value: float | None, logs: Mapping[str, Any], path: str) -> bool:
         """Whether a ranked save is wanted; if so it is pending from now on."""
         if value is None:
             self._due = self.save_freq != "epoch"

@@ -1,4 +1,4 @@
-"""A callback that ranks epochs by a metric: whose direction it is, and who is told when it is not there.
+"""A callback that ranks epochs by a metric: its direction, and who is told when it is missing.
 
 Rules of this file (keras-defects 6.3; the fewest false alarms):
 

@@ -27,7 +27,7 @@ class ReduceLROnPlateau(Monitored):
 
     Args:
         monitor: Name of the metric. Defaults to `"val_loss"`.
-        factor: New rate = old rate × `factor`; at least 0 and below 1. Defaults to `0.1`.
+        factor: New rate = old rate * `factor`; at least 0 and below 1. Defaults to `0.1`.
         patience: Epochs without improvement before a cut. Defaults to `10`.
         verbose: 0 is silent, 1 says each cut. Defaults to `0`.
         mode: `"min"`, `"max"` or `"auto"`. Defaults to `"auto"`.

@@ -44,17 +44,23 @@ def adapt(callback: Any) -> Any:
             "a callback of Peakhold or Keras",
             hint="pass an instance, such as EarlyStopping('val_loss', patience=3).",
         )
-    adapted = _adapted_class(type(callback)).__new__(_adapted_class(type(callback)))
+    own: Any = type(callback)
+    cls = _adapted_class(own)
+    adapted = cls.__new__(cls)
     adapted.__dict__ = callback.__dict__
     return adapted
 
 
 @cache
-def _adapted_class(cls: type) -> type:
+def _adapted_class(cls: Any) -> Any:
     """The class itself and Keras's, in one; ours exist already."""
     drop_ins = vars(__import__("peakhold.keras", fromlist=["keras"]))
     known = drop_ins.get(cls.__name__)
-    if cls.__module__.startswith("peakhold.") and isinstance(known, type) and issubclass(known, cls):
+    if (
+        cls.__module__.startswith("peakhold.")
+        and isinstance(known, type)
+        and issubclass(known, cls)
+    ):
         return known
 
     def reduce(self: Any) -> tuple[Any, ...]:
@@ -63,4 +69,6 @@ def _adapted_class(cls: type) -> type:
         original.__dict__ = Callback.__getstate__(self)
         return adapt, (original,)
 
-    return type(cls.__name__, (cls, KerasCallback), {"__reduce__": reduce, "__module__": cls.__module__})
+    return type(
+        cls.__name__, (cls, KerasCallback), {"__reduce__": reduce, "__module__": cls.__module__}
+    )

@@ -6,9 +6,9 @@ import weakref
 from collections.abc import Callable as Function
 from typing import Any
 
-import keras
 from keras.callbacks import Callback as KerasOwn
 
+import keras
 from peakhold._core.monitor import Direction
 from peakhold.host import LoopHost
 from peakhold.keras import saving

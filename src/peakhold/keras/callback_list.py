@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import Any
+from typing import Any, cast
 
 from keras.callbacks import CallbackList as KerasOwn
 
@@ -49,7 +49,7 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         optimizer: Any = None,
         **params: Any,
     ) -> None:
-        self._optimizer, self._model = optimizer, None
+        self._optimizer, self._model = optimizer, cast("Any", None)
         flat = [_fit_for_keras(callback) for callback in flatten(callbacks)]
         super().__init__(flat, add_history, add_progbar, model, **params)
 

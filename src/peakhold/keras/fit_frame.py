@@ -37,9 +37,7 @@ def calling_list(callback: Any) -> Any:
         if depth > _NEAR:
             return None
         caller = frame.f_locals.get("self")
-        if isinstance(caller, KerasList) and any(
-            one is callback for one in caller.callbacks
-        ):
+        if isinstance(caller, KerasList) and any(one is callback for one in caller.callbacks):
             return caller
     return None
 

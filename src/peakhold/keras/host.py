@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import Any, BinaryIO
 
-import keras
 import numpy as np
 
+import keras
 from peakhold._core.monitor import Direction
+from peakhold._version import __version__
 from peakhold.errors import HostError, LearningRateScheduleError
 from peakhold.host import OPTIMIZER, WEIGHTS, Snapshot, nonfinite_names
 from peakhold.keras import saving
@@ -27,6 +28,7 @@ from peakhold.keras.fit_frame import is_fit_of, validation_runs
 __all__ = ["KerasHost", "host_for"]
 
 AVERAGE = "average"
+_DIRECTIONS: dict[Any, Direction] = {"up": Direction.MAX, "down": Direction.MIN}
 
 
 def host_for(model: Any, optimizer: Any = None) -> KerasHost | None:
@@ -192,8 +194,6 @@ class KerasHost:
         saving.write(self._synced(), file, suffix, scratch)
 
     def versions(self) -> dict[str, str]:
-        from peakhold import __version__
-
         return {
             "peakhold": __version__,
             "keras": keras.__version__,
@@ -216,7 +216,7 @@ class KerasHost:
         for container in self.model.metrics:
             for prefix, metric in _compiled(container):
                 up_or_down = getattr(metric, "_direction", None)
-                direction = {"up": Direction.MAX, "down": Direction.MIN}.get(up_or_down)
+                direction = _DIRECTIONS.get(up_or_down)
                 for name in {metric.name, f"{prefix}_{metric.name}" if prefix else metric.name}:
                     # Two outputs may disagree about a bare name: then it tells nothing.
                     known = directions.setdefault(name, direction)
@@ -245,7 +245,7 @@ def _is_float(variable: Any) -> bool:
 
 def _n_bytes(variable: Any) -> int:
     dtype = str(variable.dtype)
-    bits = int("".join(c for c in dtype.split("_")[0] if c.isdigit()) or 8)
+    bits = int("".join(c for c in dtype.split("_", maxsplit=1)[0] if c.isdigit()) or 8)
     return int(np.prod(variable.shape)) * max(bits // 8, 1)
 
 

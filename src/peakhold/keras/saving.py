@@ -17,7 +17,6 @@ import shutil
 import tempfile
 from typing import Any, BinaryIO
 
-
 __all__ = ["SUFFIXES", "write"]
 
 SUFFIXES = (".keras", ".h5", ".weights.h5")
@@ -84,5 +83,3 @@ def _by_own_method(model: Any, method: str, file: BinaryIO, suffix: str, scratch
         getattr(model, method)(path)
         with open(path, "rb") as written:
             shutil.copyfileobj(written, file, 1 << 20)
-
-

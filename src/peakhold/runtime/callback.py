@@ -15,7 +15,7 @@ import operator
 import sys
 from collections.abc import Callable as Function
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from peakhold._core.monitor import Direction
 from peakhold._core.observation import Event
@@ -270,8 +270,8 @@ class Participant(Callback):
         return {"class": _plain_class(type(self)).__name__}
 
     def _check_header(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        header = self._header()
-        got = {key: state.get(key) for key in header} if isinstance(state, Mapping) else state
+        header, given = self._header(), cast("Any", state)
+        got = {key: given.get(key) for key in header} if isinstance(given, Mapping) else given
         if got != header:
             raise InvalidArgumentError.for_argument(
                 "state",
@@ -300,8 +300,5 @@ def _where_to_import(callback: Callback) -> str:
     if plain is type(callback):
         return f"from peakhold.keras import {plain.__name__}"
     return (
-        f"derive it from peakhold.keras.{plain.__name__}, "
-        "or pass peakhold.keras.adapt(callback)."
+        f"derive it from peakhold.keras.{plain.__name__}, or pass peakhold.keras.adapt(callback)."
     )
-
-

@@ -215,7 +215,7 @@ class Session:
             reference = weakref.ref(self)
             self._interrupt = Interrupt(
                 lambda frame: (s := reference()) is not None and s.host.owns_frame(frame),
-                lambda: (s := reference()) is not None and s._on_interrupt(),
+                lambda: s._on_interrupt() if (s := reference()) is not None else None,
             )
             if not self._interrupt.install() and not self.quiet:
                 self.host.say(
@@ -263,7 +263,7 @@ class Session:
         error: BaseException | None = None
         try:
             self._end_members(segment, logs)
-        except Exception as caught:  # noqa: BLE001 - raised below, once everything is put right
+        except Exception as caught:
             error = caught
         if all(id(m) in self._ended or not _reports_end(m) for m in self.members):
             self._finish(logs, error)
@@ -282,7 +282,7 @@ class Session:
         try:
             # A user's override may not have called super() yet, and must not come too late.
             self._end_members(self.members, logs)
-        except Exception as caught:  # noqa: BLE001 - raised below
+        except Exception as caught:
             error = error or caught
         if self._interrupt is not None:
             self._interrupt.uninstall()
@@ -312,7 +312,7 @@ def _run(members: Iterable[Participant], handlers: Sequence[str], args: tuple[An
         for member in members:
             try:
                 getattr(member, handler)(*args)
-            except Exception as error:  # noqa: BLE001 - raised below, after the others had their turn
+            except Exception as error:
                 if first is None:
                     first = error
                 else:
@@ -322,9 +322,8 @@ def _run(members: Iterable[Participant], handlers: Sequence[str], args: tuple[An
 
 
 def _reports_end(member: Participant) -> bool:
-    return (
-        type(member).on_train_end is Participant.on_train_end
-        and "on_train_end" not in vars(member)
+    return type(member).on_train_end is Participant.on_train_end and "on_train_end" not in vars(
+        member
     )
 
 
@@ -353,7 +352,7 @@ def _segments(callbacks: Iterable[Any]) -> dict[int, list[Participant]]:
 
 
 def _is_strange(callback: Any) -> bool:
-    """Whether hooks of this callback are a user's: of a class, or set on the object (a lambda's)."""
+    """Whether hooks of this callback are a user's: of a class, or set on the object."""
     if isinstance(callback, Participant):
         return not _is_plain(callback)
     own = type(callback).__module__.startswith(("keras.src.callbacks.", "peakhold."))

@@ -44,10 +44,10 @@ def duration(seconds: float) -> str:
         >>> duration(75.2), duration(3.21), duration(7384)
         ('1 min 15 s', '3.2 s', '2 h 3 min')
     """
-    if seconds < 60:  # noqa: PLR2004 - a minute
+    if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004 - an hour
+    if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
@@ -64,13 +64,19 @@ def summarize(ending: Ending, members: Iterable[Any]) -> list[str]:
 
 
 def _why(ending: Ending) -> str:
-    last = "before its first epoch" if ending.last_epoch is None else f"after epoch {ending.last_epoch + 1}"
+    last = (
+        "before its first epoch"
+        if ending.last_epoch is None
+        else f"after epoch {ending.last_epoch + 1}"
+    )
     of = f" of {ending.epochs}" if ending.epochs and ending.last_epoch is not None else ""
     if ending.interrupted:
         return f"training ended {last}{of}: Ctrl-C."
     if ending.reason is not None:
         return f"training ended {last}{of}: {ending.reason}."
-    if ending.epochs is not None and (ending.last_epoch is None or ending.last_epoch + 1 < ending.epochs):
+    if ending.epochs is not None and (
+        ending.last_epoch is None or ending.last_epoch + 1 < ending.epochs
+    ):
         return f"training ended {last}{of}: something set stop_training."
     return f"training ended {last}{of}: all epochs were run."
 

@@ -25,10 +25,11 @@ from typing import Any, BinaryIO, final
 
 import xxhash
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows: no kernel lock to see, so nothing is swept there
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 __all__ = ["Committed", "checksum", "commit", "keep_aside", "sweep"]
 

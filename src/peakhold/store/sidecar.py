@@ -57,15 +57,18 @@ class Entry:
 
 def _read_entry(raw: Any) -> Entry | None:
     known = {f.name for f in fields(Entry)}
-    try:
-        entry = Entry(**{key: value for key, value in raw.items() if key in known})
-    except (AttributeError, TypeError):
+    if not isinstance(raw, dict):
         return None
-    value_is_number = entry.value is None or (
-        isinstance(entry.value, (int, float)) and math.isfinite(entry.value)
-    )
-    whole = isinstance(entry.checksum, str) and isinstance(entry.epoch, int) and value_is_number
-    return entry if whole else None
+    value = raw.get("value")
+    rankable = value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+    if not (
+        isinstance(raw.get("checksum"), str) and isinstance(raw.get("epoch"), int) and rankable
+    ):
+        return None
+    try:
+        return Entry(**{key: value for key, value in raw.items() if key in known})
+    except TypeError:
+        return None
 
 
 @final
@@ -161,12 +164,13 @@ class Sidecar:
         """
         standing = self.entry_for(name)
         stem = name.removesuffix(suffix)
-        for number in itertools.count(1):
-            aside = f"{stem}.previous{'' if number == 1 else f'-{number}'}{suffix}"
+        aside = f"{stem}.previous{suffix}"
+        for number in itertools.count(2):
             if not os.path.lexists(os.path.join(self.folder, aside)):
                 break
             held = self.entry_for(aside)
             if held is None or standing is None:
+                aside = f"{stem}.previous-{number}{suffix}"
                 continue
             same = (held.monitor, held.mode) == (standing.monitor, standing.mode)
             if same and better is not None and better(held.value, standing.value):

@@ -41,7 +41,7 @@ class PlateauPolicy:
 
     Args:
         criterion: What counts as better.
-        factor: New rate = old rate × `factor`. At least 0 and below 1.
+        factor: New rate = old rate * `factor`. At least 0 and below 1.
         patience: Checks without improvement before a cut.
         cooldown: Checks after a cut in which nothing is counted.
         min_lr: No rate goes below it. At least 0.

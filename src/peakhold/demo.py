@@ -36,8 +36,6 @@ BATCH_SIZE = 64
 PATIENCE = 10  # epochs that stopping sits out
 PLATEAU_PATIENCE = 4  # less than half of it: the lower rate gets its chance before the end
 MAX_TRAINING_IMAGES = 4000  # of larger data sets: about a minute on two slow cores
-
-
 INTERRUPTED = 130  # what shells say for a program that Ctrl-C ended
 
 

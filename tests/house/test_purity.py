@@ -121,6 +121,22 @@ def test_the_check_above_can_fail():
     assert sorted(orderings(tree)) == ["a < b", "max(a, b)", "np.less"]
 
 
+PURE = {
+    "__future__", "collections", "dataclasses", "difflib", "enum", "math", "operator", "re",
+    "string", "struct", "typing",
+}  # fmt: skip
+
+
+def test_the_core_imports_only_pure_parts_of_the_standard_library():
+    for path in (SRC / "_core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                ours = name.startswith(("peakhold._core", "peakhold.errors"))
+                assert ours or name.split(".")[0] in PURE, f"{path.name} imports {name}"
+
+
 def in_a_fresh_interpreter(code):
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120

@@ -30,7 +30,7 @@ def test_every_claim_holds_and_a_second_run_keeps_the_first_ones_best(tmp_path):
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "FAILED" not in first.stdout
     assert first.stdout.count("\n  ok  ") == 7
-    assert first.stderr == ""
+    assert "oneDNN" not in first.stderr, "TensorFlow's chatter hides our lines"
     out = tmp_path / "peakhold-demo"
     best = (out / "best.keras").read_bytes()
     assert not (out / "best.previous.keras").exists()
@@ -70,14 +70,13 @@ def test_ctrl_c_leaves_a_whole_file_of_the_best_epoch(tmp_path):
         (["--out", "a_file"], "expected a folder that can be written"),
     ],
 )
-def test_what_cannot_begin_is_one_sentence(options, expected, tmp_path):
+def test_what_cannot_begin_is_one_sentence(options, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").touch()
 
-    result = run(tmp_path, *options)
+    assert demo.main(options) == 2
 
-    assert result.returncode == 2
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
+    assert expected in capsys.readouterr().err
 
 
 def _trained(folder, epochs=3):

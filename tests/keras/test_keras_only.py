@@ -212,6 +212,33 @@ def test_an_epoch_that_was_whole_when_ctrl_c_came_counts():
     assert epoch_of(net.get_weights(), recorder) == 2
 
 
+def test_ctrl_c_between_epochs_breaks_none_of_them(tmp_path):
+    recorder, path = Recorder(), tmp_path / "last.weights.h5"
+
+    class Between(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    saver = pk.ModelCheckpoint(path, save_weights_only=True)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), [Between(), saver, recorder], 9)
+
+    assert epoch_of(saved_weights(path), recorder) == 1
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_one_broken_epoch(tmp_path):
+    class Early(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    saver = pk.ModelCheckpoint(tmp_path / "last.keras")
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), [saver, Early()], 9)
+
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_broken_epoch_is_neither_saved_nor_logged(tmp_path):
     recorder, path = Recorder(), tmp_path / "last.weights.h5"
     with pytest.raises(KeyboardInterrupt):

@@ -70,6 +70,8 @@ class EarlyStopping(Monitored):
         `keras.callbacks.EarlyStopping` of Keras 3.15; see "Differences from Keras" in the docs.
     """
 
+    ranks_epochs = True
+
     def __init__(
         self,
         monitor: str = "val_loss",

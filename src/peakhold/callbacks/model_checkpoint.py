@@ -89,7 +89,7 @@ class ModelCheckpoint(Monitored):
 
     Example:
         >>> import numpy as np, tempfile
-        >>> from peakhold import CallbackList, LoopHost
+        >>> from peakhold import CallbackList, LoopHost, ModelCheckpoint
         >>> params = {"w": np.zeros(3)}
         >>> saver = ModelCheckpoint(
         ...     f"{tempfile.mkdtemp()}/best.safetensors", "loss", save_best_only=True
@@ -108,6 +108,8 @@ class ModelCheckpoint(Monitored):
     Source:
         `keras.callbacks.ModelCheckpoint` of Keras 3.15; K-M1 to K-M10.
     """
+
+    ranks_epochs = True
 
     def __init__(
         self,

@@ -114,7 +114,8 @@ class KerasHost:
     def nonfinite(self) -> frozenset[str]:
         model = self._synced()
         variables = [*model.variables, *_optimizer_variables(self._optimizer)]
-        return nonfinite_names((v.path, _array(v)) for v in variables if _is_float(v))
+        arrays = ((v.path, keras.ops.convert_to_numpy(v)) for v in variables if _is_float(v))
+        return nonfinite_names(arrays)
 
     def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
         weights = snapshot.get(WEIGHTS)

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from peakhold._core.monitor import Direction
 from peakhold._core.observation import Event
+from peakhold.advice import Facts
 from peakhold.errors import InvalidArgumentError, NeutralCallbackError
 from peakhold.host import Host, host_for
+from peakhold.runtime.summary import Best
 
 if TYPE_CHECKING:
     from peakhold.runtime.session import Session
@@ -255,6 +257,18 @@ class Participant(Callback):
     def _keep_last(self, logs: Any) -> None: ...
 
     def _end(self, logs: Any) -> None: ...
+
+    # Words
+
+    ranks_epochs = False
+    """Whether this callback has something to say about the best epoch of a run."""
+
+    def _tell(self, facts: Facts) -> Facts:
+        """Add what this callback is set to do to what the advice is made from."""
+        return facts
+
+    def _summary(self) -> Best | str | None:
+        """What it holds for the best, or a sentence why it holds nothing."""
 
     @property
     def session(self) -> Session:

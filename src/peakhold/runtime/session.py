@@ -99,7 +99,7 @@ class Session:
         self.interrupted = False
         self.broken_epoch = False
         """Whether Ctrl-C cut the running epoch short."""
-        self._in_test = False
+        self._in_batches = False
         self._clock = time.monotonic()
         self._called: set[int] = set()
         self._begun: set[int] = set()
@@ -193,11 +193,16 @@ class Session:
             if self.start_epoch is None:
                 self.start_epoch = args[0]
             self.epoch, self.tested = args[0], False
+            # `fit` looks at the flag only after a batch: an epoch begun after Ctrl-C is cut short.
+            self._in_batches, self.broken_epoch = True, self.interrupted
         elif event is Event.TEST_BEGIN:
-            self._in_test = True
+            self._in_batches = False
         elif event is Event.TEST_END:
-            self._in_test, self.tested = False, True
-        elif event is Event.EPOCH_END and self.last_epoch != args[0]:
+            self.tested = True
+        elif event is Event.EPOCH_END:
+            self._in_batches = False
+            if self.last_epoch == args[0]:
+                return
             self.epoch = self.last_epoch = args[0]
             if not self.broken_epoch:
                 self.n_epochs_done += 1
@@ -234,9 +239,7 @@ class Session:
     def _advise(self) -> None:
         facts = Facts(epochs=self.epochs, validates=self.host.validates())
         for member in self.members:
-            tell = getattr(member, "_tell", None)
-            if tell is not None:
-                facts = tell(facts)
+            facts = member._tell(facts)
         for advice in give(facts) if self.driven else ():
             if advice.level == "warning":
                 self.warn(str(advice), AdviceWarning)
@@ -246,7 +249,7 @@ class Session:
     def _on_interrupt(self) -> None:
         # In a signal handler: set flags, nothing else.
         self.interrupted = True
-        self.broken_epoch = not self._in_test
+        self.broken_epoch = self._in_batches
         self.host.request_stop()
 
     def keep_last(self, logs: Any) -> None:

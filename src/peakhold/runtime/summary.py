@@ -54,10 +54,10 @@ def duration(seconds: float) -> str:
 
 def summarize(ending: Ending, members: Iterable[Any]) -> list[str]:
     """The lines; none if no callback of the run ranks epochs."""
-    tellers = [m for m in members if hasattr(m, "_summary")]
+    tellers = [member for member in members if member.ranks_epochs]
     if not tellers:
         return []
-    told = [m._summary() for m in tellers]
+    told = [member._summary() for member in tellers]
     bests = [t for t in told if isinstance(t, Best)]
     notes = [t for t in told if isinstance(t, str)]
     return [f"Peakhold: {line}" for line in (_why(ending), _best(bests, notes), _saved(ending))]

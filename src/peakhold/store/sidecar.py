@@ -130,10 +130,11 @@ class Sidecar:
             entry: What is about to stand under it.
             standing: The valid entry of the file it replaces, if that is known already.
         """
-        old = [standing] if standing is not None else self._entries.get(name, [])
+        known = self._read() or self._entries  # another callback may write the same template
+        old = [standing] if standing is not None else known.get(name, [])
         merged = {
             other: entries
-            for other, entries in self._entries.items()
+            for other, entries in known.items()
             if other != name and os.path.lexists(os.path.join(self.folder, other))
         }
         merged[name] = [entry, *(e for e in old[:2] if e.checksum != entry.checksum)]

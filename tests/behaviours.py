@@ -7,7 +7,6 @@ values into the logs where a test needs a curve of its own choosing.
 import contextlib
 import copy
 import csv
-import itertools
 import json
 import math
 import os
@@ -376,7 +375,7 @@ class Behaviours:
 
     def test_no_result_depends_on_the_order_in_the_list(self, rig, tmp_path):
         results = set()
-        for number, order in enumerate(itertools.permutations(range(4))):
+        for number, order in enumerate(rig.orders):
             folder = tmp_path / str(number)
             parts = [
                 rig.lib.EarlyStopping(

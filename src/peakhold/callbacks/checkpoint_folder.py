@@ -88,7 +88,9 @@ class CheckpointFolder:
             nonlocal aside, standing
             if standing is None and os.path.exists(path):
                 standing = sidecar.entry_for(name)
-                if standing is None or not goes_on:
+                # After a failed save it may be this run's own.
+                own = standing is not None and standing.run_id == self.run_id
+                if standing is None or not (goes_on or own):
                     aside = sidecar.set_aside(name, self.suffix, better)
             full = replace(entry, checksum=committed.checksum, size=committed.size)
             sidecar.record(name, full, standing=standing)

@@ -12,7 +12,7 @@ from peakhold._core.monitor import Relative
 from peakhold._core.observation import Observation, is_finite
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
 from peakhold.advice import Facts, Stopper
-from peakhold.callbacks.monitored import Monitored, value_text
+from peakhold.callbacks.monitored import Monitored, View, value_text
 from peakhold.errors import HostError
 from peakhold.host import OPTIMIZER, WEIGHTS, Snapshot
 from peakhold.runtime.summary import Best
@@ -106,41 +106,10 @@ class EarlyStopping(Monitored):
 
     # Public attributes are views of the state.
 
-    @property
-    def best(self) -> float | None:
-        """Best value so far."""
-        return self._state.best
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._state = replace(self._state, best=value)
-
-    @property
-    def best_epoch(self) -> int:
-        """Index of the best epoch, from 0."""
-        return self._state.best_epoch
-
-    @best_epoch.setter
-    def best_epoch(self, epoch: int) -> None:
-        self._state = replace(self._state, best_epoch=epoch)
-
-    @property
-    def wait(self) -> int:
-        """Checks without improvement so far."""
-        return self._state.wait
-
-    @wait.setter
-    def wait(self, wait: int) -> None:
-        self._state = replace(self._state, wait=wait)
-
-    @property
-    def stopped_epoch(self) -> int:
-        """Index of the epoch that stopped training, from 0; 0 if none did."""
-        return self._state.stopped_epoch
-
-    @stopped_epoch.setter
-    def stopped_epoch(self, epoch: int) -> None:
-        self._state = replace(self._state, stopped_epoch=epoch)
+    best = View[float | None]("Best value so far.")
+    best_epoch = View[int]("Index of the best epoch, from 0.")
+    wait = View[int]("Checks without improvement so far.")
+    stopped_epoch = View[int]("Index of the epoch that stopped training, from 0; 0 if none did.")
 
     @property
     def best_weights(self) -> Any:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable as Function
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, cast, overload
 
 from peakhold._core.arguments import check_delta, check_monitor
 from peakhold._core.monitor import Criterion, Direction, Relative, closest_name, infer_direction
@@ -32,7 +33,29 @@ from peakhold.errors import (
 from peakhold.host import to_number
 from peakhold.runtime.callback import Participant
 
-__all__ = ["Monitored", "value_text"]
+__all__ = ["Monitored", "View", "value_text"]
+
+T = TypeVar("T")
+
+
+class View(Generic[T]):
+    """A public attribute that shows, and sets, a field of a callback's frozen `_state`."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._field = name
+
+    @overload
+    def __get__(self, callback: None, owner: type) -> View[T]: ...
+    @overload
+    def __get__(self, callback: Any, owner: type) -> T: ...
+    def __get__(self, callback: Any, owner: type) -> View[T] | T:
+        return self if callback is None else cast("T", getattr(callback._state, self._field))
+
+    def __set__(self, callback: Any, value: T) -> None:
+        callback._state = replace(callback._state, **{self._field: value})
 
 
 def value_text(value: float | None) -> str | float | None:

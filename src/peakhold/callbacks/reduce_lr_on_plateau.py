@@ -12,7 +12,7 @@ from peakhold._core.monitor import Relative
 from peakhold._core.observation import Observation
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
 from peakhold.advice import Facts, Plateau
-from peakhold.callbacks.monitored import Monitored
+from peakhold.callbacks.monitored import Monitored, View
 from peakhold.errors import AdviceWarning
 from peakhold.host import rate_key
 
@@ -89,32 +89,9 @@ class ReduceLROnPlateau(Monitored):
         self._loaded = False
         self._continued: tuple[Any, ...] | None = None
 
-    @property
-    def best(self) -> float | None:
-        """Best value so far."""
-        return self._state.best
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._state = replace(self._state, best=value)
-
-    @property
-    def wait(self) -> int:
-        """Epochs without improvement so far."""
-        return self._state.wait
-
-    @wait.setter
-    def wait(self, wait: int) -> None:
-        self._state = replace(self._state, wait=wait)
-
-    @property
-    def cooldown_counter(self) -> int:
-        """Epochs still to sit out."""
-        return self._state.cooldown_counter
-
-    @cooldown_counter.setter
-    def cooldown_counter(self, counter: int) -> None:
-        self._state = replace(self._state, cooldown_counter=counter)
+    best = View[float | None]("Best value so far.")
+    wait = View[int]("Epochs without improvement so far.")
+    cooldown_counter = View[int]("Epochs still to sit out.")
 
     def in_cooldown(self) -> bool:
         """Whether epochs are being sat out after a cut."""

@@ -155,7 +155,7 @@ def useless_patience(facts: Facts) -> Iterator[Advice]:
         elif facts.epochs is not None and stopper.patience >= facts.epochs:
             yield Advice(
                 "E7",
-                "warning",
+                "notice",
                 f"EarlyStopping(patience={stopper.patience}) cannot stop a run of {facts.epochs} "
                 "epoch(s); write a smaller patience or more epochs.",
             )

@@ -282,7 +282,7 @@ class ModelCheckpoint(Monitored):
             )
 
     def _check_folder(self) -> None:
-        folder = static_folder(self.filepath)
+        folder = os.path.abspath(static_folder(self.filepath))
         try:
             os.makedirs(folder, exist_ok=True)
             probe = os.path.join(folder, f".{os.getpid()}.peakhold-probe")

@@ -9,7 +9,7 @@ from typing import Any, cast
 from keras.callbacks import CallbackList as KerasOwn
 
 from peakhold.callbacks.callback_list import flatten, remember_loop
-from peakhold.host import host_for
+from peakhold.host import Host, host_for
 from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import keep_in_thread
 from peakhold.runtime.callback import Callback, Participant
@@ -29,6 +29,7 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         add_progbar: Whether to add Keras's progress bar.
         model: A Keras model; a `torch.nn.Module` or anything else with weights, in other loops.
         optimizer: The optimizer whose rate callbacks may change, if the model does not hold it.
+        host: How to reach a model that has none of these methods; see `LoopHost`.
         params: `epochs`, `steps` and `verbose` for the callbacks.
 
     Example:
@@ -47,9 +48,11 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         model: Any = None,
         *,
         optimizer: Any = None,
+        host: Host | None = None,
         **params: Any,
     ) -> None:
-        self._optimizer, self._model = optimizer, cast("Any", None)
+        self._host = host or host_for(model, optimizer)
+        self._model = cast("Any", None)
         flat = [_fit_for_keras(callback) for callback in flatten(callbacks)]
         super().__init__(flat, add_history, add_progbar, model, **params)
 
@@ -66,26 +69,24 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
     def set_model(self, model: Any) -> None:
         """Tell all callbacks."""
         super().set_model(model)
-        host = host_for(model, self._optimizer) if self._optimizer is not None else None
         for callback in self.callbacks:
-            if isinstance(callback, Callback) and host is not None:
-                callback._host = host
+            if isinstance(callback, Callback):
+                callback._host = self._host
             if isinstance(callback, Participant):
                 callback._driver = weakref.ref(self)
 
     @property
     def stop_training(self) -> bool:
         """Whether a callback has asked for the end."""
-        return bool(getattr(self._model, "stop_training", False))
+        return bool(
+            getattr(self._host, "stop_training", False)
+            or getattr(self._model, "stop_training", False)
+        )
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        frame = sys._getframe(1)
-        hosts = [cb.host for cb in self.callbacks if isinstance(cb, Participant)]
-        for host in hosts:
-            remember_loop(host, frame)
-        for host in (*hosts, host_for(self._model)):
-            host.clear_stop()
+        remember_loop(self._host, sys._getframe(1))
+        self._host.clear_stop()
         super().on_train_begin(logs)
 
 

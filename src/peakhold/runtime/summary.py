@@ -92,7 +92,7 @@ def _best(bests: list[Best], notes: list[str]) -> str:
     ]
     text = "; ".join([*parts, *dict.fromkeys(notes)]) or "no epoch could be ranked"
     if len({b.epoch for b in bests}) > 1 and len({b.monitor for b in bests}) > 1:
-        text += "; the two watch different metrics, so their best epochs differ"
+        text += "; different metrics are watched, so the best epochs differ"
     return f"{text}."
 
 

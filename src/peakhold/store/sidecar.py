@@ -171,6 +171,8 @@ class Sidecar:
                 break
             held = self.entry_for(aside)
             if held is None or standing is None:
+                if held is standing and self._is_same(name, aside):
+                    return aside  # by a run that was killed before its save
                 aside = f"{stem}.previous-{number}{suffix}"
                 continue
             same = (held.monitor, held.mode) == (standing.monitor, standing.mode)
@@ -181,3 +183,8 @@ class Sidecar:
             self.record(aside, standing)
         files.keep_aside(os.path.join(self.folder, name), os.path.join(self.folder, aside))
         return aside
+
+    def _is_same(self, name: str, other: str) -> bool:
+        """Whether two files hold the same content."""
+        digest = files.checksum(os.path.join(self.folder, name))
+        return digest is not None and digest == files.checksum(os.path.join(self.folder, other))

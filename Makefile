@@ -45,8 +45,14 @@ format: .venv/.check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Frameworks never share a process: each backend is a run of its own.
-test: test-core test-torch test-jax test-tensorflow test-crash
+# Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
+# (small models gain nothing from more). `make test-jax` and its like run one group alone.
+GROUPS := test-tensorflow test-jax test-torch test-core test-crash
+test: .venv/.test
+	$(MAKE) --jobs=2 --output-sync=target $(GROUPS)
+$(GROUPS): export OMP_NUM_THREADS = 1
+$(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
+$(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 
 test-core: .venv/.test
 	$(PYTEST) tests/core tests/loops tests/house

@@ -89,7 +89,7 @@ def test_p04_the_pair_on_different_metrics(xy, classifier, tmp_path, advice, sum
     assert advice(AdviceWarning) == [], "common and legitimate"
     assert "best val_loss 0.40000 at epoch 2" in best
     assert "best val_accuracy 0.80000 at epoch 4" in best
-    assert best.endswith("their best epochs differ.")
+    assert best.endswith("so the best epochs differ.")
 
 
 @pytest.mark.filterwarnings("ignore::peakhold.errors.AdviceWarning")

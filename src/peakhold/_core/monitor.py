@@ -11,7 +11,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import difflib
 import enum
 import re
 from collections.abc import Iterable, Mapping
@@ -165,6 +164,8 @@ def closest_name(monitor: str, available: Iterable[str]) -> str | None:
     Other spellings of the same metric come first (`acc` for `accuracy`), then the same name with
     Keras's counter or in other case, then a near miss in typing.
     """
+    import difflib  # needed only on the way to an error
+
     names = [name for name in available if name != monitor]
     prefix = "val_" if monitor.startswith("val_") else ""
     wanted = base_name(monitor).lower()

@@ -127,7 +127,7 @@ class EarlyStopping(Monitored):
         if self._loaded:
             self._loaded = False
             return
-        self._continued = (self._state, self._snapshot, self._history, self._model)
+        self._continued = (self._state, self._snapshot, self._history)
         self._state = EarlyStoppingState()
         self._snapshot, self._history = None, []
 
@@ -146,9 +146,9 @@ class EarlyStopping(Monitored):
         if epoch == 0 or self._continued is None:
             self._continued = None
             return
-        state, snapshot, history, model = self._continued
+        state, snapshot, history = self._continued
         self._continued = None
-        if model is self._model and not self._state.n_checks_done and state.n_checks_done:
+        if not self._state.n_checks_done and state.n_checks_done:
             served = {"wait": 0, "stopped": False, "stopped_epoch": 0} if state.stopped else {}
             self._state, self._snapshot, self._history = replace(state, **served), snapshot, history
 

@@ -12,8 +12,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-import datetime
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -467,7 +467,7 @@ class ModelCheckpoint(Monitored):
             monitor=self.monitor,
             mode=mode if self._ranks else None,
             value=value if is_finite(value) else None,
-            saved_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            saved_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             run_id=self.session.run_id,
             metrics={k: v for k, v in sorted(numbers.items()) if v is not None and is_finite(v)},
             versions=self.host.versions(),

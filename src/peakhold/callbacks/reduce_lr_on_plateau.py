@@ -87,7 +87,7 @@ class ReduceLROnPlateau(Monitored):
         self._ignored = dict(kwargs)
         self._state = PlateauState()
         self._loaded = False
-        self._continued: tuple[Any, ...] | None = None
+        self._continued: PlateauState | None = None
 
     best = View[float | None]("Best value so far.")
     wait = View[int]("Epochs without improvement so far.")
@@ -104,7 +104,7 @@ class ReduceLROnPlateau(Monitored):
         if self._loaded:
             self._loaded = False
             return
-        self._continued = (self._state, self._model)
+        self._continued = self._state
         self._state = PlateauState()
 
     def _check(self) -> None:
@@ -119,8 +119,8 @@ class ReduceLROnPlateau(Monitored):
             )
 
     def _epoch_begin(self, epoch: int) -> None:
-        if epoch > 0 and self._continued is not None and self._continued[1] is self._model:
-            self._state = self._continued[0]
+        if epoch > 0 and self._continued is not None:
+            self._state = self._continued
         self._continued = None
 
     def _measure(self, epoch: int, logs: dict[str, Any]) -> None:

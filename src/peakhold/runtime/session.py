@@ -14,9 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-import datetime
 import os
-import secrets
 import sys
 import time
 import warnings
@@ -83,9 +81,8 @@ class Session:
         self.callbacks = list(callbacks)
         self.members = [cb for cb in self.callbacks if isinstance(cb, Participant)]
         self.driven = driver is not None
-        self.run_id = secrets.token_hex(4)
-        self.started_at = datetime.datetime.now(datetime.UTC)
-        self.timestamp = self.started_at.strftime("%Y%m%dT%H%M%SZ")
+        self.run_id = os.urandom(4).hex()
+        self.timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.stop_reasons: list[str] = []
         self.start_epoch: int | None = None
         """Index of the first epoch, once it has begun; above 0 in a resumed run."""

@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, final
-
-import xxhash
 
 fcntl: Any
 try:
@@ -71,6 +68,8 @@ def _open_folder(folder: str) -> Iterator[int | None]:
 
 
 def _hash_of(file: BinaryIO) -> tuple[int, str]:
+    import xxhash  # here: whoever only imports Peakhold hashes nothing
+
     digest, size = xxhash.xxh3_128(), 0
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
@@ -108,7 +107,7 @@ def commit(
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}{_TEMPORARY}")
     with _open_folder(folder) as folder_descriptor:
         descriptor = _create_locked(temporary)
         try:
@@ -142,7 +141,7 @@ def keep_aside(path: str, aside: str) -> None:
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(aside)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}{_TEMPORARY}")
     with _open_folder(folder) as folder_descriptor:
         try:
             os.link(path, temporary)

@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Callable
@@ -88,6 +87,8 @@ class Sidecar:
         self._entries: dict[str, list[Entry]] = self._read()
 
     def _read(self) -> dict[str, list[Entry]]:
+        import json
+
         try:
             if os.path.getsize(self.path) > _LARGEST:
                 self.damaged = True
@@ -130,6 +131,8 @@ class Sidecar:
             entry: What is about to stand under it.
             standing: The valid entry of the file it replaces, if that is known already.
         """
+        import json
+
         known = self._read() or self._entries  # another callback may write the same template
         old = [standing] if standing is not None else known.get(name, [])
         merged = {

@@ -1,4 +1,5 @@
 import pytest
+
 from docstrings import modules, run_examples
 
 

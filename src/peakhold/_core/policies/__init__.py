@@ -1,0 +1,1 @@
+"""Policies: pure state machines that read observations and make decisions. One per file."""

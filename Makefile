@@ -49,7 +49,7 @@ format: .venv/.check
 test: test-core test-torch test-jax test-tensorflow test-crash
 
 test-core: .venv/.test
-	$(PYTEST) tests/core tests/loops tests/house
+	$(PYTEST) tests/core tests/loops tests/house tests/store
 
 test-torch test-jax test-tensorflow: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance

@@ -14,7 +14,7 @@ import importlib
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias, final
+from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 
@@ -218,9 +218,10 @@ def source_of(value: Any) -> ArraySource | None:
 
 def _ml_dtype(name: str) -> np.dtype[Any] | None:
     try:
-        return np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+        dtype: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name))
     except (ImportError, AttributeError):
         return None
+    return dtype
 
 
 def build(
@@ -241,7 +242,7 @@ def build(
         return data.view(DTYPES[dtype]).reshape(shape)
     ml_dtype = _ml_dtype(name)
     if ml_dtype is None:
-        return RawTensor(stored_as or dtype, shape, memoryview(data))
+        return RawTensor(stored_as or dtype, shape, memoryview(cast("bytes", data)))
     return data.view(ml_dtype).reshape(shape)
 
 

@@ -28,9 +28,9 @@ class Checksum:
 
     def hexdigest(self) -> str:
         """Return the checksum of all blocks."""
-        return cast("str", self._hash.hexdigest())
+        return self._hash.hexdigest()
 
 
 def checksum_of(data: bytes | np.ndarray[Any, Any]) -> str:
     """Return the checksum of contiguous bytes."""
-    return cast("str", xxhash.xxh3_128_hexdigest(cast("bytes", data)))
+    return xxhash.xxh3_128_hexdigest(cast("bytes", data))

@@ -15,7 +15,7 @@ __all__ = ["raw_view"]
 
 _CPU_DEVICES: Final = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost: all readable by the CPU
 # DLDataTypeCode, bits -> safetensors' name, and how wide one element is.
-_RAW: Final = {
+_RAW: Final[dict[tuple[int, int], tuple[str, np.dtype[Any]]]] = {
     (4, 16): ("BF16", np.dtype(np.uint16)),
     (10, 8): ("F8_E4M3", np.dtype(np.uint8)),
     (11, 8): ("F8_E4M3FNUZ", np.dtype(np.uint8)),

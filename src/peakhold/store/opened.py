@@ -61,6 +61,7 @@ class OpenCheckpoint:
             raise
 
     def damaged(self, reason: str, file: str | None = None) -> CheckpointDamagedError:
+        """Name this checkpoint."""
         return CheckpointDamagedError.for_path(self.path, reason, file=file)
 
     def unless_gone(self, error: CheckpointDamagedError) -> Exception:

@@ -191,9 +191,7 @@ class Reader:
             raise CheckpointNotFoundError.for_step(str(self.folder), which, steps)
         return chosen if older or which == "latest" else chosen[:1]
 
-    def _starting_at(
-        self, which: Entry | int, newest_first: _Entries, damaged: _Damage
-    ) -> _Entries:
+    def _starting_at(self, which: object, newest_first: _Entries, damaged: _Damage) -> _Entries:
         if isinstance(which, Entry):
             same = [i for i, entry in enumerate(newest_first) if entry.name == which.name]
         elif isinstance(which, int) and not isinstance(which, bool):

@@ -122,7 +122,7 @@ class Request:
 
     @classmethod
     def checked(
-        cls, step: int, epoch: int | None, metrics: Mapping[str, float] | None, reason: str | None
+        cls, step: int, epoch: int | None, metrics: Mapping[str, float] | None, reason: Any
     ) -> Request:
         """Check each argument, and turn NumPy's and frameworks' numbers into Python's."""
         if reason is not None and not isinstance(reason, str):
@@ -161,7 +161,7 @@ def _metric(name: str, value: Any) -> float:
         ) from exc
 
 
-def check_parts(parts: Mapping[str, Any]) -> list[PartDraft]:
+def check_parts(parts: Any) -> list[PartDraft]:
     """Check the names of the parts and flatten their trees.
 
     Raises:

@@ -198,8 +198,7 @@ class Store:
         reason: str | None = None,
         immutable: bool = False,
     ) -> Pending:
-        """Save a state. When this returns all of it is copied and may change; nothing is durable
-        yet.
+        """Save a state: copied, and free to change, when this returns; durable later.
 
         Args:
             step: Steps done, at least 0. Saved again, a step gets a new revision.
@@ -543,7 +542,7 @@ def _is_entry(which: object, name: str) -> bool:
     return isinstance(which, Entry) and which.name == name
 
 
-def _check_options(when_busy: str, memory_limit: int | None, undo: int) -> None:
+def _check_options(when_busy: Any, memory_limit: Any, undo: Any) -> None:
     if when_busy not in ("wait", "replace"):
         raise InvalidArgumentError.for_argument("when_busy", when_busy, "'wait' or 'replace'")
     if memory_limit is not None and memory_limit < 0:

@@ -64,7 +64,7 @@ class _Joinable:
         return KeepAny(self, other)
 
 
-def _count(name: str, value: int, hint: str) -> None:
+def _count(name: str, value: object, hint: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidArgumentError.for_argument(name, value, "an int of at least 1", hint=hint)
 

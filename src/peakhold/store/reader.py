@@ -175,21 +175,20 @@ class Reader:
             )
         return None
 
-    def _candidates(self, which: Which, older: bool) -> _Entries:
-        """What to try, in this order."""
+    def _candidates(self, which: Which, *, older: bool) -> tuple[_Entries, _Damage]:
+        """What to try, in this order, and what cannot even be tried."""
         entries, damaged = self.scan()
         newest_first = entries[::-1]
         if which == "latest":
-            self._tell(error for error in damaged if error.path not in self._told)
             if not entries and damaged:
                 raise damaged[0]
             chosen = newest_first
         else:
-            chosen = self._starting_at(which, newest_first, damaged)
+            chosen, damaged = self._starting_at(which, newest_first, damaged), []
         if not chosen:
             steps = [entry.step for entry in newest_first[:5]]
             raise CheckpointNotFoundError.for_step(str(self.folder), which, steps)
-        return chosen if older or which == "latest" else chosen[:1]
+        return chosen if older else chosen[:1], damaged
 
     def _starting_at(self, which: object, newest_first: _Entries, damaged: _Damage) -> _Entries:
         if isinstance(which, Entry):
@@ -248,7 +247,7 @@ class Reader:
             return {part: opened.load_part(part, mmap) for part in names}
 
         older = which == "latest" if if_damaged is None else if_damaged == "older"
-        return self._read(which, older, content)
+        return self._read(which, older=older, content=content)
 
     def load_tensor(self, which: Which, part: str, name: str) -> Array | RawTensor:
         """Load one tensor, verified; nothing else of the checkpoint's data is read.
@@ -267,17 +266,19 @@ class Reader:
                 raise PartMissingError.for_parts(opened.path, [part], opened.manifest.parts)
             return {part: opened.load_tensor(part, name)}
 
-        array: Array | RawTensor = self._read(which, False, content).parts[part]
+        array: Array | RawTensor = self._read(which, older=False, content=content).parts[part]
         return array
 
     def _read(
-        self, which: Which, older: bool, content: Callable[[OpenCheckpoint], Mapping[str, Any]]
+        self, which: Which, *, older: bool, content: Callable[[OpenCheckpoint], Mapping[str, Any]]
     ) -> Checkpoint:
         passed_over: dict[str, CheckpointDamagedError] = {}
         while True:
-            candidates = self._candidates(which, older)
-            if which == "latest" and not older:
-                candidates = candidates[:1]
+            candidates, damaged = self._candidates(which, older=older)
+            if damaged and not older:
+                raise damaged[0]  # it may be the newest: nobody can tell
+            self._tell(error for error in damaged if error.path not in self._told)
+            passed_over |= {error.path: error for error in damaged}
             try:
                 return self._first_good(candidates, older, content, passed_over)
             except GoneError:
@@ -318,7 +319,7 @@ class Reader:
         """
         entries, damaged = self.scan()
         if which is not None:
-            entries, damaged = self._candidates(which, older=False)[:1], []
+            entries, damaged = self._candidates(which, older=False)[0], []
         findings = []
         with self._root() as root:
             for entry in entries:

@@ -204,7 +204,10 @@ def unflatten(skeleton: Any, tensor: Callable[[str], Any]) -> Any:
     Raises:
         TreeError: If a mark is not one of ours.
     """
-    return _restore(skeleton, tensor, 0)
+    try:
+        return _restore(skeleton, tensor, 0)
+    except RecursionError as exc:  # the caller stands deep in the stack already
+        raise TreeError("it is nested too deeply") from exc
 
 
 def _restore(node: Any, tensor: Callable[[str], Any], depth: int) -> Any:

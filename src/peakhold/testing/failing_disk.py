@@ -64,12 +64,10 @@ class FailingDisk(WatchedDisk):
     Example:
         >>> import tempfile
         >>> from peakhold.store import Store
-        >>> disk = FailingDisk(at=1, error=errno.EIO, calls=["sync"])
-        >>> folder = tempfile.mkdtemp()
-        >>> with Store(folder, disk=disk) as store:
-        ...     error = store.save(1, {"state": {"x": 1}}).task.wait() and store.list()
-        Traceback (most recent call last):
-        peakhold.errors.SaveError: expected a checkpoint that can be written, ...
+        >>> store = Store(tempfile.mkdtemp(), disk=FailingDisk(at=99, error=errno.EIO))
+        >>> store.save(1, {"state": {"x": 1}}).result().step
+        1
+        >>> store.close()
     """
 
     def __init__(

@@ -78,37 +78,24 @@ def commit(disk: Disk, root: int, path: str, label: Label, snapshot: Snapshot) -
         The manifest as written. When this returns, the checkpoint survives a power cut.
 
     Raises:
-        SaveError: If any call failed; nothing is left under the final name.
+        OSError: If any call failed; nothing is left under the final name.
         DiskFullError: If it does not fit; nothing was written then.
     """
     name = manifests.folder_name(label.step, label.revision)
     hidden = f"{TMP_PREFIX}{name}-{secrets.token_hex(4)}"
+    check_room(disk, root, path, snapshot.layout.data_bytes)
     try:
-        check_room(disk, root, path, snapshot.layout.data_bytes)
-        try:
-            manifest = _write(disk, root, hidden, label, snapshot)
-            disk.rename(hidden, name, root, root)
-        except BaseException:
-            _discard(disk, root, hidden)
-            raise
-        try:
-            disk.sync(root)
-        except BaseException:
-            _take_back(disk, root, name, hidden)
-            raise
-    except DiskFullError:
+        manifest = _write(disk, root, hidden, label, snapshot)
+        disk.rename(hidden, name, root, root)
+    except BaseException:
+        _discard(disk, root, hidden)
         raise
-    except OSError as exc:
-        raise SaveError.for_path(
-            f"{path}/{name}",
-            exc.strerror or str(exc),
-            expected="a checkpoint that can be written",
-            hint="free some space." if exc.errno in _FULL else None,
-        ) from exc
+    try:
+        disk.sync(root)
+    except BaseException:
+        _take_back(disk, root, name, hidden)
+        raise
     return manifest
-
-
-_FULL: Final = (28, 122)  # ENOSPC, EDQUOT
 
 
 def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot) -> Manifest:

@@ -12,6 +12,8 @@ Rules for this file:
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import threading
 import time
 import warnings
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar, final
+from typing import Any, Final, Literal, TypeAlias, TypeVar, final
 
 from peakhold._core.policies.keep import KeepPolicy
 from peakhold._core.policies.keep import keep as commits_to_keep
@@ -50,6 +52,7 @@ from peakhold.store.trash import Trash
 __all__ = ["Store"]
 
 T = TypeVar("T")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # Inside the class, `list` is the method.
 _Entries: TypeAlias = list[Entry]
 _Findings: TypeAlias = list[Finding]
@@ -283,6 +286,16 @@ class Store:
         started = time.perf_counter()
         try:
             manifest = self._write(request, snapshot)
+        except OSError as exc:
+            self._count(failed=1)
+            if isinstance(exc, SaveError):
+                raise
+            raise SaveError.for_path(
+                str(self.folder / manifests.folder_name(request.step, 1)),
+                exc.strerror or str(exc),
+                expected="a checkpoint that can be written",
+                hint="free some space." if exc.errno in _FULL else None,
+            ) from exc
         except BaseException:
             self._count(failed=1)
             raise
@@ -296,7 +309,8 @@ class Store:
         self._own.check()
         needed = snapshot.layout.data_bytes + MARGIN_BYTES
         if self._disk.free_bytes(root) < needed:
-            self._trash.empty(leave=0)  # an undo is worth less than a checkpoint
+            with contextlib.suppress(OSError):  # an undo is worth less than a checkpoint
+                self._trash.empty(leave=0)
         self._last_commit += 1  # a failed save's number is not used again
         label = Label(
             step=request.step,

@@ -16,6 +16,7 @@ def state(step):
             "kernel": rng.standard_normal((40, 25)).astype(np.float32),
             "bias": rng.standard_normal(25),
             "steps": np.array(step),
+            "note": f"after {step}",
         },
         "train": {"step": step, "rate": 1 / (step + 1), "rng": rng.integers(0, 255, 32, np.uint8)},
     }

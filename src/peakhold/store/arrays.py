@@ -246,13 +246,19 @@ def build(
     return data.view(ml_dtype).reshape(shape)
 
 
-def byte_count(dtype: str, shape: tuple[int, ...]) -> int:
+def byte_count(dtype: str, stored_as: str | None, shape: tuple[int, ...]) -> int:
     """Return how many bytes a tensor has, or raise `ValueError` if no such tensor can be.
 
     Checked before anything is allocated: a shape from a file may multiply to anything.
     """
-    if len(shape) > _MAX_NDIM or any(length < 0 for length in shape):
-        raise ValueError(f"shape {shape} is not one an array can have")
+    if dtype not in DTYPES:
+        raise ValueError(f"the dtype {dtype!r:.50} is unknown")
+    if stored_as is not None:
+        stored, axes = STORED_AS.get(stored_as, ("", ()))
+        if stored != dtype or shape[len(shape) - len(axes) :] != axes:
+            raise ValueError(f"{dtype} with this shape cannot be {stored_as!r:.50}")
+    if len(shape) > _MAX_NDIM:
+        raise ValueError(f"a shape of {len(shape)} axes is not one an array can have")
     if math.prod(length or 1 for length in shape) >= 2**62:
-        raise ValueError(f"shape {shape} is larger than any memory")
+        raise ValueError("its shape is larger than any memory")
     return math.prod(shape) * DTYPES[dtype].itemsize

@@ -20,7 +20,7 @@ from typing import Any, Final, cast, final
 import numpy as np
 
 from peakhold.errors import CheckpointDamagedError
-from peakhold.store.arrays import DTYPES, Array, RawTensor, build, byte_count
+from peakhold.store.arrays import Array, RawTensor, build, byte_count
 from peakhold.store.checksum import Checksum, checksum_of
 from peakhold.store.disk import Disk
 from peakhold.store.manifest import FileRecord, TensorRecord
@@ -295,17 +295,15 @@ def check_tiling(file: FileRecord, tensors: list[TensorRecord]) -> str | None:
     """
     spans = sorted((tensor.begin, tensor.end, tensor.name) for tensor in tensors)
     for tensor in tensors:
-        if tensor.dtype not in DTYPES:
-            return f"tensor {tensor.name!r} has the unknown dtype {tensor.dtype!r}"
         try:
-            size = byte_count(tensor.dtype, tensor.shape)
+            size = byte_count(tensor.dtype, tensor.stored_as, tensor.shape)
         except ValueError as exc:
-            return f"tensor {tensor.name!r}: {exc}"
+            return f"tensor {tensor.name!r:.100}: {exc}"
         if tensor.end - tensor.begin != size:
-            return f"tensor {tensor.name!r} has offsets that do not fit its shape"
+            return f"tensor {tensor.name!r:.100} has offsets that do not fit its shape"
     for (_, end, name), (begin, _, other) in pairwise([(0, 0, "the header"), *spans]):
         if begin != end:
-            return f"tensors {name!r} and {other!r} overlap or leave a hole"
+            return f"tensors {name!r:.100} and {other!r:.100} overlap or leave a hole"
     last = spans[-1][1] if spans else 0
     if file.covered + last != file.size:
         return "its tensors do not fill it"

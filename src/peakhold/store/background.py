@@ -13,6 +13,7 @@ Rules for this file:
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections import deque
@@ -145,6 +146,8 @@ def _forget_in_child() -> None:
     _writer = _Writer()
 
 
+# Threads are joined before `atexit` hooks run; a job that such a hook submits would be cut off.
+atexit.register(lambda: _writer.drain())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 

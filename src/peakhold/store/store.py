@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import threading
 import time
 import warnings
@@ -580,9 +581,13 @@ def _raise_first(failures: list[BaseException]) -> None:
 
 def _farewell(own: Ownership, pendings: list[Pending], folder: str) -> None:
     """When a store that was never closed goes away: let the folder go, and never be silent."""
+    if own.pid != os.getpid():
+        return  # a forked child ends; the saves are its parent's
+    for pending in pendings:
+        pending.task.wait()  # only at the end of the process can one still be under way
     own.release()
     for pending in pendings:
-        if pending.done and pending.failure is not None and not pending.told:
+        if pending.failure is not None and not pending.told:
             warnings.warn(
                 f"{folder}: the save of step {pending.step} failed: {pending.failure}",
                 SaveWarning,

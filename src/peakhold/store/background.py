@@ -86,8 +86,10 @@ class Task(Generic[T]):
             self._value = work()
         except BaseException as exc:  # noqa: BLE001 - kept for whoever asks for the result
             self._error = exc
-        del work
+        # First done, then let go: dropping the job may be the end of a store that nobody holds any
+        # more, whose farewell waits for this very task.
         self._done.set()
+        del work
 
     def cancel(self, error: BaseException) -> bool:
         """End the job with `error` if it has not begun; True if it had not."""

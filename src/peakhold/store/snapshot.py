@@ -8,13 +8,18 @@ Rules for this file:
 3. The bytes of one part lie as they will lie in its file: sorted by width so that each tensor is
    aligned without holes, which safetensors forbids. The writer then needs no second copy.
 4. A forked child does not get this memory (`MADV_DONTFORK`): a DataLoader worker would otherwise
-   turn each following snapshot into copy-on-write faults, ten times the cost of the copy.
+   turn each following snapshot into copy-on-write faults, ten times the cost of the copy. What the
+   child gets in its place are empty pages at the same addresses: were they left free, something else
+   would come to live there, and be unmapped with the Python object that still believes to own them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -27,6 +32,7 @@ from peakhold.store.tree import flatten
 __all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "draft"]
 
 _PAGE: Final = mmap.PAGESIZE
+_FIXED_NOREPLACE: Final = 0x100000  # MAP_FIXED_NOREPLACE, Linux 4.17
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, Linux 5.14; the mmap module has no name for it
 
 
@@ -117,6 +123,30 @@ def _place(sources: dict[str, ArraySource]) -> list[TensorSpec]:
     return specs
 
 
+# Mappings that forked children do not get, with address and length.
+_not_inherited: weakref.WeakKeyDictionary[mmap.mmap, tuple[int, int]] = weakref.WeakKeyDictionary()
+
+
+def _fill_gaps_in_child() -> None:
+    """Right after a fork: put empty pages where the parent has its buffers (rule 4)."""
+    for mapped, (address, length) in list(_not_inherited.items()):
+        if _map_empty(address, length) != address:  # something is there already: never unmap it
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(mapped))
+
+
+def _map_empty(address: int, length: int) -> int | None:
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _FIXED_NOREPLACE
+    result: int | None = libc.mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    return result
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fill_gaps_in_child)
+
+
 def _allocate(nbytes: int) -> Array:
     """Fresh private memory with every page touched."""
     nbytes = max(nbytes, _PAGE)
@@ -125,9 +155,10 @@ def _allocate(nbytes: int) -> Array:
         memory[::_PAGE] = 0
         return memory
     mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_DONTFORK"):
-        mapped.madvise(mmap.MADV_DONTFORK)
     memory = np.frombuffer(mapped, np.uint8)
+    if sys.platform == "linux":
+        _not_inherited[mapped] = memory.__array_interface__["data"][0], nbytes
+        mapped.madvise(mmap.MADV_DONTFORK)
     try:
         mapped.madvise(_POPULATE_WRITE)
     except (OSError, ValueError):  # an older kernel, or not Linux

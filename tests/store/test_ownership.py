@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
+from store_contention import contention, in_child, status_of
 from store_support import quietly, state, survey
 
 from peakhold.errors import StoreForkedError, StoreOwnedError
@@ -18,27 +18,6 @@ from peakhold.store import KeepLast, Reader, Store, background
 
 # Forking with threads about is what is tested: CPython and JAX warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
-
-
-def in_child(work):
-    """Run `work` in a forked child; return the child's process id. 0 is its status if all is well."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
-
-
-def status_of(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_the_owner_is_named(tmp_path):
@@ -194,45 +173,6 @@ def test_the_writer_thread_ends_when_idle(tmp_path):
         store.save(2, state(2))
         assert len([t for t in threading.enumerate() if t.name == "peakhold-writer"]) <= 1
         with_two.close()
-
-
-def contend(folder, seconds, number):
-    """Open, save a few, close, again and again; only the owner's error is allowed."""
-    end, refused, saved, step = time.monotonic() + seconds, 0, 0, number
-    while time.monotonic() < end:
-        try:
-            store = Store(folder, KeepLast(2), undo=number)
-        except StoreOwnedError:
-            refused += 1
-            time.sleep(0.001)  # leave the core to the owner
-            continue
-        with store:
-            for _ in range(3):
-                store.save(step, state(step)).result()
-                step, saved = step + 2, saved + 1
-    assert saved > 5 and refused > 5, (saved, refused)
-    print(f"writer {number}: {saved} saved, {refused} refused", flush=True)
-
-
-def contention(folder, seconds):
-    Store(folder).close()
-    with Store(folder) as store:
-        store.save(0, state(0)).result()
-    writers = [in_child(lambda n=n: contend(folder, seconds, n)) for n in (0, 1)]
-    reader, reads, newest = Reader(folder), 0, 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        loaded = reader.load("latest")  # any damage, any absence, any torn file raises or warns
-        assert loaded.passed_over == ()
-        assert loaded["train"]["step"] == loaded.entry.step
-        assert loaded.entry.commit >= newest
-        newest, reads = loaded.entry.commit, reads + 1
-        if reads % 20 == 0:
-            assert all(finding.ok for finding in reader.verify())
-            reader.best("loss", "min") if newest < 0 else None
-    assert [status_of(pid) for pid in writers] == [0, 0]
-    print(f"reader: {reads} reads, newest commit {newest}, no unreadable moment")
-    assert reads > 20 * seconds and len(survey(folder)) == 2
 
 
 @pytest.mark.filterwarnings("error::peakhold.errors.PeakholdWarning")

@@ -60,7 +60,11 @@ test-crash: .venv/.test
 crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m exhaustive -s
 
-bench: .venv/.test
+.venv/.bench: $(SETUP) | .venv/bin/python
+	$(PIP) --editable '.[bench]'
+	@touch $@
+
+bench: .venv/.test .venv/.bench
 	$(BIN)/python benchmarks/run.py
 
 clean:

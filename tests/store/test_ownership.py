@@ -201,3 +201,28 @@ def test_a_reader_keeps_what_it_began_to_read(tmp_path):
         assert (loaded.entry.step, loaded.passed_over) == (1, ())
         with pytest.raises(LookupError, match="which=2"):
             Reader(tmp_path, disk=disk).load(2)
+
+
+def test_a_reader_that_is_slower_than_the_writer(tmp_path):
+    """All that was listed is deleted before the first of it is opened; others have come."""
+    from peakhold.testing import WatchedDisk
+
+    class Slow(WatchedDisk):
+        meddle = None
+
+        def after(self, name, arguments, result):
+            if name == "names" and self.meddle:
+                self.meddle, meddle = None, self.meddle
+                meddle()
+
+    disk = Slow()
+    with Store(tmp_path, KeepLast(2), undo=0) as store:
+
+        def save(*steps):
+            for step in steps:
+                store.save(step, state(step))
+                store.wait()
+
+        save(1, 2)
+        disk.meddle = lambda: save(3, 4)
+        assert [entry.step for entry in Reader(tmp_path, disk=disk).list()] == [3, 4]

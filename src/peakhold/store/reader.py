@@ -109,20 +109,30 @@ class Reader:
             return opened.entry
 
     def scan(self) -> tuple[_Entries, _Damage]:
-        """Return the entries, oldest commit first, and what has a bad manifest."""
+        """Return the entries, oldest commit first, and what has a bad manifest.
+
+        Between listing the names and opening the last of them a busy writer may have deleted all that
+        were listed, and committed others: if one is gone, the listing is made anew.
+        """
+        with self._root() as root:
+            while True:
+                found = self._scan_once(root)
+                if found is not None:
+                    return found
+
+    def _scan_once(self, root: int) -> tuple[_Entries, _Damage] | None:
         entries: _Entries = []
         damaged: _Damage = []
-        with self._root() as root:
-            names = [n for n in self._disk.names(root) if manifests.parse_folder_name(n)]
-            for name in sorted(names, reverse=True):
-                try:
-                    entries.append(self._entry(root, name))
-                except CheckpointDamagedError as error:
-                    damaged.append(error)
-                except GoneError:
-                    continue
-            for gone in self._cache.keys() - set(names):
-                del self._cache[gone]
+        names = [n for n in self._disk.names(root) if manifests.parse_folder_name(n)]
+        for name in sorted(names, reverse=True):
+            try:
+                entries.append(self._entry(root, name))
+            except CheckpointDamagedError as error:
+                damaged.append(error)
+            except GoneError:
+                return None
+        for gone in self._cache.keys() - set(names):
+            del self._cache[gone]
         return sorted(entries, key=lambda entry: entry.commit), damaged
 
     def list(self) -> _Entries:

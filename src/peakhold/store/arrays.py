@@ -108,7 +108,7 @@ class ArraySource(NamedTuple):
 
 
 def _numpy_source(array: Array, memory: object) -> ArraySource:
-    if isinstance(array, np.ma.MaskedArray):
+    if type(array) is not np.ndarray and isinstance(array, np.ma.MaskedArray):
         raise NotStorableError("a masked array would lose its mask")
     dtype = array.dtype
     code = _CODES.get(dtype)

@@ -158,8 +158,7 @@ class OpenCheckpoint:
                 if mmap:
                     arrays.update(opened.map(self.tensors(file)))
                 else:
-                    for tensor in self.tensors(file):
-                        arrays[tensor.name] = opened.read(tensor)
+                    arrays.update(opened.read_all(self.tensors(file)))
 
         def tensor_named(name: str) -> Array | RawTensor:
             if name not in arrays:

@@ -238,8 +238,9 @@ class Reader:
                 that is changed later changes the arrays, one that is cut ends the process.
 
         Returns:
-            The content, and which checkpoint it is of. Arrays are NumPy arrays; they belong to the
-            caller, are read-only with `mmap`, and are `RawTensor` where NumPy has no dtype.
+            The content, and which checkpoint it is of. Arrays are NumPy arrays, `RawTensor` where
+            NumPy has no dtype, and read-only with `mmap`. They belong to the caller; those of one
+            part lie in one block of memory, which lives as long as any of them.
 
         Raises:
             CheckpointNotFoundError: If there is no such checkpoint.

@@ -15,6 +15,7 @@ Rules for this file:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -159,6 +160,8 @@ def _allocate(nbytes: int) -> Array:
     if sys.platform == "linux":
         _not_inherited[mapped] = memory.__array_interface__["data"][0], nbytes
         mapped.madvise(mmap.MADV_DONTFORK)
+        with contextlib.suppress(OSError):  # fewer entries of the TLB for the copy; not everywhere
+            mapped.madvise(mmap.MADV_HUGEPAGE)
     try:
         mapped.madvise(_POPULATE_WRITE)
     except (OSError, ValueError):  # an older kernel, or not Linux

@@ -47,6 +47,7 @@ class _Flattener:
         self.part = part
         self.sources: dict[str, ArraySource] = {}
         self._names: dict[object, str] = {}
+        self._array_kinds: set[type] = set()  # met before: a state has thousands of one type
 
     def refuse(self, path: str, value: Any, why: str = "", hint: str | None = None) -> Exception:
         return InvalidArgumentError.for_argument(
@@ -74,6 +75,8 @@ class _Flattener:
         self, value: Any, path: str, depth: int
     ) -> Any:
         kind = type(value)
+        if kind in self._array_kinds:
+            return self.leaf(value, path)
         if kind in (str, bool, int) or value is None:
             return value
         if kind is float:
@@ -93,7 +96,7 @@ class _Flattener:
         return self.leaf(value, path)
 
     def leaf(self, value: Any, path: str) -> Any:
-        if isinstance(value, np.str_ | np.bytes_):
+        if isinstance(value, (np.str_, np.bytes_)):
             return self.visit(value.item(), path, 0)
         try:
             source = source_of(value)
@@ -105,6 +108,7 @@ class _Flattener:
                 hint = "save `jax.random.key_data(key)`."
             raise self.refuse(path, type(value).__name__, str(exc), hint) from exc
         if source is not None:
+            self._array_kinds.add(type(value))
             return self.tensor(path, source)
         if isinstance(value, complex):
             return {"$complex": [self.visit(x, path, 0) for x in (value.real, value.imag)]}

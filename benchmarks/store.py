@@ -58,7 +58,10 @@ class Clock:
 def make_state(kind, megabytes):
     count = megabytes * 1_000_000 // 4 // TENSORS
     rng = np.random.default_rng(0)
-    arrays = {f"layer{i:03d}/kernel": rng.standard_normal(count).astype(np.float32) for i in range(TENSORS)}
+    arrays = {
+        f"layer{i:03d}/kernel": rng.standard_normal(count).astype(np.float32)
+        for i in range(TENSORS)
+    }
     if kind == "torch":
         import torch
 
@@ -179,7 +182,9 @@ class Safetensors(TorchSave):
         )
 
     def load(self):
-        module("safetensors.torch" if is_torch(self.state) else "safetensors.numpy").load_file(self.path)
+        module("safetensors.torch" if is_torch(self.state) else "safetensors.numpy").load_file(
+            self.path
+        )
 
 
 class DCPAsync:
@@ -189,19 +194,26 @@ class DCPAsync:
         import torch.distributed as dist
 
         if not dist.is_initialized():
-            dist.init_process_group("gloo", init_method=f"file://{tempfile.mktemp()}", rank=0, world_size=1)
-        from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+            dist.init_process_group(
+                "gloo", init_method=f"file://{tempfile.mktemp()}", rank=0, world_size=1
+            )
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+        from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
         self.folder, self.state = folder, state
         self.stager = DefaultStager(StagingOptions(False, False, False, False))
-        self.options = {"async_checkpointer_type": AsyncCheckpointerType.THREAD, "async_stager": self.stager}
+        self.options = {
+            "async_checkpointer_type": AsyncCheckpointerType.THREAD,
+            "async_stager": self.stager,
+        }
 
     def save(self, step):
         import torch.distributed.checkpoint as dcp
 
         shutil.rmtree(self.folder / f"{step - 1}", ignore_errors=True)
-        self.response = dcp.async_save(self.state, checkpoint_id=self.folder / f"{step}", **self.options)
+        self.response = dcp.async_save(
+            self.state, checkpoint_id=self.folder / f"{step}", **self.options
+        )
 
     def durable(self):
         getattr(self.response, "upload_completion", self.response).result()
@@ -227,7 +239,9 @@ class OrbaxAsync:
 
     def save(self, step):
         tree = {k.replace("/", "."): v for k, v in self.state.items()}
-        self.checkpointer.save(self.folder.absolute() / f"{step}", args=self.ocp.args.StandardSave(tree), force=True)
+        self.checkpointer.save(
+            self.folder.absolute() / f"{step}", args=self.ocp.args.StandardSave(tree), force=True
+        )
 
     def durable(self):
         self.checkpointer.wait_until_finished()
@@ -250,7 +264,9 @@ class KerasModelCheckpoint:
         import keras
 
         width = int((sum(t.nbytes for t in state.values()) / 4 / 8) ** 0.5)
-        self.model = keras.Sequential([keras.Input((width,))] + [keras.layers.Dense(width) for _ in range(8)])
+        self.model = keras.Sequential(
+            [keras.Input((width,))] + [keras.layers.Dense(width) for _ in range(8)]
+        )
         self.callback = keras.callbacks.ModelCheckpoint(str(folder / "model.keras"))
         self.callback.set_model(self.model)
 
@@ -414,7 +430,9 @@ def small_things(base):
 
 
 def machine():
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "")
+    model = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), ""
+    )
     versions = []
     for name in ("numpy", "torch", "jax", "keras", "safetensors", "orbax-checkpoint"):
         from importlib.metadata import PackageNotFoundError, version

@@ -21,7 +21,9 @@ def manifest_of(folder):
     data = (folder / "manifest.json").read_bytes()
     body, tail = data[:-48], data[-48:]
     manifest = json.loads(data)
-    assert manifest["format"] == 1 and tail == b',"xxh3_128":"%s"}\n' % manifest["xxh3_128"].encode()
+    assert (
+        manifest["format"] == 1 and tail == b',"xxh3_128":"%s"}\n' % manifest["xxh3_128"].encode()
+    )
     checked(body, manifest["xxh3_128"])
     return manifest
 

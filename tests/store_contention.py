@@ -3,10 +3,9 @@
 import os
 import time
 
-from store_support import state, survey
-
 from peakhold.errors import StoreOwnedError
 from peakhold.store import KeepLast, Reader, Store
+from store_support import state, survey
 
 
 def in_child(work):

@@ -1,6 +1,7 @@
 """Two processes writing, one reading, for a minute."""
 
 import pytest
+
 from store_contention import contention
 
 

@@ -14,13 +14,13 @@ import signal
 import time
 
 import numpy as np
-import ptracing
 import pytest
 import torch
-from store_support import quietly, state, survey
 
+import ptracing
 from peakhold.store import KeepLast, Store
 from peakhold.testing import WatchedDisk
+from store_support import quietly, state, survey
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
 torch.zeros(1)  # the parent is warm: a fork costs milliseconds
@@ -73,7 +73,9 @@ def save_four(folder, shared, disk=None):
 )
 def test_at_every_system_call_of_a_save_and_of_retention(begun, tmp_path, shared, skip):
     if not ptracing.available():
-        pytest.skip("children cannot be traced here; the test below kills at every call of the disk")
+        pytest.skip(
+            "children cannot be traced here; the test below kills at every call of the disk"
+        )
     folder = tmp_path / "store"
     shutil.copytree(begun, folder)
     calls, _ = ptracing.run(lambda: save_four(folder, shared), skip=skip)
@@ -263,7 +265,9 @@ def kill_at_random(folder, shared, kills, size=0):
             time.sleep(rng.random() * (0.001 if not size else 0.02))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        counts["in a commit" if shared[1] == 1 else "in retention" if shared[1] == 2 else "between"] += 1
+        counts[
+            "in a commit" if shared[1] == 1 else "in retention" if shared[1] == 2 else "between"
+        ] += 1
         reported = int.from_bytes(shared[8:16], "little")
         steps = survey_some(folder, size)
         assert steps[-1] in (reported, reported + 1), (steps, reported)

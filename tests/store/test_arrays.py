@@ -153,7 +153,9 @@ def test_anything_with_the_buffer_protocol(tmp_path, value):
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2", "float8_e3m4"])
-def test_without_ml_dtypes_raw_tensors_come_back_and_can_be_saved_again(tmp_path, name, monkeypatch):
+def test_without_ml_dtypes_raw_tensors_come_back_and_can_be_saved_again(
+    tmp_path, name, monkeypatch
+):
     array = np.arange(6).reshape(2, 3).astype(getattr(ml_dtypes, name))
     with Store(tmp_path) as store:
         store.save(1, {"part": {"x": array}}).result()
@@ -183,7 +185,12 @@ def test_one_array_that_appears_twice_is_written_once_and_is_one_again(tmp_path)
 
 
 def test_names_that_meet_are_told_apart(tmp_path):
-    tree = {"a": {"b": np.ones(1)}, "a/b": np.zeros(2), "__metadata__": np.ones(3), "$x": np.ones(4)}
+    tree = {
+        "a": {"b": np.ones(1)},
+        "a/b": np.zeros(2),
+        "__metadata__": np.ones(3),
+        "$x": np.ones(4),
+    }
     with Store(tmp_path) as store:
         store.save(1, {"part": tree, "bare": np.arange(3)}).result()
         got = store.load()

@@ -10,7 +10,9 @@ from peakhold.store import Store, background
 
 def test_jobs_run_in_order_in_one_thread():
     seen = []
-    tasks = [background.submit(lambda i=i: seen.append((i, threading.get_ident()))) for i in range(50)]
+    tasks = [
+        background.submit(lambda i=i: seen.append((i, threading.get_ident()))) for i in range(50)
+    ]
     for task in tasks:
         task.result(60)
     assert [i for i, _ in seen] == list(range(50))

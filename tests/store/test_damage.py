@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from store_support import assert_same, quietly, state
 
 from peakhold.errors import CheckpointDamagedError, CheckpointDamagedWarning
 from peakhold.store import Reader, Store
+from store_support import assert_same, quietly, state
 
 FILES = ["manifest.json", "model.safetensors", "model.json", "train.safetensors", "train.json"]
 
@@ -54,7 +54,9 @@ def test_every_single_bit_flip(folder):
             flips += 1
         path.write_bytes(data)
     assert quietly(Reader(folder).load).entry.step == 3
-    print(f"{flips} of {flips} bit flips found; damaged tensors named: {sorted(filter(None, tensors))}")
+    print(
+        f"{flips} of {flips} bit flips found; damaged tensors named: {sorted(filter(None, tensors))}"
+    )
     assert flips >= 1000
     assert tensors >= {"kernel", "bias", "steps", "rng", None} - {"steps"}
 

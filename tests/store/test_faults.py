@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from store_support import quietly, state, survey
 
 from peakhold.errors import DiskFullError, SaveError, SaveWarning
 from peakhold.store import KeepLast, Store
 from peakhold.testing import CALLS, FailingDisk
+from store_support import quietly, state, survey
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,9 @@ def test_every_call_of_a_save_and_of_retention_fails(begun, tmp_path, error, for
         assert len(steps) >= 2 and steps[-1] == 5, (at, names, steps)
         failed_calls |= set(names)
         shutil.rmtree(folder)
-    print(f"{calls} calls failed, {failed_saves} of them made the save fail; {sorted(failed_calls)}")
+    print(
+        f"{calls} calls failed, {failed_saves} of them made the save fail; {sorted(failed_calls)}"
+    )
     assert calls > 60 and 20 < failed_saves <= calls
     assert {"write", "sync", "rename", "make_folder", "create", "close"} <= failed_calls
 

@@ -5,14 +5,14 @@ import math
 import shutil
 from pathlib import Path
 
-import golden_state
-import independent_reader
 import numpy as np
 import pytest
 import safetensors.torch
-from store_support import state
 
+import golden_state
+import independent_reader
 from peakhold.store import Reader, Store
+from store_support import state
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
 
@@ -100,6 +100,8 @@ def test_that_reader_finds_damage(tmp_path):
 
 def test_any_safetensors_reader_opens_the_files():
     tensors = safetensors.torch.load_file(GOLDEN / "step-00004200" / "model.safetensors")
-    np.testing.assert_array_equal(tensors["kernel"].numpy(), golden_state.golden()["model"]["kernel"])
+    np.testing.assert_array_equal(
+        tensors["kernel"].numpy(), golden_state.golden()["model"]["kernel"]
+    )
     assert tensors["spectrum"].shape == (2, 2)  # complex128, as pairs of float64
     assert "tied" not in tensors  # written once

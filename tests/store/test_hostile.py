@@ -5,13 +5,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hostile_folders import CASES, Hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_support import assert_same, quietly, state
 
+from hostile_folders import CASES, Hostile
 from peakhold.errors import CheckpointDamagedError, PartMissingError
 from peakhold.store import Reader, Store
+from store_support import assert_same, quietly, state
 
 SECRET = b"the secret outside " * 40
 MEMORY = 256 << 20
@@ -70,7 +70,9 @@ def test_nothing_outside_is_opened(folder, monkeypatch):
     for name in CASES:
         if name.startswith(("path", "symlink")):
             break
-    CASES["path_traversal"](Hostile(folder / "step-00000003", folder.parent / "outside.safetensors"))
+    CASES["path_traversal"](
+        Hostile(folder / "step-00000003", folder.parent / "outside.safetensors")
+    )
     quietly(Reader(folder).load)
     for path, at, flags in opened:
         if path != str(folder):

@@ -10,11 +10,11 @@ import threading
 
 import numpy as np
 import pytest
-from store_contention import contention, in_child, status_of
-from store_support import quietly, state, survey
 
 from peakhold.errors import StoreForkedError, StoreOwnedError
 from peakhold.store import KeepLast, Reader, Store, background
+from store_contention import contention, in_child, status_of
+from store_support import quietly, state, survey
 
 # Forking with threads about is what is tested: CPython and JAX warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
@@ -143,21 +143,28 @@ for step in range(3):
 @pytest.mark.parametrize("end", ["", "raise KeyError('mine')", "sys.exit(3)", "del store"])
 def test_at_the_end_of_the_process_what_was_asked_for_is_finished(tmp_path, end):
     ended = run_python(START + end, tmp_path)
-    assert ended.returncode == {"": 0, "raise KeyError('mine')": 1, "sys.exit(3)": 3, "del store": 0}[end]
+    assert (
+        ended.returncode
+        == {"": 0, "raise KeyError('mine')": 1, "sys.exit(3)": 3, "del store": 0}[end]
+    )
     entries = Reader(tmp_path).list()
     assert [entry.step for entry in entries] == [0, 1, 2]
     assert all(finding.ok for finding in Reader(tmp_path).verify())
 
 
 def test_a_save_at_the_very_end_is_written_too(tmp_path):
-    code = START.replace("for step", "import atexit\natexit.register(lambda: store.save(9, {'m': 1}))\nfor step")
+    code = START.replace(
+        "for step", "import atexit\natexit.register(lambda: store.save(9, {'m': 1}))\nfor step"
+    )
     ended = run_python(code, tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert Reader(tmp_path).latest.step == 9
 
 
 def test_a_failure_nobody_asked_for_is_said_at_the_end(tmp_path):
-    code = START + "store.wait(); import shutil; shutil.rmtree(sys.argv[1]); store.save(7, {'m': 1})"
+    code = (
+        START + "store.wait(); import shutil; shutil.rmtree(sys.argv[1]); store.save(7, {'m': 1})"
+    )
     ended = run_python(code, tmp_path / "gone")
     assert "the save of step 7 failed" in ended.stderr
 

@@ -10,10 +10,10 @@ import os
 import random
 
 import pytest
-from store_support import assert_same, quietly, state, survey
 
 from peakhold.store import KeepBest, KeepLast, Reader, Store
 from peakhold.testing import WatchedDisk
+from store_support import assert_same, quietly, state, survey
 
 
 class Recorder(WatchedDisk):
@@ -96,7 +96,11 @@ class Platter:
         for name in {**node.now, **node.flushed}:
             survivors = [names[name] for names in (node.now, node.flushed) if name in names]
             certain = node.now.get(name) is node.flushed.get(name)
-            child = survivors[0] if certain else choose([node.now.get(name), node.flushed.get(name), None])
+            child = (
+                survivors[0]
+                if certain
+                else choose([node.now.get(name), node.flushed.get(name), None])
+            )
             if child is not None:
                 self.leave(child, target / name, choose)
 
@@ -139,7 +143,9 @@ def test_no_commit_is_reported_before_everything_is_flushed(recorded):
         assert [os.path.basename(path) for path in created] == [
             "model.safetensors", "model.json", "train.safetensors", "train.json", "manifest.json"]  # fmt: skip
         flushed = [recorded.index(("sync", path)) for path in created]
-        last_write = [max(i for i, c in enumerate(recorded) if c[:2] == ("write", p)) for p in created]
+        last_write = [
+            max(i for i, c in enumerate(recorded) if c[:2] == ("write", p)) for p in created
+        ]
         assert all(w < f for w, f in zip(last_write, flushed, strict=True))
         assert flushed == sorted(flushed), "the manifest is the last file"
         folder_flushed = recorded.index(("sync", hidden))

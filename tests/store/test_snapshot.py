@@ -31,7 +31,11 @@ class Held:
 
 class NumPyState:
     def __init__(self):
-        self.arrays = {"w": np.zeros((30, 30), np.float32), "b": np.zeros(7)[::2], "step": np.zeros(())}
+        self.arrays = {
+            "w": np.zeros((30, 30), np.float32),
+            "b": np.zeros(7)[::2],
+            "step": np.zeros(()),
+        }
 
     def parts(self):
         return {"model": self.arrays}
@@ -51,7 +55,10 @@ class TorchState:
         self.change(0)
 
     def parts(self):
-        return {"model": self.model.state_dict(), "optimizer": {"step": self.step, "half": self.half}}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": {"step": self.step, "half": self.half},
+        }
 
     def change(self, value):
         with torch.no_grad():
@@ -205,7 +212,9 @@ def test_non_finite_tensors_are_seen_while_they_are_written(tmp_path):
             array = clean.copy()
             if bad is not None:
                 array[rng.integers(2, len(array))] = bad
-            tensor = torch.from_numpy(array).bfloat16() if dtype == "bfloat16" else array.astype(dtype)
+            tensor = (
+                torch.from_numpy(array).bfloat16() if dtype == "bfloat16" else array.astype(dtype)
+            )
             with Store(tmp_path / f"{dtype}{bad!r}") as store:
                 assert store.save(1, {"m": {"x": tensor}}).result().finite == (bad is None)
                 assert store.list()[0].finite == (bad is None)

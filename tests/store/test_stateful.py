@@ -9,12 +9,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_support import assert_same, quietly, state
 
 from peakhold._core.policies.keep import CheckpointInfo, keep
 from peakhold.errors import CheckpointDamagedError, CheckpointNotFoundError, SaveError
 from peakhold.store import KeepBest, KeepLast, Reader, Store
 from peakhold.testing import FailingDisk
+from store_support import assert_same, quietly, state
 
 POLICY = KeepLast(2) | KeepBest("loss", "min")
 LOSSES = st.sampled_from([0.5, 1.0, 2.0, float("nan"), float("inf")])
@@ -38,7 +38,9 @@ class StoreModel(RuleBasedStateMachine):
         self.pinned = set()
 
     def name(self, step):
-        used = [n for n in [*self.live, *self.trash_names()] if n.split(".r")[0] == f"step-{step:08d}"]
+        used = [
+            n for n in [*self.live, *self.trash_names()] if n.split(".r")[0] == f"step-{step:08d}"
+        ]
         revision = max((int(n.partition(".r")[2] or 1) for n in used), default=0) + 1
         return f"step-{step:08d}" + (f".r{revision}" if revision > 1 else "")
 
@@ -135,7 +137,9 @@ class StoreModel(RuleBasedStateMachine):
         self.pinned.add(name)
 
     @precondition(lambda self: self.live)
-    @rule(data=st.data(), file=st.sampled_from(["manifest.json", "model.safetensors", "train.json"]))
+    @rule(
+        data=st.data(), file=st.sampled_from(["manifest.json", "model.safetensors", "train.json"])
+    )
     def damage(self, data, file):
         name = data.draw(st.sampled_from(sorted(self.live)))
         path = self.folder / name / file

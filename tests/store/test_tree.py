@@ -27,7 +27,9 @@ scalars = st.one_of(
     st.binary(max_size=20),
     st.complex_numbers(),
 )
-keys = st.one_of(st.text(), st.sampled_from(["$tensor", "$dict", "$", "$x"]), st.integers(), st.none())
+keys = st.one_of(
+    st.text(), st.sampled_from(["$tensor", "$dict", "$", "$x"]), st.integers(), st.none()
+)
 keys = st.one_of(keys, st.tuples(keys, keys))
 trees = st.recursive(
     scalars,
@@ -42,7 +44,9 @@ trees = st.recursive(
 
 @given(trees)
 def test_any_tree(tree):
-    assert repr(round_trip(tree)) == repr(tree)  # repr tells 1 from True and from 1.0, and shows NaN
+    assert repr(round_trip(tree)) == repr(
+        tree
+    )  # repr tells 1 from True and from 1.0, and shows NaN
 
 
 class Colour(enum.IntEnum):
@@ -71,7 +75,14 @@ def test_what_becomes_of(tree, expected):
 def test_circles_and_strangers_are_refused():
     circle = []
     circle.append(circle)
-    for tree in (circle, {"a": {1, 2}}, {"a": lambda: 0}, {frozenset(): 1}, {(object(),): 1}, range(3)):
+    for tree in (
+        circle,
+        {"a": {1, 2}},
+        {"a": lambda: 0},
+        {frozenset(): 1},
+        {(object(),): 1},
+        range(3),
+    ):
         with pytest.raises(InvalidArgumentError, match=r"expected dicts, .*got parts\['part'\] at"):
             flatten("part", tree)
 

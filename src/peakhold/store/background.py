@@ -149,7 +149,7 @@ def _forget_in_child() -> None:
 
 
 # Threads are joined before `atexit` hooks run; a job that such a hook submits would be cut off.
-atexit.register(lambda: _writer.drain())
+atexit.register(lambda: _writer.drain())  # noqa: PLW0108 - a fork puts another one there
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 

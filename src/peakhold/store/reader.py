@@ -111,8 +111,8 @@ class Reader:
     def scan(self) -> tuple[_Entries, _Damage]:
         """Return the entries, oldest commit first, and what has a bad manifest.
 
-        Between listing the names and opening the last of them a busy writer may have deleted all that
-        were listed, and committed others: if one is gone, the listing is made anew.
+        Between listing the names and opening the last of them a busy writer may have deleted all
+        that were listed, and committed others: if one is gone, the listing is made anew.
         """
         with self._root() as root:
             while True:

@@ -9,8 +9,8 @@ Rules for this file:
    aligned without holes, which safetensors forbids. The writer then needs no second copy.
 4. A forked child does not get this memory (`MADV_DONTFORK`): a DataLoader worker would otherwise
    turn each following snapshot into copy-on-write faults, ten times the cost of the copy. What the
-   child gets in its place are empty pages at the same addresses: were they left free, something else
-   would come to live there, and be unmapped with the Python object that still believes to own them.
+   child gets in its place are empty pages at the same addresses: were they left free, something
+   else would come to live there, and be unmapped with the Python object that believes to own them.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ __all__ = ["TensorFile", "open_regular", "read_exactly", "write_all", "write_ten
 
 _LENGTH: Final = struct.Struct("<Q")
 _BLOCK: Final = 8 << 20  # one write; larger ones are not faster here, smaller ones cost calls
+_READ_BLOCK: Final = 1 << 20  # hashed out of the cache it was read into
 _HOT: Final = 512 << 10  # one step of hashing and checking: half of a core's second-level cache
 # dtype -> how to see its bits, and the smallest pattern, sign bit aside, that is not finite.
 _EXPONENT: Final[dict[str, tuple[np.dtype[Any], int]]] = {
@@ -272,8 +273,8 @@ class TensorFile:
         region: Array = np.empty(self.file.size - self.file.covered, np.uint8)
         ordered = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
         index, digest = 0, Checksum()
-        for at in range(0, len(region), _BLOCK):
-            stop = min(at + _BLOCK, len(region))
+        for at in range(0, len(region), _READ_BLOCK):
+            stop = min(at + _READ_BLOCK, len(region))
             if not read_exactly(self.disk, self.fd, region[at:stop], self.file.covered + at):
                 raise self.damaged("it ends early")
             while index < len(ordered) and ordered[index].begin < stop:

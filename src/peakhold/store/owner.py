@@ -124,6 +124,13 @@ def make_root(disk: Disk, path: str) -> None:
     Raises:
         SaveError: If the folder cannot be made, or something else has its name.
     """
+    if os.name != "posix":
+        raise SaveError.for_path(
+            path,
+            "this system cannot flush a folder",
+            expected="a POSIX system, where a commit can be made durable",
+            hint="write from Linux or macOS; the Keras drop-ins write single files anywhere.",
+        )
     missing: list[Path] = []
     at = Path(path).absolute()
     while not at.is_dir() and at.parent != at:

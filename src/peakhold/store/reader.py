@@ -53,6 +53,7 @@ class Reader:
 
     Example:
         >>> import numpy as np, tempfile
+        >>> from peakhold.store import Store
         >>> folder = tempfile.mkdtemp()
         >>> with Store(folder) as store:
         ...     _ = store.save(10, {"model": {"w": np.arange(3)}}, metrics={"loss": 0.5})

@@ -464,6 +464,8 @@ def main(arguments=None):
             sections.append(table(kind, *measure(kind, options.mb, options.rounds, folder)))
             print(sections[-1], flush=True)
             shutil.rmtree(folder)
+            if options.write:  # a run that is cut short leaves what it has
+                write_section("\n\n".join(sections) + "\n")
         sections.append(small_things(Path(base)))
         print(sections[-1])
     background.drain()

@@ -114,6 +114,47 @@ def test_short_writes_are_carried_on(tmp_path):
     assert survey(tmp_path) == [1]
 
 
+@pytest.mark.parametrize("tail", [0, 1, 4095, 4096, 8 << 20])
+def test_large_parts_go_past_the_cache_and_come_back(tmp_path, tail):
+    """Whatever is refused on the way: the flag, the writes, or all but a few bytes of each."""
+
+    class NoFlag(FailingDisk):
+        def bypass_cache(self, fd, *, on):
+            return False
+
+    class NoWrites(FailingDisk):
+        direct = False
+
+        def bypass_cache(self, fd, *, on):
+            self.direct = on
+            return True
+
+        def write(self, fd, data):
+            if self.direct:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return super().write(fd, data)
+
+    class Odd(NoWrites):
+        """Takes an odd number of bytes, and then no unaligned write."""
+
+        begun = False
+
+        def write(self, fd, data):
+            if self.direct and self.begun:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            self.begun = self.direct
+            return os.write(fd, data[:5000] if self.direct else data)
+
+    data = np.random.default_rng(tail).integers(0, 255, (9 << 20) + tail, np.uint8)
+    for number, disk in enumerate((FailingDisk(), NoFlag(), NoWrites(), Odd())):
+        folder = tmp_path / f"{number}"
+        with Store(folder, disk=disk) as store:
+            entry = store.save(1, {"m": {"x": data, "y": data[:3]}}).result()
+        got = Store(folder).load(entry)["m"]
+        assert got["x"].tobytes() == data.tobytes() and got["y"].tobytes() == data[:3].tobytes()
+        assert (entry.path / "m.safetensors").stat().st_size == 4096 + len(data) + 3
+
+
 def test_a_write_that_writes_nothing_is_an_error(tmp_path):
     class Dead(FailingDisk):
         def write(self, fd, data):
@@ -248,4 +289,4 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 
 def test_calls_are_all_of_the_disk():
-    assert len(CALLS) == 20 and {"write", "sync", "rename", "lock"} <= set(CALLS)
+    assert len(CALLS) == 21 and {"write", "sync", "rename", "lock"} <= set(CALLS)

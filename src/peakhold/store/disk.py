@@ -85,10 +85,27 @@ class Disk:
         """Let the kernel begin to write these dirty pages now instead of at the flush.
 
         Linux does so for `POSIX_FADV_DONTNEED`: the disk works while the next block is checksummed
-        (419 MB on ext4: 197 ms to durable instead of 272).
+        (419 MB on ext4, idle: 197 ms to durable instead of 272).
         """
         if sys.platform == "linux":
             os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+    def bypass_cache(self, fd: int, *, on: bool) -> bool:
+        """Write past the page cache from now on, or no longer; False where that cannot be had.
+
+        Memory, offset and length of such writes are multiples of a page. `O_DIRECT` costs 7 ms of
+        CPU for 440 MB where copying into the cache costs 110 to 300, and leaves the cache to the
+        training data.
+        """
+        direct = getattr(os, "O_DIRECT", 0)
+        if not direct:
+            return False
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags | direct if on else flags & ~direct)
+        except OSError:  # the file system has no such thing
+            return False
+        return True
 
     def read_into(self, fd: int, views: Sequence[memoryview], offset: int) -> int:
         """Read at `offset`; may read less than asked, 0 at the end."""

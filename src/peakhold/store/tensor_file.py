@@ -7,6 +7,7 @@ covered by that tensor's own checksum. So each byte is hashed once, and damage h
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import struct
@@ -31,6 +32,8 @@ __all__ = ["TensorFile", "open_regular", "read_exactly", "write_all", "write_ten
 
 _LENGTH: Final = struct.Struct("<Q")
 _BLOCK: Final = 8 << 20  # one write; larger ones are not faster here, smaller ones cost calls
+_PAGE: Final = mmap.PAGESIZE
+_DIRECT_BYTES: Final = 1 << 20  # less is not worth the page that the header is padded to
 _READ_BLOCK: Final = 1 << 20  # hashed out of the cache it was read into
 _HOT: Final = 512 << 10  # one step of hashing and checking: half of a core's second-level cache
 # dtype -> how to see its bits, and the smallest pattern, sign bit aside, that is not finite.
@@ -57,8 +60,8 @@ def write_all(disk: Disk, fd: int, data: Array | bytes) -> None:
         view = view[written:]
 
 
-def header_bytes(specs: list[TensorSpec]) -> bytes:
-    """Length and JSON header; padded so that the data begins at a multiple of 64."""
+def header_bytes(specs: list[TensorSpec], align: int) -> bytes:
+    """Length and JSON header; padded so that the data begins at a multiple of `align`."""
     members = {
         spec.name: {
             "dtype": spec.dtype,
@@ -68,7 +71,7 @@ def header_bytes(specs: list[TensorSpec]) -> bytes:
         for spec in specs
     }
     text = json.dumps(members, separators=(",", ":")).encode("ascii")
-    text += b" " * (-(_LENGTH.size + len(text)) % 64)
+    text += b" " * (-(_LENGTH.size + len(text)) % align)
     return _LENGTH.pack(len(text)) + text
 
 
@@ -122,6 +125,25 @@ def _blocks(snapshot: Snapshot, part: str, digests: list[_Digest]) -> Iterator[A
         yield region[at:stop]
 
 
+def _write_direct(disk: Disk, fd: int, block: Array) -> Array:
+    """Write whole pages past the cache and return what is left: the last, unaligned bytes.
+
+    If the file system takes the flag but not the write (`EINVAL`), all that is left is returned.
+    """
+    while len(block) >= _PAGE:
+        pages = block[: len(block) // _PAGE * _PAGE]
+        try:
+            written = disk.write(fd, _bytes_of(pages))
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                break
+            raise
+        if written <= 0 or written % _PAGE:
+            return block[max(written, 0) :]  # not aligned any more: the rest goes through the cache
+        block = block[written:]
+    return block
+
+
 def write_tensors(
     disk: Disk, fd: int, file: str, snapshot: Snapshot, part: str
 ) -> tuple[FileRecord, list[TensorRecord]]:
@@ -130,15 +152,24 @@ def write_tensors(
     Each block is checksummed from the memory it is written from, just before: what goes wrong on
     the way to the disk, or on it, is found when the file is read.
     """
-    specs = snapshot.layout.specs[part]
-    header = header_bytes(specs)
+    specs, region = snapshot.layout.specs[part], snapshot.region(part)
+    direct = region is not None and len(region) >= _DIRECT_BYTES
+    header = header_bytes(specs, _PAGE if direct else 64)
     write_all(disk, fd, header)
+    direct = direct and disk.bypass_cache(fd, on=True)
     digests = [_Digest(spec) for spec in specs]
     position = len(header)
     for block in _blocks(snapshot, part, digests):
-        write_all(disk, fd, block)
-        if len(block) == _BLOCK:
-            disk.start_writeback(fd, position, len(block))
+        rest = block
+        if direct:
+            rest = _write_direct(disk, fd, block)
+            if len(rest):
+                disk.bypass_cache(fd, on=False)
+                direct = False
+        if len(rest):
+            write_all(disk, fd, rest)
+            if len(rest) == _BLOCK:
+                disk.start_writeback(fd, position, len(rest))
         position += len(block)
     disk.sync(fd)
     records = [

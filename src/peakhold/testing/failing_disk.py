@@ -34,9 +34,9 @@ class WatchedDisk(Disk):
 def _watched(name: str) -> Callable[..., Any]:
     real = getattr(Disk, name)
 
-    def call(self: WatchedDisk, *arguments: Any) -> Any:
+    def call(self: WatchedDisk, *arguments: Any, **named: Any) -> Any:
         self.before(name, arguments)
-        result = real(self, *arguments)
+        result = real(self, *arguments, **named)
         self.after(name, arguments, result)
         return result
 

@@ -55,7 +55,7 @@ $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 
 test-core: .venv/.test
-	$(PYTEST) tests/core tests/loops tests/house
+	$(PYTEST) tests/core tests/loops tests/house tests/store
 
 test-torch test-jax test-tensorflow: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance
@@ -66,7 +66,11 @@ test-crash: .venv/.test
 crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m exhaustive -s
 
-bench: .venv/.test
+.venv/.bench: $(SETUP) | .venv/bin/python
+	$(PIP) --editable '.[bench]'
+	@touch $@
+
+bench: .venv/.test .venv/.bench
 	$(BIN)/python benchmarks/run.py
 
 clean:

@@ -10,12 +10,22 @@
      ├── HostError (TypeError)                  the model cannot do what a callback needs
      ├── NeutralCallbackError (TypeError)       a loop's callback was given to `fit`
      ├── NonFiniteLossError (RuntimeError)      `TerminateOnNaN(raise_error=True)`
-     └── SaveError (OSError)                    a folder or file cannot be written
+     ├── SaveError (OSError)                    a folder or file cannot be written
+     │    └── DiskFullError                     not enough room, seen before or while writing
+     └── StoreError                             a folder of checkpoints
+          ├── StoreOwnedError (RuntimeError)    another process writes here; it is named
+          ├── StoreForkedError (RuntimeError)   a forked child used its parent's store
+          ├── StoreClosedError (RuntimeError)   a call after `close()`
+          ├── SaveReplacedError (RuntimeError)  a newer save took the place of a waiting one
+          ├── CheckpointNotFoundError (LookupError)  no such checkpoint, or none at all
+          ├── CheckpointDamagedError (OSError)  what is on disk is not what was saved
+          └── PartMissingError (KeyError)       a part that the checkpoint does not have
 
     PeakholdWarning (UserWarning)
      ├── AdviceWarning                          told before it hurts; `peakhold.silence("E6")`
      ├── MonitorWarning                         a metric that is missing, or not finite, once
-     └── SaveWarning                            a save that failed or was refused; training goes on
+     ├── SaveWarning                            a save that failed or was refused; training goes on
+     └── CheckpointDamagedWarning               a damaged checkpoint was passed over
 
 Each is also the builtin that a caller would catch. A message is `expected …, got name=value.`,
 then a `Hint:` line where we know what to do; what the text names is an attribute, too.
@@ -28,7 +38,11 @@ from typing import Any
 
 __all__ = [
     "AdviceWarning",
+    "CheckpointDamagedError",
+    "CheckpointDamagedWarning",
+    "CheckpointNotFoundError",
     "DirectionUnknownError",
+    "DiskFullError",
     "HostError",
     "InvalidArgumentError",
     "LearningRateScheduleError",
@@ -38,10 +52,16 @@ __all__ = [
     "NeutralCallbackError",
     "NonFiniteLossError",
     "NotAScalarError",
+    "PartMissingError",
     "PeakholdError",
     "PeakholdWarning",
     "SaveError",
+    "SaveReplacedError",
     "SaveWarning",
+    "StoreClosedError",
+    "StoreError",
+    "StoreForkedError",
+    "StoreOwnedError",
 ]
 
 
@@ -182,6 +202,179 @@ class SaveError(PeakholdError, OSError):
         return error
 
 
+class DiskFullError(SaveError):
+    """There is not enough free space for a checkpoint."""
+
+    needed_bytes: int
+    """What the checkpoint takes."""
+    free_bytes: int
+    """What the file system has left for this user."""
+
+    @classmethod
+    def for_bytes(cls, path: str, needed_bytes: int, free_bytes: int) -> DiskFullError:
+        """Name what is needed and what there is."""
+        error = cls(
+            _with_hint(
+                f"expected {needed_bytes:,} bytes of free space for a checkpoint, "
+                f"got path={path!r} with {free_bytes:,} bytes free.",
+                "free some space, or keep fewer checkpoints (keep=KeepLast(1)).",
+            )
+        )
+        error.path, error.needed_bytes, error.free_bytes = path, needed_bytes, free_bytes
+        return error
+
+
+class StoreError(PeakholdError):
+    """Something about a folder of checkpoints."""
+
+
+class StoreOwnedError(StoreError, RuntimeError):
+    """Another store, here or in another process, writes to the folder."""
+
+    path: str
+    """The folder."""
+    owner: str
+    """Process, host and time, as the owner wrote them down."""
+
+    @classmethod
+    def for_owner(cls, path: str, owner: str) -> StoreOwnedError:
+        """Name the owner."""
+        error = cls(
+            _with_hint(
+                f"expected a folder that nobody writes to, got path={path!r}, owned by {owner}.",
+                "close the other store or end that process; to look inside, open Reader(folder).",
+            )
+        )
+        error.path, error.owner = path, owner
+        return error
+
+
+class StoreForkedError(StoreError, RuntimeError):
+    """A forked child used the store of its parent."""
+
+    @classmethod
+    def for_path(cls, path: str) -> StoreForkedError:
+        """Say who may write."""
+        return cls(
+            _with_hint(
+                f"expected the process that opened the store, got a forked child, path={path!r}.",
+                "save in the parent; a child that wants to look opens Reader(folder).",
+            )
+        )
+
+
+class StoreClosedError(StoreError, RuntimeError):
+    """The store was closed before this call."""
+
+    @classmethod
+    def for_path(cls, path: str) -> StoreClosedError:
+        """Name the folder."""
+        return cls(
+            _with_hint(f"expected an open store, got path={path!r} closed.", "open it anew.")
+        )
+
+
+class SaveReplacedError(StoreError, RuntimeError):
+    """A newer save took the place of this one before it was written."""
+
+    step: int
+    """The step that was not written."""
+
+    @classmethod
+    def for_step(cls, step: int) -> SaveReplacedError:
+        """Name the step."""
+        error = cls(
+            _with_hint(
+                f"expected the save to be written, got step={step} replaced by a newer one.",
+                "save less often, or pass when_busy='wait'.",
+            )
+        )
+        error.step = step
+        return error
+
+
+class CheckpointNotFoundError(StoreError, LookupError):
+    """There is no such checkpoint."""
+
+    path: str
+    """The folder that was searched."""
+    available: tuple[int, ...]
+    """The newest steps there are, at most five."""
+
+    @classmethod
+    def for_step(
+        cls, path: str, wanted: object, available: Iterable[int]
+    ) -> CheckpointNotFoundError:
+        """Name what was asked for and the nearest of what there is."""
+        steps = tuple(available)
+        text = f"expected a checkpoint in {path!r}, got which={wanted!r}"
+        if not steps:
+            error = cls(_with_hint(f"{text}, and the folder holds none.", "save one first."))
+        else:
+            listed = ", ".join(map(str, steps))
+            error = cls(_with_hint(f"{text}.", f"pass one of the steps there are: {listed}."))
+        error.path, error.available = path, steps
+        return error
+
+
+class CheckpointDamagedError(StoreError, OSError):
+    """A checkpoint on disk is not what was saved: loading it would be a lie."""
+
+    path: str
+    """The checkpoint's folder."""
+    file: str | None
+    """The damaged file's name inside it, if one file is to blame."""
+    tensor: str | None
+    """The damaged tensor's name, if one tensor is to blame."""
+    reason: str
+    """What was found."""
+
+    @classmethod
+    def for_path(
+        cls, path: str, reason: str, *, file: str | None = None, tensor: str | None = None
+    ) -> CheckpointDamagedError:
+        """Name the checkpoint, the file, the tensor and what is wrong."""
+        where = f", file={file!r}" if file else ""
+        where += f", tensor={tensor!r}" if tensor else ""
+        error = cls(
+            _with_hint(
+                f"expected an undamaged checkpoint, got path={path!r}{where}: {reason}.",
+                "load('latest') passes damaged ones over; verify() lists all that is wrong.",
+            )
+        )
+        error.path, error.file, error.tensor, error.reason = path, file, tensor, reason
+        return error
+
+
+class PartMissingError(StoreError, KeyError):
+    """A part was asked for, or is required, that the checkpoint does not have."""
+
+    path: str
+    """The checkpoint's folder."""
+    missing: tuple[str, ...]
+    """The parts that are not there."""
+    available: tuple[str, ...]
+    """The parts that are."""
+
+    __str__ = Exception.__str__  # KeyError would show the repr of the text
+
+    @classmethod
+    def for_parts(
+        cls, path: str, missing: Iterable[str], available: Iterable[str]
+    ) -> PartMissingError:
+        """Name the missing parts and those there are."""
+        gone, there = tuple(missing), tuple(available)
+        error = cls(
+            _with_hint(
+                f"expected the parts {', '.join(map(repr, gone))}, got path={path!r} "
+                f"with {', '.join(map(repr, there)) or 'no part at all'}.",
+                f"to load what there is, pass parts={list(there)!r}.",
+            )
+        )
+        error.path, error.missing, error.available = path, gone, there
+        return error
+
+
 class PeakholdWarning(UserWarning):
     """The root of every warning that Peakhold gives."""
 
@@ -196,3 +389,7 @@ class MonitorWarning(PeakholdWarning):
 
 class SaveWarning(PeakholdWarning):
     """A save that failed or was refused; training went on."""
+
+
+class CheckpointDamagedWarning(PeakholdWarning):
+    """A damaged checkpoint was passed over and an older one is used."""

@@ -1,0 +1,184 @@
+"""Making one checkpoint: written under a hidden name, flushed, then renamed into being.
+
+    mkdir   .tmp-step-00000042-3f2a1b            nobody looks at such names
+    write   model.safetensors                    checksummed from memory on the way
+    fsync   model.safetensors
+    write   model.json, fsync                    … for each part
+    write   manifest.json, fsync                 the last file
+    fsync   .tmp-step-00000042-3f2a1b            the names in it
+    rename  → step-00000042                      one atomic step; never over another checkpoint
+    fsync   the parent folder                    through a descriptor opened long before
+                                                 ← only now is it committed
+
+What does not work, and why it is as it is: renaming file by file (a reader sees half of it); a
+marker file or a LATEST file (a second commit point that can disagree with the first); flushing at
+the end with `sync` (it reports no errors); trying `fsync` again (see `disk.py`).
+
+What goes wrong before the rename leaves a `.tmp-` folder, which is removed at once if that is
+possible and otherwise when the store is next opened. If the last flush fails the rename is taken
+back: a save that was reported as failed must not turn up later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, final
+
+from peakhold.errors import DiskFullError, SaveError
+from peakhold.store import manifest as manifests
+from peakhold.store.checksum import checksum_of
+from peakhold.store.disk import Disk
+from peakhold.store.manifest import MAX_JSON_BYTES, FileRecord, Manifest, TensorRecord
+from peakhold.store.snapshot import Snapshot
+from peakhold.store.tensor_file import write_all, write_tensors
+from peakhold.store.tree import to_json
+
+__all__ = ["MARGIN_BYTES", "TMP_PREFIX", "Label", "check_room", "commit", "remove_tree"]
+
+TMP_PREFIX: Final = ".tmp-"
+# Room for headers, part JSON, the manifest and the file system's own blocks.
+MARGIN_BYTES: Final = 1 << 20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a checkpoint says of itself, apart from its parts."""
+
+    step: int
+    revision: int
+    commit: int
+    epoch: int | None
+    metrics: Mapping[str, float]
+    reason: str | None
+
+
+def check_room(disk: Disk, root: int, path: str, nbytes: int) -> None:
+    """Raise `DiskFullError` if a checkpoint of this size does not fit."""
+    needed, free = nbytes + MARGIN_BYTES, disk.free_bytes(root)
+    if free < needed:
+        raise DiskFullError.for_bytes(path, needed, free)
+
+
+def commit(disk: Disk, root: int, path: str, label: Label, snapshot: Snapshot) -> Manifest:
+    """Write a checkpoint and make it durable under its final name.
+
+    Args:
+        disk: The calls.
+        root: Descriptor of the store's folder.
+        path: The folder's path, for messages.
+        label: Step, metrics and the like.
+        snapshot: What to write.
+
+    Returns:
+        The manifest as written. When this returns, the checkpoint survives a power cut.
+
+    Raises:
+        OSError: If any call failed; nothing is left under the final name.
+        DiskFullError: If it does not fit; nothing was written then.
+    """
+    name = manifests.folder_name(label.step, label.revision)
+    hidden = f"{TMP_PREFIX}{name}-{secrets.token_hex(4)}"
+    check_room(disk, root, path, snapshot.layout.data_bytes)
+    try:
+        manifest = _write(disk, root, hidden, label, snapshot)
+        disk.rename(hidden, name, root, root)
+    except BaseException:
+        _discard(disk, root, hidden)
+        raise
+    try:
+        disk.sync(root)
+    except BaseException:
+        _take_back(disk, root, name, hidden)
+        raise
+    return manifest
+
+
+def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot) -> Manifest:
+    disk.make_folder(hidden, root)
+    folder = disk.open_folder(hidden, root)
+    try:
+        files: list[FileRecord] = []
+        tensors: list[TensorRecord] = []
+        for part, skeleton in snapshot.skeletons.items():
+            if snapshot.layout.specs[part]:
+                file = f"{part}.safetensors"
+                with _created(disk, file, folder) as fd:
+                    record, found = write_tensors(disk, fd, file, snapshot, part)
+                files.append(record)
+                tensors.extend(found)
+            files.append(_write_json(disk, folder, f"{part}.json", part, to_json(skeleton)))
+        manifest = Manifest(
+            step=label.step,
+            revision=label.revision,
+            commit=label.commit,
+            epoch=label.epoch,
+            metrics=dict(label.metrics),
+            reason=label.reason,
+            committed_at=datetime.now(UTC),
+            required=tuple(snapshot.skeletons),
+            files=tuple(files),
+            tensors=tuple(tensors),
+        )
+        _write_json(disk, folder, manifests.FILE_NAME, "", manifests.encode(manifest))
+        disk.sync(folder)
+    finally:
+        disk.close(folder)
+    return manifest
+
+
+@contextlib.contextmanager
+def _created(disk: Disk, name: str, at: int) -> Iterator[int]:
+    fd = disk.create(name, at)
+    try:
+        yield fd
+    except BaseException:
+        with contextlib.suppress(OSError):
+            disk.close(fd)
+        raise
+    disk.close(fd)  # a file system may report a lost write only here
+
+
+def _write_json(disk: Disk, at: int, name: str, part: str, data: bytes) -> FileRecord:
+    if len(data) > MAX_JSON_BYTES:
+        raise SaveError.for_path(
+            name,
+            f"it would have {len(data):,} bytes of JSON, readers take {MAX_JSON_BYTES:,}",
+            expected="a part with less beside its arrays",
+            hint="put long lists of numbers into an array.",
+        )
+    with _created(disk, name, at) as fd:
+        write_all(disk, fd, data)
+        disk.sync(fd)
+    return FileRecord(name, part, len(data), len(data), checksum_of(data))
+
+
+def remove_tree(disk: Disk, name: str, at: int) -> None:
+    """Remove a folder of files that nobody sees; the manifest goes first.
+
+    Without its manifest a half-removed checkpoint cannot be taken for a whole one. Folders inside
+    are not ours and not touched: then the last call fails, and its error says so.
+    """
+    folder = disk.open_folder(name, at)
+    try:
+        names = sorted(disk.names(folder), key=lambda file: file != manifests.FILE_NAME)
+        for file in names:
+            disk.remove(file, folder)
+    finally:
+        disk.close(folder)
+    disk.remove_folder(name, at)
+
+
+def _discard(disk: Disk, root: int, hidden: str) -> None:
+    with contextlib.suppress(OSError):  # what stays is swept when the store is next opened
+        remove_tree(disk, hidden, root)
+
+
+def _take_back(disk: Disk, root: int, name: str, hidden: str) -> None:
+    with contextlib.suppress(OSError):
+        disk.rename(name, hidden, root, root)
+        remove_tree(disk, hidden, root)

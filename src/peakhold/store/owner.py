@@ -1,0 +1,154 @@
+"""Who may write to a folder: one open store, in one process.
+
+The lock is the kernel's (`flock` on `.lock`), so it ends with its owner however the owner ends, and
+a copied folder is owned by nobody. What is written in the file only names the owner for a message.
+
+A forked child inherits the open file, and with it the lock: a DataLoader worker that outlives its
+killed parent would lock the folder for ever. So the child closes the descriptor right after the
+fork (closing does not unlock; only the last holder's close does) and its store refuses to work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import weakref
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+
+from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
+from peakhold.store.disk import Disk
+from peakhold.store.tensor_file import read_exactly, write_all
+from peakhold.store.tree import TreeError, parse_json
+
+__all__ = ["LOCK_NAME", "Ownership"]
+
+LOCK_NAME: Final = ".lock"
+_MAX_NOTE_BYTES: Final = 4096
+
+
+@final
+class Ownership:
+    """The lock on a folder and the descriptors that go with it."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self.pid = os.getpid()
+        self.root = disk.open_root(path)
+        """Descriptor of the folder, open as long as the store is."""
+        self._lock = -1
+        self._closed = False
+        try:
+            self._take()
+        except BaseException:
+            self.release()
+            raise
+        _alive.add(self)
+
+    def _take(self) -> None:
+        fd = self._disk.open_lock(LOCK_NAME, self.root)
+        try:
+            self._disk.lock(fd)
+        except BlockingIOError:
+            owner = self._read_note(fd)
+            self._disk.close(fd)
+            raise StoreOwnedError.for_owner(self._path, owner) from None
+        except BaseException:
+            self._disk.close(fd)
+            raise
+        self._lock = fd
+        note = {
+            "pid": self.pid,
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        with contextlib.suppress(OSError):  # on a full disk the owner is nameless, but owns
+            self._disk.truncate(fd)
+            write_all(self._disk, fd, (json.dumps(note) + "\n").encode("ascii"))
+
+    def _read_note(self, fd: int) -> str:
+        buffer: np.ndarray[Any, Any] = np.zeros(_MAX_NOTE_BYTES, np.uint8)
+        with contextlib.suppress(OSError):
+            read_exactly(self._disk, fd, buffer, 0)
+        try:
+            note = parse_json(buffer.tobytes().rstrip(b"\0"))
+            return f"process {note['pid']} on {note['host']} since {note['since']}"
+        except (TreeError, TypeError, KeyError):
+            return "a process that has not written its name yet"
+
+    def check(self) -> None:
+        """Raise `StoreForkedError` in a process that does not own the folder."""
+        if os.getpid() != self.pid:
+            raise StoreForkedError.for_path(self._path)
+
+    def release(self) -> None:
+        """Let the folder go; calling it again, or in a forked child, does nothing."""
+        if self._closed or os.getpid() != self.pid:
+            return
+        self._closed = True
+        for fd in (self._lock, self.root):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    self._disk.close(fd)
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited descriptors, leave the parent's lock alone."""
+        for fd in (self._lock, self.root):
+            if fd >= 0 and not self._closed:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._closed = True
+
+
+_alive: weakref.WeakSet[Ownership] = weakref.WeakSet()
+
+
+def _abandon_in_child() -> None:
+    for ownership in list(_alive):
+        ownership.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_in_child)
+
+
+def make_root(disk: Disk, path: str) -> None:
+    """Create the folder and what is missing above it, each flushed into its parent.
+
+    Raises:
+        SaveError: If the folder cannot be made, or something else has its name.
+    """
+    if os.name != "posix":
+        raise SaveError.for_path(
+            path,
+            "this system cannot flush a folder",
+            expected="a POSIX system, where a commit can be made durable",
+            hint="write from Linux or macOS; the Keras drop-ins write single files anywhere.",
+        )
+    missing: list[Path] = []
+    at = Path(path).absolute()
+    while not at.is_dir() and at.parent != at:
+        missing.append(at)
+        at = at.parent
+    for folder in reversed(missing):
+        try:
+            parent = disk.open_root(str(folder.parent))
+            try:
+                with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+                    disk.make_folder(folder.name, parent)
+                disk.sync(parent)
+            finally:
+                disk.close(parent)
+        except OSError as exc:
+            raise SaveError.for_path(
+                str(folder),
+                exc.strerror or str(exc),
+                expected="a folder that can be created",
+                hint="pass a folder whose parent is writable.",
+            ) from exc

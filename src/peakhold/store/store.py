@@ -1,0 +1,595 @@
+"""The store: what a user holds. It ties snapshot, writer thread, commit and retention together.
+
+Rules for this file:
+
+1. `save` raises only what the caller got wrong. What the disk gets wrong comes out of
+   `Pending.result()`, `wait()` and `close()`, once; if nobody asks, the next `save` warns of it.
+2. Everything that changes the folder runs in the writer thread, one job after the other: a deletion
+   cannot meet a commit. (Opening is the exception: then there is nothing to meet.)
+3. Retention looks at the manifests on disk, after the commit is durable and has been reported. What
+   goes wrong there is a warning: the new checkpoint is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, TypeAlias, TypeVar, final
+
+from peakhold._core.policies.keep import KeepPolicy
+from peakhold._core.policies.keep import keep as commits_to_keep
+from peakhold.errors import (
+    CheckpointDamagedError,
+    CheckpointNotFoundError,
+    InvalidArgumentError,
+    SaveError,
+    SaveReplacedError,
+    SaveWarning,
+    StoreClosedError,
+)
+from peakhold.store import background
+from peakhold.store import manifest as manifests
+from peakhold.store.arrays import Array, RawTensor
+from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, commit, remove_tree
+from peakhold.store.disk import Disk
+from peakhold.store.entry import Checkpoint, Entry, Finding
+from peakhold.store.opened import open_checkpoint
+from peakhold.store.owner import Ownership, make_root
+from peakhold.store.reader import Reader, Which
+from peakhold.store.saving import Pending, Request, Slot, StoreStats, check_parts
+from peakhold.store.snapshot import Layout, PartDraft, Snapshot
+from peakhold.store.trash import Trash
+
+__all__ = ["Store"]
+
+T = TypeVar("T")
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+# Inside the class, `list` is the method.
+_Entries: TypeAlias = list[Entry]
+_Findings: TypeAlias = list[Finding]
+
+
+@final
+class Store:
+    """A folder of checkpoints that can be trusted: crash-safe, verified, asynchronous.
+
+    Opening it makes the folder if need be, takes its lock and sweeps what an earlier process left
+    half done. One store at a time writes to a folder; any number of `Reader`s look on. Methods are
+    called from one thread.
+
+    Args:
+        folder: The folder of checkpoints.
+        keep: Which checkpoints stay, for example `KeepLast(3) | KeepBest("val_loss", "min")`; the
+            newest always does. Defaults to None, which keeps all.
+        when_busy: What `save` does while an earlier save is being written. `"wait"` waits for it.
+            `"replace"` copies at once, into a second set of buffers, and takes the place of a save
+            that has not begun to be written. Defaults to `"wait"`.
+        memory_limit: Bytes of host memory for snapshots at most. A state that needs more is written
+            before `save` returns, without a copy. Defaults to None, no limit.
+        undo: How many of the latest deletions can be taken back. At least 0. Defaults to 1.
+        disk: The calls to the operating system; another one is for tests.
+
+    Raises:
+        InvalidArgumentError: If an argument cannot mean anything.
+        SaveError: If the folder cannot be made or written to.
+        StoreOwnedError: If another store has it open for writing.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> with Store(tempfile.mkdtemp()) as store:
+        ...     pending = store.save(10, {"model": {"w": np.ones(3)}}, metrics={"loss": 0.25})
+        ...     entry = pending.result()  # durable now
+        ...     store.best("loss", "min").step
+        10
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: KeepPolicy | None = None,
+        *,
+        when_busy: Literal["wait", "replace"] = "wait",
+        memory_limit: int | None = None,
+        undo: int = 1,
+        disk: Disk | None = None,
+    ) -> None:
+        _check_options(when_busy, memory_limit, undo)
+        self.folder = Path(folder).absolute()
+        self._keep = keep
+        self._memory_limit = memory_limit
+        self._disk = disk or Disk()
+        self._reader = Reader(self.folder, disk=self._disk)
+        self._stats = StoreStats()
+        self._stats_lock = threading.Lock()
+        self._notices: deque[str] = deque()
+        self._pendings: list[Pending] = []
+        self._slots = [Slot() for _ in range(1 if when_busy == "wait" else 2)]
+        self._retention: background.Task[None] | None = None
+        self._pinned: set[str] = set()
+        self._closed = False
+        make_root(self._disk, str(self.folder))
+        try:
+            self._own = Ownership(self._disk, str(self.folder))
+        except OSError as exc:
+            raise SaveError.for_path(
+                str(self.folder), str(exc), expected="a folder that can be written to"
+            ) from exc
+        weakref.finalize(self, _farewell, self._own, self._pendings, str(self.folder))
+        self._trash = Trash(self._disk, self._own.root, undo)
+        try:
+            self._last_commit = self._recover()
+        except BaseException:
+            self._own.release()
+            raise
+
+    def _recover(self) -> int:
+        """Sweep what a dead process left unfinished, and find where the numbering goes on.
+
+        Nobody else can be writing: the lock is ours.
+        """
+        root = self._own.root
+        for name in self._disk.names(root):
+            if name.startswith(TMP_PREFIX):
+                try:
+                    remove_tree(self._disk, name, root)
+                except OSError as exc:
+                    self._notices.append(f"{self.folder / name} could not be swept: {exc}")
+        entries = self._reader.list()
+        if entries:
+            self._check_newest(entries[-1])
+        deleted = [entry for _, entry in self._trash.held(self.folder) if entry is not None]
+        return max((entry.commit for entry in [*entries, *deleted]), default=0)
+
+    def _check_newest(self, newest: Entry) -> None:
+        """Say at once if the newest checkpoint has lost a file; loading verifies its bytes."""
+        try:
+            with open_checkpoint(self._disk, self._own.root, newest.name, self.folder) as opened:
+                opened.check_files()
+        except CheckpointDamagedError as error:
+            self._notices.append(f"the newest checkpoint is damaged: {error}")
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def prepare(self, parts: Mapping[str, Any]) -> None:
+        """Get ready for saves of such a state, before training starts. Writes nothing.
+
+        Checks that the parts can be saved and that there is room on the disk, and allocates and
+        touches the host memory, so that the first save costs what the tenth costs.
+
+        Args:
+            parts: What will be saved. Arrays may change later; if names, dtypes or shapes do, the
+                next save prepares itself again and takes longer.
+
+        Raises:
+            InvalidArgumentError: If something in `parts` cannot be saved.
+            DiskFullError: If not even one checkpoint fits.
+        """
+        self._check_open()
+        drafts = check_parts(parts)
+        layout = Layout(drafts)
+        check_room(self._disk, self._own.root, str(self.folder), layout.data_bytes)
+        bound = self._keep.at_most if self._keep is not None else None
+        if bound is not None:
+            more = (bound + 1 - len(self._reader.list())) * layout.data_bytes
+            free = self._disk.free_bytes(self._own.root)
+            if more > free:
+                self._notices.append(
+                    f"{self._keep} may come to need {more:,} more bytes, the disk has {free:,} free"
+                )
+        self.wait()
+        if self._fits_memory(layout):
+            for slot in self._slots:
+                slot.buffers.take(drafts)
+        self._give_notices()
+
+    def save(
+        self,
+        step: int,
+        parts: Mapping[str, Any],
+        *,
+        epoch: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        reason: str | None = None,
+        immutable: bool = False,
+    ) -> Pending:
+        """Save a state: copied, and free to change, when this returns; durable later.
+
+        Args:
+            step: Steps done, at least 0. Saved again, a step gets a new revision.
+            parts: The state by part (`"model"`, `"optimizer"`, …): trees of dicts, lists and tuples
+                with arrays and plain values. Each part can be loaded alone; all are required.
+            epoch: 0-based index of the epoch.
+            metrics: Values at this step; numbers, or arrays with one element.
+            reason: Why it is saved, for people.
+            immutable: True if nobody will change the arrays before the save is durable: they are
+                then written from where they are, without a copy.
+
+        Returns:
+            The save; its `result()` is the durable entry.
+
+        Raises:
+            InvalidArgumentError: If something cannot be saved; nothing has happened then.
+            StoreForkedError: In a forked child.
+            StoreClosedError: After `close()`.
+        """
+        started = time.perf_counter()
+        self._check_open()
+        if self._notices or self._pendings:
+            self._give_notices()
+        request = Request.checked(step, epoch, metrics, reason)
+        drafts = check_parts(parts)
+        must_write_now = not immutable and not self._fits_memory(drafts)
+        waiting = time.perf_counter()
+        slot, waited = self._free_slot()
+        wait_s = time.perf_counter() - waiting if waited else 0.0
+        if immutable or must_write_now:
+            snapshot = Snapshot.of_immutable(drafts)
+        else:
+            snapshot = slot.buffers.take(drafts)
+        pending = self._hand_over(request, snapshot, slot)
+        if must_write_now:  # nothing was copied: the arrays must not change before they are written
+            pending.task.wait()
+        blocked_s = time.perf_counter() - started
+        self._count(
+            asked=1,
+            waited=int(waited),
+            blocked_s=blocked_s,
+            last_blocked_s=blocked_s,
+            last_wait_s=wait_s,
+        )
+        return pending
+
+    def _fits_memory(self, state: Layout | list[PartDraft]) -> bool:
+        if self._memory_limit is None:
+            return True
+        layout = state if isinstance(state, Layout) else Layout(state)
+        return len(self._slots) * layout.nbytes <= self._memory_limit
+
+    def _free_slot(self) -> tuple[Slot, bool]:
+        """A slot whose buffers nobody uses, and whether it had to be waited for."""
+        for slot in self._slots:
+            if slot.free:
+                return slot, False
+        newest = self._slots[-1].pending
+        if len(self._slots) > 1 and newest is not None:
+            # The writer is busy with one slot; whichever it is, the other can be had.
+            for slot in self._slots:
+                pending = slot.pending
+                if pending and pending.task.cancel(SaveReplacedError.for_step(pending.step)):
+                    self._count(replaced=1)
+                    return slot, False
+                if slot.free:
+                    return slot, False
+        slot = self._slots[0]
+        if slot.pending is not None:
+            slot.pending.task.wait()
+        return slot, True
+
+    def _hand_over(self, request: Request, snapshot: Snapshot, slot: Slot) -> Pending:
+        pending = Pending(request.step, lambda: self._commit(request, snapshot))
+        slot.pending = pending
+        self._pendings.append(pending)
+        background.submit(pending.task)
+        return pending
+
+    def _commit(self, request: Request, snapshot: Snapshot) -> Entry:
+        """In the writer thread: make the checkpoint durable, then see to retention."""
+        started = time.perf_counter()
+        try:
+            manifest = self._write(request, snapshot)
+        except OSError as exc:
+            self._count(failed=1)
+            if isinstance(exc, SaveError):
+                raise
+            raise SaveError.for_path(
+                str(self.folder / manifests.folder_name(request.step, 1)),
+                exc.strerror or str(exc),
+                expected="a checkpoint that can be written",
+                hint="free some space." if exc.errno in _FULL else None,
+            ) from exc
+        except BaseException:
+            self._count(failed=1)
+            raise
+        self._count(committed=1, last_write_s=time.perf_counter() - started)
+        if self._keep is not None:
+            self._retention = background.submit(self._retain)
+        return Entry.of(manifest, self.folder)
+
+    def _write(self, request: Request, snapshot: Snapshot) -> manifests.Manifest:
+        root, path = self._own.root, str(self.folder)
+        self._own.check()
+        needed = snapshot.layout.data_bytes + MARGIN_BYTES
+        if self._disk.free_bytes(root) < needed:
+            with contextlib.suppress(OSError):  # an undo is worth less than a checkpoint
+                self._trash.empty(leave=0)
+        self._last_commit += 1  # a failed save's number is not used again
+        label = Label(
+            step=request.step,
+            revision=self._next_revision(request.step),
+            commit=self._last_commit,
+            epoch=request.epoch,
+            metrics=request.metrics,
+            reason=request.reason,
+        )
+        return commit(self._disk, root, path, label, snapshot)
+
+    def _next_revision(self, step: int) -> int:
+        """One more than any in the folder, damaged or not, or in the trash."""
+        names = [*self._disk.names(self._own.root), *self._trash.names()]
+        found = [manifests.parse_folder_name(name) for name in names]
+        return max((key[1] for key in found if key and key[0] == step), default=0) + 1
+
+    def _retain(self) -> None:
+        """In the writer thread: delete what the policy does not keep, durably, then unlink it."""
+        try:
+            entries, _ = self._reader.scan()
+            kept = commits_to_keep(self._keep, [entry.info for entry in entries])
+            victims = [
+                entry.name
+                for entry in entries
+                if entry.commit not in kept and entry.name not in self._pinned
+            ]
+            if victims:
+                self._trash.put(victims)
+            self._trash.empty()
+        except OSError as exc:
+            self._notices.append(f"{self.folder}: old checkpoints could not be deleted: {exc}")
+
+    # -- waiting and closing ---------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Wait until every save is durable and the folder is tidy.
+
+        Raises:
+            SaveError: What went wrong with a save, if nobody has seen it yet; further ones are
+            notes.
+        """
+        self._check_open()
+        failures = self._settle()
+        self._give_notices()
+        _raise_first(failures)
+
+    def _settle(self) -> list[BaseException]:
+        for pending in self._pendings:
+            pending.task.wait()
+        if self._retention is not None:
+            self._retention.wait()
+        failures = [p.failure for p in self._pendings if not p.told and p.failure is not None]
+        self._pendings.clear()
+        return failures
+
+    def close(self) -> None:
+        """Wait for every save, then let the folder go. Closing again does nothing.
+
+        Raises:
+            SaveError: What went wrong with a save, if nobody has seen it yet.
+        """
+        if self._closed:
+            return
+        self._own.check()
+        try:
+            failures = self._settle()
+        finally:
+            self._closed = True
+            self._own.release()
+        self._give_notices()
+        _raise_first(failures)
+
+    def __enter__(self) -> Store:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except SaveError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and a save failed: {failure}")  # the first error is the one to see
+
+    def __repr__(self) -> str:
+        s = self._stats
+        return (
+            f"Store({str(self.folder)!r}: {s.committed} committed, {s.failed} failed, "
+            f"{s.replaced} replaced, {s.waited} waited; training lost {s.blocked_s:.3f} s)"
+        )
+
+    @property
+    def stats(self) -> StoreStats:
+        """What has been done so far."""
+        return self._stats
+
+    def _count(self, **changes: float) -> None:
+        with self._stats_lock:
+            new: dict[str, Any] = {}
+            for name, value in changes.items():
+                new[name] = (
+                    value if name.startswith("last_") else getattr(self._stats, name) + value
+                )
+            self._stats = replace(self._stats, **new)
+
+    def _check_open(self) -> None:
+        self._own.check()
+        if self._closed:
+            raise StoreClosedError.for_path(str(self.folder))
+
+    def _give_notices(self) -> None:
+        """Warn, in the caller's thread, of what went wrong in ours."""
+        for pending in [p for p in self._pendings if p.done]:
+            self._pendings.remove(pending)
+            if pending.failure is not None and not pending.told:
+                self._notices.append(f"the save of step {pending.step} failed: {pending.failure}")
+        while self._notices:
+            warnings.warn(self._notices.popleft(), SaveWarning, stacklevel=3)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def list(self) -> _Entries:
+        """Return all committed checkpoints, oldest commit first; see `Reader.list`."""
+        self._check_open()
+        return self._reader.list()
+
+    @property
+    def latest(self) -> Entry | None:
+        """The newest commit, or None if there is none."""
+        self._check_open()
+        return self._reader.latest
+
+    def best(self, metric: str, mode: Literal["min", "max"]) -> Entry | None:
+        """Return the checkpoint with the best value of a metric; see `Reader.best`."""
+        self._check_open()
+        return self._reader.best(metric, mode)
+
+    def load(
+        self,
+        which: Which = "latest",
+        parts: Iterable[str] | None = None,
+        *,
+        if_damaged: Literal["older", "error"] | None = None,
+        mmap: bool = False,
+    ) -> Checkpoint:
+        """Load a checkpoint, verifying every byte that is returned; see `Reader.load`."""
+        self._check_open()
+        return self._reader.load(which, parts, if_damaged=if_damaged, mmap=mmap)
+
+    def load_tensor(self, which: Which, part: str, name: str) -> Array | RawTensor:
+        """Load one tensor, verified; see `Reader.load_tensor`."""
+        self._check_open()
+        return self._reader.load_tensor(which, part, name)
+
+    def verify(self, which: Which | None = None) -> _Findings:
+        """Read every byte and say what is damaged; see `Reader.verify`."""
+        self._check_open()
+        return self._reader.verify(which)
+
+    # -- deleting --------------------------------------------------------------------------------
+
+    def _in_writer(self, work: Callable[[], T]) -> T:
+        return background.submit(work).result()
+
+    def delete(self, which: Which | str) -> None:
+        """Delete a checkpoint, atomically and durably. The latest `undo` deletions can be undone.
+
+        Args:
+            which: An entry, a step (its newest revision), `"latest"`, or the name of a folder as
+                `verify` gives it, damaged or not.
+
+        Raises:
+            CheckpointNotFoundError: If there is no such checkpoint.
+            SaveError: If it cannot be deleted.
+        """
+        self._check_open()
+        name = self._name_of(which)
+
+        def put() -> None:
+            if self._disk.identity(name, self._own.root) is None:
+                raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
+            self._trash.put([name])
+            self._pinned.discard(name)
+            self._trash.empty()
+
+        try:
+            self._in_writer(put)
+        except OSError as exc:
+            raise SaveError.for_path(
+                str(self.folder / name), str(exc), expected="a checkpoint that can be deleted"
+            ) from exc
+
+    def undelete(self, which: Entry | int | str | None = None) -> Entry:
+        """Bring a deleted checkpoint back, verified. This store's keep policy leaves it alone then.
+
+        Args:
+            which: The entry, step or folder name; None takes the latest deletion.
+
+        Returns:
+            Its entry.
+
+        Raises:
+            CheckpointNotFoundError: If it is not in the trash any more.
+            CheckpointDamagedError: If it is not whole any more.
+        """
+        self._check_open()
+
+        def bring_back() -> Entry:
+            held = [(name, entry) for name, entry in self._trash.held(self.folder) if entry]
+            for name, entry in reversed(held):
+                if which is None or which in (entry.step, name) or _is_entry(which, name):
+                    self._trash.take_out(name, self.folder)
+                    self._pinned.add(name)
+                    return replace(entry, path=self.folder / name)
+            raise CheckpointNotFoundError.for_step(
+                str(self.folder), which, [entry.step for _, entry in held]
+            )
+
+        return self._in_writer(bring_back)
+
+    def _name_of(self, which: Which | str) -> str:
+        if isinstance(which, Entry):
+            return which.name
+        if isinstance(which, str) and which != "latest":
+            if manifests.parse_folder_name(which) is None:
+                raise InvalidArgumentError.for_argument(
+                    "which", which, "an entry, a step, 'latest' or a name such as 'step-00000042'"
+                )
+            return which
+        entries = [e for e in self._reader.list() if which in ("latest", e.step)]
+        if not entries:
+            raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
+        return entries[-1].name
+
+    def _steps(self) -> tuple[int, ...]:
+        return tuple(entry.step for entry in self._reader.list()[:-6:-1])
+
+
+def _is_entry(which: object, name: str) -> bool:
+    return isinstance(which, Entry) and which.name == name
+
+
+def _check_options(when_busy: Any, memory_limit: Any, undo: Any) -> None:
+    if when_busy not in ("wait", "replace"):
+        raise InvalidArgumentError.for_argument("when_busy", when_busy, "'wait' or 'replace'")
+    if memory_limit is not None and memory_limit < 0:
+        raise InvalidArgumentError.for_argument(
+            "memory_limit",
+            memory_limit,
+            "a number of bytes or None",
+            hint="0 writes every state before save returns, without a copy.",
+        )
+    if isinstance(undo, bool) or not isinstance(undo, int) or undo < 0:
+        raise InvalidArgumentError.for_argument("undo", undo, "an int of at least 0")
+
+
+def _raise_first(failures: list[BaseException]) -> None:
+    if failures:
+        first, *others = failures
+        for other in others:
+            first.add_note(f"and: {other}")
+        raise first
+
+
+def _farewell(own: Ownership, pendings: list[Pending], folder: str) -> None:
+    """When a store that was never closed goes away: let the folder go, and never be silent."""
+    if own.pid != os.getpid():
+        return  # a forked child ends; the saves are its parent's
+    for pending in pendings:
+        pending.task.wait()  # only at the end of the process can one still be under way
+    own.release()
+    for pending in pendings:
+        if pending.failure is not None and not pending.told:
+            warnings.warn(
+                f"{folder}: the save of step {pending.step} failed: {pending.failure}",
+                SaveWarning,
+                stacklevel=2,
+            )

@@ -1,0 +1,44 @@
+"""The state in the golden checkpoint of format 1. Never change it: users' checkpoints do not change.
+
+`python tests/golden_state.py FOLDER` wrote the checkpoint that is checked in.
+"""
+
+import math
+import sys
+
+import ml_dtypes
+import numpy as np
+
+
+def golden():
+    shared = np.arange(6, dtype=np.float32).reshape(2, 3)
+    return {
+        "model": {
+            "kernel": shared,
+            "tied": shared,
+            "bias": np.array([1.5, -0.0, math.inf], ml_dtypes.bfloat16),
+            "eighth": np.array([0.5, 448], ml_dtypes.float8_e4m3fn),
+            "empty": np.zeros((0, 4), np.int16),
+            "mask": np.array([[True], [False]]),
+            "spectrum": np.array([1 + 2j, complex(0, -math.inf)]),
+        },
+        "optimizer": {"state": {0: {"step": np.array(7, np.int64)}}, "betas": (0.9, 0.999)},
+        "train": {
+            "step": 4200,
+            "best": math.inf,
+            "nothing": None,
+            "names": ["ä", "\u2028", ""],
+            "phase": 1 - 2j,
+            "key": b"\x00\xff",
+            "$odd": {"$tensor": "not one"},
+            "big": 2**70,
+        },
+    }
+
+
+if __name__ == "__main__":
+    from peakhold.store import Store
+
+    with Store(sys.argv[1]) as store:
+        metrics = {"loss": 0.25, "accuracy": math.nan}
+        store.save(4200, golden(), epoch=3, metrics=metrics, reason="golden").result()

@@ -1,0 +1,374 @@
+"""Checkpoints that a stranger made to hurt: each function turns a good one into one of them.
+
+Checksums are made right again afterwards, so that what is tested is what lies behind them.
+"""
+
+import json
+import os
+import pickle
+import struct
+
+import xxhash
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+class Hostile:
+    """A good checkpoint's manifest and files, to be changed and sealed again."""
+
+    def __init__(self, folder, outside):
+        self.folder = folder
+        self.outside = outside
+        self.manifest = json.loads((folder / "manifest.json").read_bytes())
+        del self.manifest["xxh3_128"]
+
+    @property
+    def files(self):
+        return {file["name"]: file for file in self.manifest["files"]}
+
+    @property
+    def tensors(self):
+        return self.manifest["tensors"]
+
+    def put(self, name, data):
+        """Write a file and make the manifest agree with it."""
+        (self.folder / name).write_bytes(data)
+        covered = len(data)
+        if name.endswith(".safetensors") and len(data) >= 8:
+            covered = min(len(data), 8 + struct.unpack("<Q", data[:8])[0])
+        self.files[name].update(
+            size=len(data), covered=covered, xxh3_128=xxhash.xxh3_128_hexdigest(data[:covered])
+        )
+
+    def header(self, change=None, text=None, length=None):
+        """Rewrite the tensor file's header."""
+        data = (self.folder / "model.safetensors").read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8 : 8 + size])
+        if change:
+            change(header)
+        text = json.dumps(header).encode() if text is None else text
+        length = len(text) if length is None else length
+        self.put("model.safetensors", struct.pack("<Q", length) + text + data[8 + size :])
+
+    def seal(self, text=None):
+        body = (json.dumps(self.manifest, allow_nan=True) if text is None else text)[:-1].encode()
+        tail = f',"xxh3_128":"{xxhash.xxh3_128_hexdigest(body)}"}}\n'.encode()
+        (self.folder / "manifest.json").write_bytes(body + tail)
+
+
+# -- paths -------------------------------------------------------------------------------------
+
+
+def _renamed(name):
+    def change(h):
+        h.files["model.safetensors"]["name"] = name
+        for tensor in h.tensors:
+            if tensor["file"] == "model.safetensors":
+                tensor["file"] = name
+        h.seal()
+
+    return change
+
+
+for label, name in {
+    "path_traversal": "../outside.safetensors",
+    "path_traversal_deep": "a/../../outside.safetensors",
+    "path_absolute": "/etc/passwd",
+    "path_backslash": "..\\outside.safetensors",
+    "path_dot": ".",
+    "path_dot_dot": "..",
+    "path_empty": "",
+    "path_hidden": ".lock",
+    "path_nul": "model\0.safetensors",
+    "path_newline": "model\n.safetensors",
+    "path_percent": "%2e%2e%2foutside",
+    "path_long": "a" * 300,
+    "path_unicode": "model\u2024safetensors",
+}.items():
+    CASES[label] = _renamed(name)
+
+
+@case
+def symlink_file(h):
+    (h.folder / "model.safetensors").unlink()
+    (h.folder / "model.safetensors").symlink_to(h.outside)
+    h.files["model.safetensors"].update(size=h.outside.stat().st_size)
+    h.seal()
+
+
+@case
+def symlink_manifest(h):
+    os.rename(h.folder / "manifest.json", h.outside.parent / "elsewhere.json")
+    (h.folder / "manifest.json").symlink_to(h.outside.parent / "elsewhere.json")
+
+
+@case
+def symlink_folder(h):
+    os.rename(h.folder, h.outside.parent / "moved")
+    h.folder.symlink_to(h.outside.parent / "moved")
+
+
+@case
+def symlink_loop(h):
+    (h.folder / "model.json").unlink()
+    (h.folder / "model.json").symlink_to("model.json")
+
+
+@case
+def fifo_tensors(h):
+    (h.folder / "model.safetensors").unlink()
+    os.mkfifo(h.folder / "model.safetensors")
+
+
+@case
+def fifo_manifest(h):
+    (h.folder / "manifest.json").unlink()
+    os.mkfifo(h.folder / "manifest.json")
+
+
+@case
+def device_file(h):
+    (h.folder / "model.json").unlink()
+    (h.folder / "model.json").symlink_to("/dev/zero")
+
+
+# -- headers -----------------------------------------------------------------------------------
+
+
+@case
+def header_bomb_length(h):
+    h.put("model.safetensors", struct.pack("<Q", 2**63) + b"{}")
+    h.seal()
+
+
+@case
+def header_bomb_covered(h):
+    h.files["model.safetensors"].update(size=2**40, covered=2**40)
+    h.seal()
+
+
+@case
+def header_shorter_than_it_says(h):
+    h.header(length=10)
+    h.seal()
+
+
+@case
+def header_not_json(h):
+    h.header(text=b"\x80\x04not json")
+    h.seal()
+
+
+@case
+def header_list(h):
+    h.header(text=b"[]")
+    h.seal()
+
+
+@case
+def header_deep(h):
+    h.header(text=b"[" * 200_000)
+    h.seal()
+
+
+@case
+def header_duplicate_keys(h):
+    h.header(text=b'{"kernel":{},"kernel":{}}')
+    h.seal()
+
+
+@case
+def header_other_dtype(h):
+    h.header(lambda header: header["kernel"].update(dtype="F64"))
+    h.seal()
+
+
+@case
+def header_other_shape(h):
+    h.header(lambda header: header["kernel"].update(shape=[25, 40]))
+    h.seal()
+
+
+@case
+def header_extra_tensor(h):
+    h.header(lambda header: header.update(x={"dtype": "U8", "shape": [], "data_offsets": [0, 1]}))
+    h.seal()
+
+
+# -- offsets and shapes ------------------------------------------------------------------------
+
+
+def _tensor(**changes):
+    def change(h):
+        h.tensors[0].update(changes)
+        h.header(lambda header: None)
+        h.seal()
+
+    return change
+
+
+for label, changes in {
+    "offsets_out_of_file": {"offsets": [0, 2**40]},
+    "offsets_negative": {"offsets": [-8, 0]},
+    "offsets_backwards": {"offsets": [200, 0]},
+    "offsets_three": {"offsets": [0, 1, 2]},
+    "offsets_float": {"offsets": [0.0, 200.0]},
+    "offsets_true": {"offsets": [False, True]},
+    "shape_giant": {"shape": [2**40, 2**40]},
+    "shape_giant_and_zero": {"shape": [0, 2**62 - 1, 2**61]},
+    "shape_negative": {"shape": [-1]},
+    "shape_many_axes": {"shape": [1] * 5000},
+    "shape_text": {"shape": "25"},
+    "dtype_unknown": {"dtype": "F128"},
+    "dtype_object": {"dtype": "O"},
+    "as_unknown": {"as": "object"},
+    "as_wrong": {"as": "complex128"},
+    "checksum_text": {"xxh3_128": "zz"},
+    "name_number": {"name": 3},
+    "file_unknown": {"file": "other.safetensors"},
+}.items():
+    CASES[label] = _tensor(**changes)
+
+
+@case
+def offsets_overlap(h):
+    first, second = h.tensors[0], h.tensors[1]
+    length = second["offsets"][1] - second["offsets"][0]
+    second["offsets"] = [first["offsets"][0], first["offsets"][0] + length]
+    h.seal()
+
+
+@case
+def tensor_twice(h):
+    h.tensors.append(dict(h.tensors[0]))
+    h.seal()
+
+
+@case
+def tensors_a_million(h):
+    h.manifest["tensors"] = [h.tensors[0]] * 300_000
+    h.seal()
+
+
+# -- the manifest ------------------------------------------------------------------------------
+
+
+def _manifest(**changes):
+    def change(h):
+        h.manifest.update(changes)
+        h.seal()
+
+    return change
+
+
+for label, changes in {
+    "format_next": {"format": 2},
+    "format_text": {"format": "1"},
+    "format_none": {"format": None},
+    "step_other": {"step": 4},
+    "step_giant": {"step": 10**4000},
+    "step_float": {"step": 3.0},
+    "revision_zero": {"revision": 0},
+    "commit_negative": {"commit": -1},
+    "metrics_list": {"metrics": []},
+    "metrics_nan": {"metrics": {"loss": float("nan")}},
+    "metrics_bool": {"metrics": {"loss": True}},
+    "time_none": {"committed_at": "yesterday"},
+    "time_extreme": {"committed_at": "0001-01-01T00:00:00+23:59"},
+    "files_dict": {"files": {}},
+    "files_none": {"files": []},
+    "required_gone": {"required": ["model", "train", "optimizer"]},
+    "required_path": {"required": ["../model"]},
+}.items():
+    CASES[label] = _manifest(**changes)
+
+
+@case
+def manifest_duplicate_keys(h):
+    h.seal(json.dumps(h.manifest)[:-1] + ',"step":3}')
+
+
+@case
+def manifest_deep(h):
+    h.seal("{" + '"a":' + "[" * 100_000 + "}")
+
+
+@case
+def manifest_list(h):
+    (h.folder / "manifest.json").write_text("[]")
+
+
+@case
+def manifest_huge(h):
+    with open(h.folder / "manifest.json", "r+b") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+
+
+@case
+def manifest_not_utf8(h):
+    h.seal('{"format":1,"step":"\udcff"}'.encode("utf-8", "surrogateescape").decode("latin-1"))
+
+
+@case
+def file_listed_twice(h):
+    h.manifest["files"].append(dict(h.files["model.json"]))
+    h.seal()
+
+
+@case
+def file_lists_the_manifest(h):
+    h.files["model.json"]["name"] = "manifest.json"
+    h.seal()
+
+
+# -- part JSON ---------------------------------------------------------------------------------
+
+
+def _tree(data):
+    def change(h):
+        h.put("model.json", data)
+        h.seal()
+
+    return change
+
+
+class Exploit:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/peakhold-was-here",)
+
+
+for label, data in {
+    "tree_pickle": pickle.dumps(Exploit()),
+    "tree_nan": b'{"rate":NaN}',
+    "tree_infinity": b"[Infinity]",
+    "tree_duplicate_keys": b'{"a":1,"a":2}',
+    "tree_deep": b"[" * 150_000,
+    "tree_deep_but_legal": b"[" * 900 + b"]" * 900,
+    "tree_long_number": b"1" * 100_000,
+    "tree_unknown_tensor": b'{"$tensor":"gone"}',
+    "tree_unknown_mark": b'{"$object":"os.system"}',
+    "tree_bad_base64": b'{"$bytes":"####"}',
+    "tree_not_utf8": b'"\xff\xfe"',
+    "tree_empty": b"",
+}.items():
+    CASES[label] = _tree(data)
+
+
+@case
+def pickle_in_disguise(h):
+    """A pickle where the tensor file should be, sized and checksummed like one."""
+    h.put("model.safetensors", pickle.dumps(Exploit()))
+    h.seal()
+
+
+@case
+def tree_two_for_one_part(h):
+    record = dict(h.files["train.json"], part="model")
+    h.manifest["files"] = [f for f in h.manifest["files"] if f["name"] != "train.json"] + [record]
+    h.seal()

@@ -49,7 +49,7 @@ format: .venv/.check
 # (small models gain nothing from more). `make test-jax` and its like run one group alone.
 GROUPS := test-tensorflow test-jax test-torch test-core test-crash
 test: .venv/.test
-	$(MAKE) --jobs=2 --output-sync=target $(GROUPS)
+	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
 $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1

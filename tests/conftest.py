@@ -1,6 +1,7 @@
 """What every test shares: which backend this process is for, and torch before TensorFlow."""
 
 import os
+import signal
 
 import pytest
 
@@ -11,6 +12,12 @@ if BACKEND == "torch":
     import torch
 
     torch.set_num_threads(1)
+
+
+# A shell starts background jobs with SIGINT ignored, which Peakhold respects: the tests of Ctrl-C
+# need it as a terminal has it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

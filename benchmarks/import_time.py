@@ -1,0 +1,76 @@
+"""`import peakhold` beside the bare interpreter, in one run: the time, and what it loads.
+
+    python benchmarks/import_time.py [--rounds 21]
+
+The two take turns, each in a fresh process, so that a disturbance hits both. Bytecode is compiled
+beforehand, as an installation does it, into a folder of this run's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+FRAMEWORKS = ("keras", "tensorflow", "jax", "torch", "h5py", "sklearn", "numpy", "safetensors")
+REACH = 60
+"""Milliseconds beyond the interpreter."""
+
+
+def run(code, environment):
+    """Run code in a fresh interpreter; returns milliseconds and what it printed."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    return (time.perf_counter() - began) * 1e3, done.stdout
+
+
+def measure(rounds):
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        listing = "import json, sys, peakhold; print(json.dumps(sorted(sys.modules)))"
+        loaded = json.loads(run(listing, environment)[1])
+        bare, ours = [], []
+        for _ in range(rounds):
+            bare.append(run("pass", environment)[0])
+            ours.append(run("import peakhold", environment)[0])
+    return bare, ours, [name for name in FRAMEWORKS if name in loaded]
+
+
+def table(rounds=21):
+    """The table, and whether what was asked for is reached."""
+    bare, ours, frameworks = measure(rounds)
+    beyond = [one - other for one, other in zip(ours, bare, strict=True)]
+    rows = [
+        ("bare interpreter", bare),
+        ("import peakhold", ours),
+        ("beyond the interpreter", beyond),
+    ]
+    lines = ["| | median | quartiles |", "|---|---|---|"]
+    for name, values in rows:
+        low, middle, high = statistics.quantiles(values, n=4)
+        lines.append(f"| {name} | {middle:.1f} ms | {low:.1f} … {high:.1f} |")
+    lines.append("")
+    lines.append(
+        f"Asked for: at most {REACH} ms. Frameworks loaded: {', '.join(frameworks) or 'none'}."
+    )
+    return "\n".join(lines), statistics.median(beyond) <= REACH and not frameworks
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=21)
+    text, reached = table(parser.parse_args(arguments).rounds)
+    print(text)
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

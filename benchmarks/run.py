@@ -1,0 +1,118 @@
+"""`make bench`: every benchmark, printed as ratios and written to `RESULTS.md`.
+
+    python benchmarks/run.py [--rounds 9]
+
+Ratios, because machines differ; both sides of each were measured in one run, taking turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+BACKENDS = ("torch", "jax", "tensorflow")
+PACKAGES = ("peakhold", "keras", "torch", "jax", "tensorflow-cpu", "numpy")
+
+
+def machine():
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    load = f"; load at the start {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{os.cpu_count()} cores, {model}, {platform.system()} {platform.machine()}{load}.\n"
+        f"Python {platform.python_version()}, {versions}."
+    )
+
+
+def fit_overhead(rounds):
+    """The table over all backends; each has a process of its own."""
+    # What `fit_overhead.py` prints is one backend's table: the header once, then everybody's rows.
+    header, rows = [], []
+    for backend in BACKENDS:
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "GLOG_minloglevel": "3",
+        }
+        done = subprocess.run(
+            [sys.executable, str(HERE / "fit_overhead.py"), "--rounds", str(rounds)],
+            env=environment,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+        header, mine = table[:2], table[2:]
+        rows += mine
+        print("\n".join(mine if len(rows) > len(mine) else table), flush=True)
+    return "\n".join([*header, *rows])
+
+
+def write_section(name, text):
+    """Replace one section of `RESULTS.md`, leave the others."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    old = RESULTS.read_text("utf-8") if RESULTS.exists() else "# Results\n"
+    if begin not in old:
+        old += f"\n{begin}{end}"
+    before, _, rest = old.partition(begin)
+    _, _, after = rest.partition(end)
+    RESULTS.write_text(f"{before}{begin}{text}\n{end}{after}", "utf-8")
+
+
+FIT = """\
+## The callbacks in `fit`
+
+EarlyStopping, ModelCheckpoint, ReduceLROnPlateau and CSVLogger, beside Keras's own four with the
+same arguments, on the same tiny model, taking turns in one process for each backend. Asked for is a
+batch that costs no more: a ratio of 1. Times are medians of the rounds' fastest epochs; ratio and
+quartiles are those of the rounds' ratios. The end of an epoch holds a flush of the CSV file to the
+disk, which Keras's has not."""
+
+IMPORT = """\
+## Importing
+
+`import peakhold` in a fresh process, in turns with the bare interpreter."""
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args(arguments).rounds
+    where = machine()
+    print(where)
+
+    import import_time
+
+    print("\nimport peakhold", flush=True)
+    importing, _ = import_time.table()
+    print(importing)
+    print("\nfit, with four callbacks", flush=True)
+    fitting = fit_overhead(rounds)
+    sections = [f"{where}", f"{FIT}\n\n{fitting}", f"{IMPORT}\n\n{importing}"]
+    write_section("callbacks", "\n\n".join(sections))
+
+    if (HERE / "store.py").exists():
+        print("\nthe store", flush=True)
+        import store
+
+        store.main(["--write"])
+    print(f"\nwritten to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

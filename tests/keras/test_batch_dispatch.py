@@ -1,0 +1,86 @@
+"""Where no callback looks at batches, Keras's thread pool is not asked; where one does, nothing is lost."""
+
+import pytest
+
+import keras
+import peakhold.keras as pk
+from conftest import BACKEND
+from keras_helpers import fit, model
+
+pytestmark = pytest.mark.skipif(
+    BACKEND == "tensorflow", reason="Keras dispatches nothing in threads there"
+)
+N_BATCHES = 4  # 32 rows, 8 at a time
+
+
+class Pool(keras.callbacks.Callback):
+    """Counts what Keras hands to its thread pool."""
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.n_handed_over = 0
+
+    def watch(self, driver):
+        dispatch = driver._async_dispatch
+
+        def counted(*args):
+            self.n_handed_over += 1
+            dispatch(*args)
+
+        driver._async_dispatch = counted
+
+
+def driven_fit(callbacks, **arguments):
+    """How many hooks the pool was given in one epoch of `fit`."""
+    pool, net = Pool(), model()
+    driver = keras.callbacks.CallbackList(
+        [pool, *callbacks], add_history=True, model=net, epochs=1, verbose=0, steps=N_BATCHES
+    )
+    pool.watch(driver)
+    fit(net, driver, 1, **arguments)
+    return pool.n_handed_over
+
+
+def test_batches_that_nobody_looks_at_cost_no_thread(tmp_path):
+    four = [
+        pk.EarlyStopping(), pk.ModelCheckpoint(tmp_path / "m.keras"), pk.ReduceLROnPlateau(),
+        pk.CSVLogger(tmp_path / "log.csv"),
+    ]  # fmt: skip
+
+    assert driven_fit([]) == 2 * N_BATCHES  # Keras's own way: training and validation
+    assert driven_fit(four) == 0
+
+
+class Counter(keras.callbacks.Callback):
+    """A user's callback that sees batches."""
+
+    n_train = n_test = 0
+
+    def count_train(self, batch, logs=None):
+        self.n_train += 1
+
+    def count_test(self, batch, logs=None):
+        self.n_test += 1
+
+
+class AsyncSafe(Counter):
+    async_safe = True
+    on_train_batch_end, on_test_batch_end = Counter.count_train, Counter.count_test
+
+
+class OldStyle(Counter):
+    async_safe = True
+    on_batch_end, on_test_batch_end = Counter.count_train, Counter.count_test
+
+
+class BoundLate(Counter):
+    def on_train_begin(self, logs=None):
+        self.on_train_batch_end, self.on_test_batch_end = self.count_train, self.count_test
+
+
+@pytest.mark.parametrize("kind", [AsyncSafe, OldStyle, BoundLate])
+def test_a_callback_that_looks_at_batches_sees_them_all(kind):
+    counter = kind()
+    fit(model(), [pk.EarlyStopping(), counter], 1)
+
+    assert (counter.n_train, counter.n_test) == (N_BATCHES, N_BATCHES)

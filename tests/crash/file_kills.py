@@ -151,6 +151,21 @@ def in_child(work, *args):
     return json.loads(answer) if status == 0 else -status
 
 
+@contextlib.contextmanager
+def beside(work, *args):
+    """Another process while the block runs; it does not outlive it. Yields its id."""
+    pid = os.fork()
+    if pid == 0:
+        _die_with(lambda: work(*args))
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
 def _die_with(work):
     """The end of a fork: never back into the test runner."""
     gc.disable()  # a collection would touch, and so copy, every page of the parent's

@@ -22,6 +22,7 @@ from crash.file_kills import (
     FORMATS,
     TEMPORARY,
     Range,
+    beside,
     build,
     in_child,
     saver,
@@ -131,31 +132,26 @@ def slow_writer(path, started, go_on):
 def test_a_temporary_file_is_swept_only_when_its_writer_is_dead(tmp_path, net, is_killed):
     path = tmp_path / "best.keras"
     (started, tell_started), (go_on, tell_go_on) = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            slow_writer(str(path), tell_started, go_on)
-        finally:
-            os._exit(0)
-    assert os.read(started, 1) == b"!"
-    callbacks = ours.CallbackList(saver(path), model=net, epochs=2, verbose=0)
-    callbacks.on_train_begin()  # another run in the same folder, while that one writes
-    assert files.sweep(str(tmp_path)) == []
-    (temporary,) = [name for name in os.listdir(tmp_path) if name.endswith(TEMPORARY)]
+    with beside(slow_writer, str(path), tell_started, go_on) as pid:
+        assert os.read(started, 1) == b"!"
+        callbacks = ours.CallbackList(saver(path), model=net, epochs=2, verbose=0)
+        callbacks.on_train_begin()  # another run in the same folder, while that one writes
+        assert files.sweep(str(tmp_path)) == []
+        (temporary,) = [name for name in os.listdir(tmp_path) if name.endswith(TEMPORARY)]
 
-    if is_killed:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        callbacks.on_train_begin()
+        if is_killed:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            callbacks.on_train_begin()
 
-        assert not (tmp_path / temporary).exists()
-        assert not path.exists()
-    else:
-        os.write(tell_go_on, b"!")
-        os.waitpid(pid, 0)
+            assert not (tmp_path / temporary).exists()
+            assert not path.exists()
+        else:
+            os.write(tell_go_on, b"!")
+            os.waitpid(pid, 0)
 
-        assert path.read_bytes() == b"half of it, all of it"
-        assert os.listdir(tmp_path) == [path.name]
+            assert path.read_bytes() == b"half of it, all of it"
+            assert os.listdir(tmp_path) == [path.name]
 
 
 def test_no_save_fails_because_another_run_sweeps(tmp_path):
@@ -163,25 +159,14 @@ def test_no_save_fails_because_another_run_sweeps(tmp_path):
     path, aside = str(tmp_path / "best.keras"), str(tmp_path / "best.previous.keras")
     files.commit(path, lambda file: file.write(b"first"))
 
-    def save_often():
+    def sweep_until_killed():
+        while True:
+            files.sweep(str(tmp_path))
+
+    with beside(sweep_until_killed):
         for number in range(150):
             files.commit(path, lambda file, n=number: file.write(f"number {n}".encode()))
             files.keep_aside(path, aside)
-        return "done"
-
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        while True:  # until the parent ends it
-            files.sweep(str(tmp_path))
-    os.close(writer)
-    try:
-        assert in_child(save_often) == "done"
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(reader)
     files.sweep(str(tmp_path))
 
     assert sorted(os.listdir(tmp_path)) == ["best.keras", "best.previous.keras"]

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import tempfile
 
 import xxhash
 
@@ -338,9 +339,13 @@ def _tree(data):
     return change
 
 
+MARK = os.path.join(tempfile.gettempdir(), "peakhold-was-here")
+"""What the pickles in disguise would make, if anybody unpickled them."""
+
+
 class Exploit:
     def __reduce__(self):
-        return os.system, ("touch /tmp/peakhold-was-here",)
+        return os.system, (f"touch {MARK}",)
 
 
 for label, data in {

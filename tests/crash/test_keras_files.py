@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import signal
+import stat
 import warnings
 
 import numpy as np
@@ -335,39 +336,30 @@ def test_a_file_system_without_room_for_the_model_is_told_before_training(small_
         )
 
 
-def test_an_fsync_that_fails_is_a_save_that_failed(tmp_path, suffix):
-    path, fsync = tmp_path / f"best{suffix}", os.fsync
+def failing_fsync(fails):
+    """Two functions: `os.fsync` with an input/output error for the files of which `fails` is true
+    (folders are spared), and the way back."""
+    fsync = os.fsync
 
-    def fail(descriptor):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    told = in_child(
-        train_on_a_bad_disk,
-        ours,
-        path,
-        lambda: setattr(os, "fsync", fail),
-        lambda: setattr(os, "fsync", fsync),
-    )
-
-    assert_old_file_stayed(told, path, os.strerror(errno.EIO))
-
-
-def test_a_sidecar_that_cannot_be_flushed_is_a_save_that_failed(tmp_path, suffix):
-    """Its entry is written before the file gets its name: without the one there is not the other."""
-    path, fsync, n_calls = tmp_path / f"best{suffix}", os.fsync, [0]
-
-    def fail_for_small_files(descriptor):
-        if os.fstat(descriptor).st_size < 1 << 14:
+    def fsync_or_fail(descriptor):
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and fails(status.st_size):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        n_calls[0] += 1
         fsync(descriptor)
 
-    told = in_child(
-        train_on_a_bad_disk,
-        ours,
-        path,
-        lambda: setattr(os, "fsync", fail_for_small_files),
-        lambda: setattr(os, "fsync", fsync),
-    )
+    return lambda: setattr(os, "fsync", fsync_or_fail), lambda: setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        pytest.param(lambda n_bytes: n_bytes > 1 << 14, id="of-the-model"),
+        # Its entry is written before the file gets its name: not the one without the other.
+        pytest.param(lambda n_bytes: n_bytes < 1 << 14, id="of-the-sidecar"),
+    ],
+)
+def test_an_fsync_that_fails_is_a_save_that_failed(tmp_path, suffix, fails):
+    path = tmp_path / f"best{suffix}"
+    told = in_child(train_on_a_bad_disk, ours, path, *failing_fsync(fails))
 
     assert_old_file_stayed(told, path, os.strerror(errno.EIO))

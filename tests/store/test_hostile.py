@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hostile_folders import CASES, Hostile
+from hostile_folders import MARK as MARK_NAME
 from peakhold.errors import CheckpointDamagedError, PartMissingError
 from peakhold.store import Reader, Store
 from store_support import assert_same, quietly, state
 
+MARK = Path(MARK_NAME)
 SECRET = b"the secret outside " * 40
 MEMORY = 256 << 20
-MARK = Path("/tmp/peakhold-was-here")
 
 
 @pytest.fixture

@@ -20,9 +20,7 @@ import ctypes
 import mmap
 import os
 import sys
-import threading
 import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -35,7 +33,6 @@ from peakhold.store.tree import flatten
 __all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "draft"]
 
 _PAGE: Final = mmap.PAGESIZE
-_WORTH_A_THREAD: Final = 16 << 20  # bytes; starting a thread costs 0.1 ms, as copying 2 MB does
 _FIXED_NOREPLACE: Final = 0x100000  # MAP_FIXED_NOREPLACE, Linux 4.17
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, Linux 5.14; the mmap module has no name for it
 
@@ -172,50 +169,6 @@ def _allocate(nbytes: int) -> Array:
     return memory
 
 
-def _copy_all(jobs: deque[tuple[Array, Array]], nbytes: int) -> None:
-    """Copy every source into its view; two cores copy more than one can.
-
-    Both threads take from the same queue: where the second core is busy with something else, the
-    first does the work alone and waits for one tensor at most.
-    """
-    if nbytes < _WORTH_A_THREAD or (os.cpu_count() or 1) == 1:
-        _copy_from(jobs)
-        return
-    failures: list[BaseException] = []
-
-    def help_along() -> None:
-        try:
-            _copy_from(jobs)
-        except BaseException as error:
-            failures.append(error)
-
-    helper = threading.Thread(target=help_along, name="peakhold-copy")
-    helper.start()
-    try:
-        _copy_from(jobs)
-    finally:
-        helper.join()  # whatever happened here: nobody may still write into the buffers
-    if failures:
-        raise failures[0]
-
-
-def _copy_from(jobs: deque[tuple[Array, Array]]) -> None:
-    while True:
-        try:
-            view, source = jobs.popleft()
-        except IndexError:
-            return
-        view[...] = source  # NumPy lets go of the interpreter's lock for this
-
-
-def _pieces(view: Array, source: Array) -> list[tuple[Array, Array]]:
-    """One copy as several, so that a single large tensor keeps two cores busy, too."""
-    n = min(-(-view.nbytes // _WORTH_A_THREAD), view.shape[0] if view.ndim else 1)
-    if n <= 1:
-        return [(view, source)]
-    return list(zip(np.array_split(view, n), np.array_split(source, n), strict=True))
-
-
 @final
 class HostBuffers:
     """Host memory for one snapshot at a time, and the views into it that the copies go to."""
@@ -266,14 +219,10 @@ class HostBuffers:
             The snapshot; it is good until the next `take` or `prepare` of these buffers.
         """
         layout = self.prepare(drafts)
-        _copy_all(
-            deque(
-                (view, part.sources[spec.name].array)
-                for part in drafts
-                for spec, view in zip(layout.specs[part.name], self._views[part.name], strict=True)
-            ),
-            layout.data_bytes,
-        )
+        for part in drafts:
+            sources = part.sources
+            for spec, view in zip(layout.specs[part.name], self._views[part.name], strict=True):
+                view[...] = sources[spec.name].array
         return Snapshot(
             {part.name: part.skeleton for part in drafts}, layout, memory=self._memory, arrays=None
         )

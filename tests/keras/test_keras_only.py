@@ -116,7 +116,9 @@ def test_our_list_adapts_what_it_is_given_in_fit():
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras dispatches nothing in threads there")
-def test_asynchronous_dispatch_stays_on(tmp_path):
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_asynchronous_dispatch_stays_on(verbose, tmp_path):
+    """With Keras's own progress bar, too, which is what `fit` does unless it is told otherwise."""
     lists = []
 
     class Spy(keras.callbacks.Callback):
@@ -129,7 +131,7 @@ def test_asynchronous_dispatch_stays_on(tmp_path):
         Spy(), pk.EarlyStopping(patience=3), pk.ModelCheckpoint(tmp_path / "m.keras"),
         pk.ReduceLROnPlateau(), pk.CSVLogger(tmp_path / "l.csv"),
     ]  # fmt: skip
-    fit(model(), callbacks, 1)
+    fit(model(), callbacks, 1, verbose=verbose)
 
     assert lists[0]._async_train
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras.callbacks import Callback as KerasOwn
 from keras.callbacks import CallbackList as KerasList
+from keras.callbacks import ProgbarLogger
 
 import keras
 from peakhold._core.monitor import Direction
@@ -110,7 +111,10 @@ def _unless_idle(
 
 
 def _acts(callback: Any, phase: str) -> bool:
-    return not getattr(callback, "async_safe", False) and _has_hook(callback, phase)
+    # Keras adds its progress bar after it has decided, and runs it in the pool: so do we.
+    if getattr(callback, "async_safe", False) or isinstance(callback, ProgbarLogger):
+        return False
+    return _has_hook(callback, phase)
 
 
 _BATCH_ENDS = {

@@ -104,6 +104,8 @@ def commit(
 
     Raises:
         OSError: If anything failed; then the old file is as it was and the temporary one is gone.
+            One case is worse: if only the last flush, of the folder, failed, the new file stands
+            there, whole, but a power cut may take it back.
     """
     path = os.path.realpath(path)
     folder, name = os.path.split(path)

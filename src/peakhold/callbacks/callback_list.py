@@ -9,7 +9,7 @@ from typing import Any
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host import Host, host_for, to_number
-from peakhold.runtime.callback import Callback, Participant
+from peakhold.runtime.callback import Callback, Participant, is_no_op
 
 __all__ = ["CallbackList"]
 
@@ -203,13 +203,13 @@ def _check_callback(callback: Any) -> None:
 
 def _listens(callback: Any, hook: str) -> bool:
     """Whether a batch hook does anything, itself or under its other name."""
-    if not getattr(getattr(callback, hook), "_is_default", False):
+    if not is_no_op(callback, hook):
         return True
     other = {
         "on_train_batch_begin": "on_batch_begin",
         "on_train_batch_end": "on_batch_end",
     }.get(hook)
-    return other is not None and not getattr(getattr(callback, other), "_is_default", False)
+    return other is not None and not is_no_op(callback, other)
 
 
 def _numbers(logs: Any) -> dict[str, Any]:

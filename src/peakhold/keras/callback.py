@@ -126,7 +126,4 @@ _BATCH_ENDS = {
 
 def _has_hook(callback: Any, phase: str) -> bool:
     """Whether a callback does something at the end of a batch."""
-    for name in _BATCH_ENDS[phase]:
-        if not getattr(getattr(callback, name), "_is_default", False):
-            return True
-    return False
+    return not all(neutral.is_no_op(callback, name) for name in _BATCH_ENDS[phase])

@@ -27,7 +27,7 @@ from peakhold.runtime.summary import Best
 if TYPE_CHECKING:
     from peakhold.runtime.session import Session
 
-__all__ = ["Callback", "Participant", "no_op"]
+__all__ = ["Callback", "Participant", "is_no_op", "no_op"]
 
 Hook = TypeVar("Hook", bound=Function[..., Any])
 
@@ -39,6 +39,11 @@ def no_op(hook: Hook) -> Hook:
     """Mark a hook that does nothing: Keras keeps asynchronous dispatch on past it (K-D1)."""
     hook._is_default = True  # type: ignore[attr-defined]
     return hook
+
+
+def is_no_op(callback: Any, hook: str) -> bool:
+    """Whether a hook of this callback does nothing: the mark is ours and Keras's own."""
+    return bool(getattr(getattr(callback, hook), "_is_default", False))
 
 
 class Callback:

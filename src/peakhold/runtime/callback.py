@@ -202,9 +202,11 @@ class Participant(Callback):
     """A callback of ours: its public hooks report to the session, its handlers do the work.
 
     Handlers, in the order in which a session calls them for participants that stand side by side:
-    `_reset`, `_check` and `_begin` on train begin; `_epoch_begin`; `_test_end`; at the end of an
-    epoch `_measure` (adds to `logs`), `_act` (changes training), `_keep` (copies or writes the
-    state), `_record` (writes down); on train end `_keep_last`, then `_end`.
+    `_resume` (take over what an interrupted run left), `_reset`, `_check` and `_begin` on train
+    begin; `_put_back` (the interrupted run's state) before the first `_epoch_begin`; `_epoch_begin`;
+    `_test_end`; at the end of an epoch `_measure` (adds to `logs`), `_act` (changes training),
+    `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all of ours
+    have seen the event; on train end `_keep_last`, `_end`, and `_settle` (wait for the writer) last.
     """
 
     _session: Session | None = None
@@ -240,6 +242,14 @@ class Participant(Callback):
         self._report(Event.TEST_END)
 
     # Handlers: what a participant does not override, it does not do.
+
+    def _resume(self) -> None: ...
+
+    def _put_back(self) -> None: ...
+
+    def _commit(self, epoch: int, logs: dict[str, Any]) -> None: ...
+
+    def _settle(self) -> None: ...
 
     def _reset(self) -> None: ...
 

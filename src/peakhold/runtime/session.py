@@ -28,6 +28,7 @@ from peakhold.errors import AdviceWarning
 from peakhold.host import Host
 from peakhold.runtime.callback import Callback, Participant
 from peakhold.runtime.interrupt import Interrupt
+from peakhold.runtime.pool import SnapshotPool
 from peakhold.runtime.summary import Ending, summarize
 
 __all__ = ["Session", "session_of"]
@@ -107,6 +108,10 @@ class Session:
         self._segments = _segments(self.callbacks)
         self._arrived: dict[int, tuple[Event, set[int]]] = {}
         self._interrupt: Interrupt | None = None
+        self.pool = SnapshotPool(lambda: self.host)
+        """Snapshots that the callbacks of this run share."""
+        self._uncommitted: tuple[int, Any] | None = None
+        self._seen_epoch_end: set[int] = set()
 
     # What participants ask
 
@@ -159,6 +164,8 @@ class Session:
 
     def arrive(self, member: Participant, event: Event, *args: Any) -> None:
         """A member was called for an event."""
+        if event in (Event.EPOCH_BEGIN, Event.TRAIN_END):
+            self._commit()  # at the latest: somebody's override kept its arrival to itself
         self._note(event, args)
         if event is Event.TRAIN_BEGIN:
             self._called.add(id(member))
@@ -168,12 +175,29 @@ class Session:
             return
         elif event in _HANDLERS and self._is_first(member, event):
             segment = self._segments[id(member)]
+            self.pool.new_moment()  # a user's callback may have run since the last one
             if event is not Event.TRAIN_BEGIN:
                 self._begin_late(segment)
             else:
                 self._prepare()
                 self._begun.update(map(id, segment))
             _run(segment, _HANDLERS[event], args)
+        if event is Event.EPOCH_END:
+            self._note_epoch_end(member, args)
+
+    def _note_epoch_end(self, member: Participant, args: tuple[Any, ...]) -> None:
+        """The last of ours to see the end of an epoch starts the commit of what all have done."""
+        if not self._seen_epoch_end:
+            self._uncommitted = (args[0], args[1])
+        self._seen_epoch_end.add(id(member))
+        if len(self._seen_epoch_end) == len(self.members):
+            self._commit()
+
+    def _commit(self) -> None:
+        waiting, self._uncommitted = self._uncommitted, None
+        self._seen_epoch_end = set()
+        if waiting is not None:
+            _run(self.members, ("_commit",), waiting)
 
     def _is_first(self, member: Participant, event: Event) -> bool:
         """Whether this is the first of its segment to be called for this event."""
@@ -189,6 +213,7 @@ class Session:
         if event is Event.EPOCH_BEGIN:
             if self.start_epoch is None:
                 self.start_epoch = args[0]
+                _run(self.members, ("_put_back",), ())
             self.epoch, self.tested = args[0], False
             # `fit` looks at the flag only after a batch: an epoch begun after Ctrl-C is cut short.
             self._in_batches, self.broken_epoch = True, self.interrupted
@@ -209,7 +234,7 @@ class Session:
         if self._checked:
             return
         self._checked = True
-        for handler in ("_reset", "_check"):
+        for handler in ("_resume", "_reset", "_check"):
             for member in self.members:
                 getattr(member, handler)()
         self._advise()
@@ -259,6 +284,7 @@ class Session:
         if self._finished:
             return
         segment = self._segments[id(member)]
+        self.pool.new_moment()
         self._begin_late(segment)
         error: BaseException | None = None
         try:
@@ -282,6 +308,7 @@ class Session:
         try:
             # A user's override may not have called super() yet, and must not come too late.
             self._end_members(self.members, logs)
+            _run(self.members, ("_settle",), ())
         except Exception as caught:
             error = error or caught
         if self._interrupt is not None:

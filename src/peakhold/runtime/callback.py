@@ -201,12 +201,13 @@ class Callback:
 class Participant(Callback):
     """A callback of ours: its public hooks report to the session, its handlers do the work.
 
-    Handlers, in the order in which a session calls them for participants that stand side by side:
-    `_resume` (take over what an interrupted run left), `_reset`, `_check` and `_begin` on train
-    begin; `_put_back` (the interrupted run's state) before the first `_epoch_begin`; `_epoch_begin`;
-    `_test_end`; at the end of an epoch `_measure` (adds to `logs`), `_act` (changes training),
+    Handlers, in the order in which a session calls them for participants that stand side by side.
+    On train begin: `_resume` (take over what an interrupted run left), `_reset`, `_check`,
+    `_begin`. Before the first `_epoch_begin`: `_put_back` (the interrupted run's state). Then
+    `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes training),
     `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all of ours
-    have seen the event; on train end `_keep_last`, `_end`, and `_settle` (wait for the writer) last.
+    have seen the event. On train end: `_keep_last`, `_end`, and at last `_settle` (wait for the
+    writer).
     """
 
     _session: Session | None = None

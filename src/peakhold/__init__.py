@@ -5,6 +5,7 @@ loads no framework.
 """
 
 from peakhold._core.monitor import Relative
+from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold._version import __version__
 from peakhold.advice import silence
 from peakhold.callbacks import (
@@ -20,10 +21,12 @@ from peakhold.callbacks import (
 from peakhold.host import LoopHost
 
 __all__ = [
+    "AtEnd",
     "CSVLogger",
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "Every",
     "LearningRateScheduler",
     "LoopHost",
     "ModelCheckpoint",

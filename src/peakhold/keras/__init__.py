@@ -13,16 +13,19 @@ from keras.callbacks import History, LambdaCallback
 
 from peakhold import callbacks as neutral
 from peakhold._core.monitor import Relative
+from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
 
 __all__ = [
+    "AtEnd",
     "CSVLogger",
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "Every",
     "History",
     "KerasHost",
     "LambdaCallback",

@@ -16,6 +16,7 @@ from peakhold.callbacks import (
     LearningRateScheduler,
     ModelCheckpoint,
     ReduceLROnPlateau,
+    RemoteMonitor,
     TerminateOnNaN,
 )
 from peakhold.host import LoopHost
@@ -32,6 +33,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Relative",
+    "RemoteMonitor",
     "TerminateOnNaN",
     "__version__",
     "silence",

@@ -24,6 +24,7 @@
     PeakholdWarning (UserWarning)
      ├── AdviceWarning                          told before it hurts; `peakhold.silence("E6")`
      ├── MonitorWarning                         a metric that is missing, or not finite, once
+     ├── RemoteWarning                          a server that did not take what was sent to it, once
      ├── SaveWarning                            a save that failed or was refused; training goes on
      └── CheckpointDamagedWarning               a damaged checkpoint was passed over
 
@@ -55,6 +56,7 @@ __all__ = [
     "PartMissingError",
     "PeakholdError",
     "PeakholdWarning",
+    "RemoteWarning",
     "SaveError",
     "SaveReplacedError",
     "SaveWarning",
@@ -385,6 +387,10 @@ class AdviceWarning(PeakholdWarning):
 
 class MonitorWarning(PeakholdWarning):
     """A monitored metric that is missing or not finite."""
+
+
+class RemoteWarning(PeakholdWarning):
+    """A server that metrics are sent to cannot be reached, or refused; training went on."""
 
 
 class SaveWarning(PeakholdWarning):

@@ -4,12 +4,12 @@
 from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger
 ```
 
-Each class is the neutral one of `peakhold` *and* a `keras.callbacks.Callback`. `LambdaCallback` and
-`History` are Keras's own: there is nothing to improve. Needs `pip install peakhold[keras]` and a
-backend of Keras 3.
+Each class is the neutral one of `peakhold` *and* a `keras.callbacks.Callback`. `LambdaCallback`,
+`History` and `ProgbarLogger` are Keras's own: there is nothing to improve. Needs
+`pip install peakhold[keras]` and a backend of Keras 3.
 """
 
-from keras.callbacks import History, LambdaCallback
+from keras.callbacks import History, LambdaCallback, ProgbarLogger
 
 from peakhold import callbacks as neutral
 from peakhold._core.monitor import Relative
@@ -18,6 +18,7 @@ from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
+from peakhold.keras.swap_ema_weights import SwapEMAWeights
 
 __all__ = [
     "AtEnd",
@@ -31,8 +32,11 @@ __all__ = [
     "LambdaCallback",
     "LearningRateScheduler",
     "ModelCheckpoint",
+    "ProgbarLogger",
     "ReduceLROnPlateau",
     "Relative",
+    "RemoteMonitor",
+    "SwapEMAWeights",
     "TerminateOnNaN",
     "adapt",
     "host_for",
@@ -65,3 +69,7 @@ class TerminateOnNaN(neutral.TerminateOnNaN, KerasCallback):
 
 class LearningRateScheduler(neutral.LearningRateScheduler, KerasCallback):
     __doc__ = neutral.LearningRateScheduler.__doc__
+
+
+class RemoteMonitor(neutral.RemoteMonitor, KerasCallback):
+    __doc__ = neutral.RemoteMonitor.__doc__

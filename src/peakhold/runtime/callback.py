@@ -204,10 +204,11 @@ class Participant(Callback):
     Handlers, in the order in which a session calls them for participants that stand side by side.
     On train begin: `_resume` (take over what an interrupted run left), `_reset`, `_check`,
     `_begin`. Before the first `_epoch_begin`: `_put_back` (the interrupted run's state). Then
-    `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes training),
-    `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all of ours
-    have seen the event. On train end: `_keep_last`, `_end`, and at last `_settle` (wait for the
-    writer).
+    `_test_begin`, `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes
+    training), `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all
+    of ours have seen the event, between `_before_commit` and `_after_commit` (whoever lends the
+    model other weights takes them out meanwhile). On train end: `_keep_last`, `_end`, and at last
+    `_settle` (wait for the writer).
     """
 
     _session: Session | None = None
@@ -248,7 +249,11 @@ class Participant(Callback):
 
     def _put_back(self) -> None: ...
 
+    def _before_commit(self) -> None: ...
+
     def _commit(self, epoch: int, logs: dict[str, Any]) -> None: ...
+
+    def _after_commit(self) -> None: ...
 
     def _settle(self) -> None: ...
 
@@ -259,6 +264,8 @@ class Participant(Callback):
     def _begin(self) -> None: ...
 
     def _epoch_begin(self, epoch: int) -> None: ...
+
+    def _test_begin(self) -> None: ...
 
     def _test_end(self) -> None: ...
 

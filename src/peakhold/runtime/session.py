@@ -36,6 +36,7 @@ __all__ = ["Session", "session_of"]
 _HANDLERS = {
     Event.TRAIN_BEGIN: ("_begin",),
     Event.EPOCH_BEGIN: ("_epoch_begin",),
+    Event.TEST_BEGIN: ("_test_begin",),
     Event.TEST_END: ("_test_end",),
     Event.EPOCH_END: ("_measure", "_act", "_keep", "_record"),
 }
@@ -196,8 +197,13 @@ class Session:
     def _commit(self) -> None:
         waiting, self._uncommitted = self._uncommitted, None
         self._seen_epoch_end = set()
-        if waiting is not None:
+        if waiting is None or all(type(m)._commit is Participant._commit for m in self.members):
+            return
+        _run(self.members, ("_before_commit",), ())
+        try:
             _run(self.members, ("_commit",), waiting)
+        finally:
+            _run(self.members, ("_after_commit",), ())
 
     def _is_first(self, member: Participant, event: Event) -> bool:
         """Whether this is the first of its segment to be called for this event."""

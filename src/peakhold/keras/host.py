@@ -21,9 +21,11 @@ import keras
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError, LearningRateScheduleError
-from peakhold.host import OPTIMIZER, WEIGHTS, Snapshot, nonfinite_names
-from peakhold.keras import saving
-from peakhold.keras.fit_frame import is_fit_of, validation_runs
+from peakhold.host import OPTIMIZER, WEIGHTS, CannotPlanError, Snapshot, nonfinite_names
+from peakhold.keras import file_plan, saving
+from peakhold.keras.fit_frame import fit_runs, is_fit_of, validation_runs
+from peakhold.keras.planned_file import PlannedKerasFile, places_of
+from peakhold.keras.resume import KerasResumption
 
 __all__ = ["KerasHost", "host_for"]
 
@@ -194,12 +196,31 @@ class KerasHost:
     def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
         saving.write(self._synced(), file, suffix, scratch)
 
+    def plan_file(self, suffix: str) -> PlannedKerasFile:
+        model = self._synced()
+        try:
+            plan = file_plan.plan(model, suffix)
+        except (file_plan.CannotPlanError, ValueError) as error:
+            raise CannotPlanError(str(error)) from error
+        lists = {WEIGHTS: model.weights}
+        dicts = {OPTIMIZER: _optimizer_variables(self._optimizer)}
+        return PlannedKerasFile(plan, places_of(lists, dicts))
+
+    def runs_fit(self) -> bool:
+        model = self._model()
+        return model is not None and fit_runs(model)
+
     def versions(self) -> dict[str, str]:
         return {
             "peakhold": __version__,
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
         }
+
+    # Resume
+
+    def resumption(self) -> KerasResumption:
+        return KerasResumption(self)
 
     # Metrics
 

@@ -25,6 +25,7 @@ from peakhold.host import Host, host_for
 from peakhold.runtime.summary import Best
 
 if TYPE_CHECKING:
+    from peakhold.runtime.pool import Held
     from peakhold.runtime.session import Session
 
 __all__ = ["Callback", "Participant", "is_no_op", "no_op"]
@@ -207,8 +208,10 @@ class Participant(Callback):
     `_test_begin`, `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes
     training), `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all
     of ours have seen the event, between `_before_commit` and `_after_commit` (whoever lends the
-    model other weights takes them out meanwhile). On train end: `_keep_last`, `_end`, and at last
-    `_settle` (wait for the writer).
+    model other weights takes them out meanwhile). On train end: `_keep_last`, `_end`, then `_settle`
+    (wait for the writer), and at last `_conclude` (everything of this run is on disk). On SIGTERM:
+    `_terminate`, on another thread (finish what is under way, and return by the deadline, a time of
+    `time.monotonic()`). `_attached` when a list that drives this callback is known.
     """
 
     _session: Session | None = None
@@ -256,6 +259,21 @@ class Participant(Callback):
     def _after_commit(self) -> None: ...
 
     def _settle(self) -> None: ...
+
+    def _conclude(self) -> None: ...
+
+    def _attached(self, driver: Any) -> None: ...
+
+    def _terminate(self, deadline: float) -> None: ...
+
+    # Snapshots that a backup must hold
+
+    def _held(self) -> dict[str, Held]:
+        """Snapshots in memory without which this callback could not go on, by name."""
+        return {}
+
+    def _load_held(self, held: Mapping[str, Held]) -> None:
+        """Take such snapshots back, each with a reference; after `load_state_dict`."""
 
     def _reset(self) -> None: ...
 

@@ -452,7 +452,8 @@ class LoopHost:
 
 
 class _PlannedSafetensors:
-    parts, extra_bytes = (WEIGHTS,), 0
+    parts: tuple[str, ...] = (WEIGHTS,)
+    extra_bytes = 0
 
     def write(self, file: BinaryIO, held: Mapping[str, Any]) -> None:
         file.write(_safetensors(held[WEIGHTS]))

@@ -12,7 +12,6 @@ import copy
 import enum
 import faulthandler
 import gc
-import io
 import itertools
 import json
 import mmap
@@ -40,6 +39,7 @@ if keras.backend.backend() != "torch":
 
 FORMATS = (".keras", ".weights.h5", ".h5")
 TEMPORARY = ".peakhold-tmp"
+SECOND_LINK = ".peakhold-old"
 
 
 class Phase(enum.IntEnum):
@@ -229,9 +229,10 @@ class Watch:
         self.calls = []
         """The calls of the first save, in order."""
         self._owned = set()
+        self._kinds = {}
         self._os = {
             name: getattr(os, name)
-            for name in ("open", "fdopen", "fsync", "replace", "link", "unlink")
+            for name in ("open", "write", "fsync", "rename", "link", "unlink", "close")
         }
         for name in self._os:
             setattr(os, name, getattr(self, f"_{name}"))
@@ -255,24 +256,29 @@ class Watch:
         name = os.path.basename(path)
         if self.save is None or not name.endswith(TEMPORARY):
             return self._os["open"](path, *args, **kwargs)
-        sidecar = ".peakhold.json." in name
-        self._count(f"open {'sidecar' if sidecar else 'model'}")
+        kind = "sidecar" if ".peakhold.json." in name else "model"
+        self._count(f"open {kind}")
         descriptor = self._os["open"](path, *args, **kwargs)
-        if sidecar:
+        self._kinds[descriptor] = kind
+        if kind == "sidecar":
             self.board.publish(Phase.RECORDING)
         else:
             self.board.publish(Phase.OPENED)
             self._owned.add(descriptor)
         return descriptor
 
-    def _fdopen(self, descriptor, mode, *args, **kwargs):
-        if self.save is None or mode != "w+b":
-            return self._os["fdopen"](descriptor, mode, *args, **kwargs)
-        return io.BufferedRandom(_Raw(descriptor, "w+", self, descriptor in self._owned))
-
-    def wrote(self):
-        if self.board.read()[1] is Phase.OPENED:
+    def _write(self, descriptor, data):
+        kind = self._kinds.get(descriptor)
+        if kind is not None:
+            self._count(f"write {kind}")
+        n_bytes = self._os["write"](descriptor, data)
+        if kind == "model" and self.board.read()[1] is Phase.OPENED:
             self.board.publish(Phase.WRITING)
+        return n_bytes
+
+    def _close(self, descriptor):
+        self._kinds.pop(descriptor, None)
+        self._os["close"](descriptor)
 
     def _fsync(self, descriptor):
         self._count("fsync")
@@ -281,12 +287,12 @@ class Watch:
             self._owned.discard(descriptor)
             self.board.publish(Phase.FLUSHED)
 
-    def _replace(self, source, target):
+    def _rename(self, source, target, **kwargs):
         model = ".peakhold.json" not in str(target) and ".previous" not in str(target)
-        self._count(f"replace {os.path.basename(target)}")
+        self._count(f"rename {os.path.basename(target)}")
         if self.save is not None and model:
             self.board.publish(Phase.RENAMING)
-        self._os["replace"](source, target)
+        self._os["rename"](source, target, **kwargs)
         if self.save is not None and model:
             self.board.publish(Phase.RENAMED)
         elif self.save is not None and ".peakhold.json" in str(target):
@@ -294,28 +300,13 @@ class Watch:
 
     def _link(self, source, target, **kwargs):
         self._count("link")
-        if self.save is not None:
+        if self.save is not None and not target.endswith(SECOND_LINK):
             self.board.publish(Phase.ASIDE)
         self._os["link"](source, target, **kwargs)
 
     def _unlink(self, path, **kwargs):
         self._count("unlink")
         self._os["unlink"](path, **kwargs)
-
-
-class _Raw(io.FileIO):
-    """A file that tells of its writes when they have reached the kernel."""
-
-    def __init__(self, descriptor, mode, watch, is_model):
-        super().__init__(descriptor, mode)
-        self._watch, self._is_model = watch, is_model
-
-    def write(self, data):
-        self._watch._count(f"write {'model' if self._is_model else 'sidecar'}")
-        n_bytes = super().write(data)
-        if self._is_model:
-            self._watch.wrote()
-        return n_bytes
 
 
 # One folder under fire
@@ -481,7 +472,7 @@ class Range:
         aside = sorted(
             n for n in names if n.startswith(f"{stem}.previous") and n.endswith(self.suffix)
         )
-        leftovers = {n for n in names if n.endswith(TEMPORARY)}
+        leftovers = {n for n in names if n.endswith((TEMPORARY, SECOND_LINK))}
         for name, content in self.users.items():
             assert (self.folder / name).read_bytes() == content
         strange = names - leftovers - {*aside, *self.users, sidecar.name, self.path.name}

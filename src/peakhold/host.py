@@ -84,6 +84,9 @@ class Host(Protocol):
         before training goes on, which may overwrite them or else would have to copy.
         """
 
+    def complete(self, parts: Iterable[str]) -> bool:
+        """Whether all arrays of these parts are there; makes them be, where that is harmless."""
+
     def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
         """Names and arrays of a part's tree, for messages; may be looked at in another thread."""
 
@@ -315,6 +318,9 @@ class LoopHost:
                 trees[part] = _array_tree(self.optimizer.state_dict())
         return trees
 
+    def complete(self, parts: Iterable[str]) -> bool:
+        return True
+
     def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
         return list(_leaves(tree, convert=False))
 
@@ -484,7 +490,7 @@ def _to_host(leaf: Any) -> Any:
 
 def _copy_tree(tree: Any) -> Any:
     """A deep copy in which every array is a new one that may be written to."""
-    return _map_tree(_array_tree(tree), _copy_leaf)
+    return map_tree(_array_tree(tree), _copy_leaf)
 
 
 def _copy_leaf(leaf: Any) -> Any:
@@ -497,7 +503,7 @@ def _copy_leaf(leaf: Any) -> Any:
 
 def _array_tree(tree: Any) -> Any:
     """The same tree with other frameworks' arrays as NumPy's; PyTorch's stay."""
-    return _map_tree(tree, _as_array)
+    return map_tree(tree, _as_array)
 
 
 def _as_array(leaf: Any) -> Any:
@@ -505,19 +511,22 @@ def _as_array(leaf: Any) -> Any:
         return leaf
     import numpy as np
 
+    if isinstance(leaf, np.generic):
+        return leaf
     try:
         return np.asarray(leaf)
     except TypeError:  # a typed key of JAX: immutable, and never donated by accident
         return leaf
 
 
-def _map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
+def map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
+    """The same tree with `visit(leaf)` for each leaf, in order."""
     if isinstance(tree, Mapping):
-        return {key: _map_tree(value, visit) for key, value in tree.items()}
+        return {key: map_tree(value, visit) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_map_tree(value, visit) for value in tree]
+        return [map_tree(value, visit) for value in tree]
     if isinstance(tree, tuple):
-        items = [_map_tree(value, visit) for value in tree]
+        items = [map_tree(value, visit) for value in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
     return visit(tree)
 

@@ -275,6 +275,17 @@ class Participant(Callback):
     def _load_held(self, held: Mapping[str, Held]) -> None:
         """Take such snapshots back, each with a reference; after `load_state_dict`."""
 
+    memory_budget: int | None = None
+    """Bytes of host memory that the callbacks of a run may hold together, or None."""
+
+    def _holds(self) -> Mapping[str, int]:
+        """How many copies of each part it will hold at a time, the one being taken included.
+
+        Asked once on train begin, after `_check`; what is returned is booked and allocated. It may
+        ask `session.pool.affordable(...)` first, and do without.
+        """
+        return {}
+
     def _reset(self) -> None: ...
 
     def _check(self) -> None: ...

@@ -27,7 +27,7 @@ from typing import Any, final
 
 from peakhold._core.observation import Event
 from peakhold.advice import Facts, give
-from peakhold.errors import AdviceWarning
+from peakhold.errors import AdviceWarning, HostError
 from peakhold.host import Host
 from peakhold.runtime.callback import Callback as OwnCallback
 from peakhold.runtime.callback import Participant
@@ -122,7 +122,8 @@ class Session:
         self._termination: Termination | None = None
         self._resumed = False
         self._has_put_back = False
-        self.pool = SnapshotPool(lambda: self.host)
+        reference = weakref.ref(self)
+        self.pool = SnapshotPool(lambda: _host_of(reference))
         """Snapshots that the callbacks of this run share."""
         self._uncommitted: tuple[int, Any] | None = None
         self._seen_epoch_end: set[int] = set()
@@ -263,6 +264,7 @@ class Session:
         for handler in ("_reset", "_check"):
             for member in self.members:
                 getattr(member, handler)()
+        self.pool.prepare_for(self.members)
         self._advise()
         if self.driven and self.members:
             reference = weakref.ref(self)
@@ -381,6 +383,7 @@ class Session:
             _run(self.members, ("_conclude",), ())
         except Exception as caught:
             error = error or caught
+        self.pool.close()
         for handler in (self._interrupt, self._termination):
             if handler is not None:
                 handler.uninstall()
@@ -417,6 +420,15 @@ def run_ahead(driver: Any, hook: str, work: Callable[[], Any]) -> None:
         return own(*args, **kwargs)
 
     setattr(driver, hook, ahead)
+
+
+def _host_of(reference: weakref.ref[Session]) -> Host:
+    session = reference()
+    if session is None:
+        raise HostError.lacks(
+            "a snapshot", "the run it was taken in", None, hint="keep the callback."
+        )
+    return session.host
 
 
 def _run(members: Iterable[Participant], handlers: Sequence[str], args: tuple[Any, ...]) -> None:

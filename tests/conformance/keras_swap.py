@@ -28,6 +28,9 @@ MODULES = {
     "CSVLogger": "csv_logger",
     "TerminateOnNaN": "terminate_on_nan",
     "LearningRateScheduler": "learning_rate_scheduler",
+    "RemoteMonitor": "remote_monitor",
+    "SwapEMAWeights": "swap_ema_weights",
+    "ProgbarLogger": "progbar_logger",
     "LambdaCallback": "lambda_callback",
     "History": "history",
 }

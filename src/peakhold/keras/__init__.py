@@ -15,13 +15,16 @@ from peakhold import callbacks as neutral
 from peakhold._core.monitor import Relative
 from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold.keras.adapter import adapt
+from peakhold.keras.batches import Batches
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
 from peakhold.keras.swap_ema_weights import SwapEMAWeights
 
 __all__ = [
+    "BackupAndRestore",
     "AtEnd",
+    "Batches",
     "CSVLogger",
     "Callback",
     "CallbackList",
@@ -45,6 +48,10 @@ __all__ = [
 
 class Callback(KerasCallback):
     __doc__ = KerasCallback.__doc__
+
+
+class BackupAndRestore(neutral.BackupAndRestore, KerasCallback):
+    __doc__ = neutral.BackupAndRestore.__doc__
 
 
 class EarlyStopping(neutral.EarlyStopping, KerasCallback):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -77,8 +78,7 @@ class FilePlan:
         """
         weights = self._weights(arrays)
         if not self._members:
-            for piece in weights:
-                file.write(piece)
+            file.writelines(weights)
             return
         with _first_error(), zipfile.ZipFile(file, "w") as archive:
             for info, content in self._members:
@@ -130,6 +130,8 @@ def plan(model: Any, suffix: str) -> FilePlan:
             if suffix == ".weights.h5":
                 return FilePlan(*_state(model, None))
             return _zip(model)
+    except CannotPlanError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CannotPlanError(f"noting what its file holds failed with {reason}") from error
@@ -166,11 +168,12 @@ def _header_like(info: zipfile.ZipInfo, size: int) -> zipfile.ZipInfo:
 @contextlib.contextmanager
 def _first_error() -> Iterator[None]:
     """After a failed write a zip fails again while it is closed: the first error has the reason."""
+    handled = sys.exception()  # of the caller, which has nothing to do with this one
     try:
         yield
     except BaseException as error:
         first = error
-        while first.__context__ is not None:
+        while first.__context__ not in {None, handled}:
             first = first.__context__
         if first is error:
             raise
@@ -229,12 +232,22 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
             lib.H5IOStore.__setitem__, {**vars(lib), "backend": _noting(lib.backend)}
         )
 
+        def __getitem__(self, key: str) -> Any:
+            # Kept, in case that the layer catches it and writes something else.
+            unread.append(f"a layer reads {key!r} back while it is saved")
+            raise CannotPlanError(unread[0])
+
+    unread: list[str] = []
     store = Store(io.BytesIO(), mode="w")
     names = dict(vars(lib))
     keras_save_state = _copy_of(lib._save_state, names)
 
     def save_state(
-        saveable: Any, weights_store: Any, assets_store: Any, inner_path: str, visited_saveables: Any
+        saveable: Any,
+        weights_store: Any,
+        assets_store: Any,
+        inner_path: str,
+        visited_saveables: Any,
     ) -> None:
         weights_store = store
         if id(saveable) not in visited_saveables and _saves_itself_by(
@@ -243,8 +256,8 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
             # Keras's method reads each variable (`v.numpy()`): it runs on an optimizer that has
             # these variables and gives them back unread.
             metadata = {"name": saveable.name} if isinstance(saveable.name, str) else None
-            unread = SimpleNamespace(variables=[_Unread(v) for v in saveable.variables])
-            BaseOptimizer.save_own_variables(unread, store.make(inner_path, metadata=metadata))
+            stand_in = SimpleNamespace(variables=[_Unread(v) for v in saveable.variables])
+            BaseOptimizer.save_own_variables(stand_in, store.make(inner_path, metadata=metadata))
             weights_store = None
         keras_save_state(saveable, weights_store, assets_store, inner_path, visited_saveables)
 
@@ -253,8 +266,11 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
         _save_container_state=_copy_of(lib._save_container_state, names),
         _walk_saveable=_copy_of(lib._walk_saveable, names),
         get_attr_skipset=_skipset,
+        dir=_names_to_walk,
     )
     save_state(model, store, assets, "", set())
+    if unread:
+        raise CannotPlanError(unread[0])
     return file.noted()
 
 
@@ -278,6 +294,12 @@ def _skipset(kind: str) -> frozenset[str]:
     return frozenset(lib.get_attr_skipset(kind))
 
 
+def _names_to_walk(saveable: Any) -> list[str]:
+    """What Keras's walk sorts and then passes over is left out before it sorts."""
+    skipset = _skipset(saveable._obj_type())
+    return [name for name in dir(saveable) if not (name in skipset or name.startswith("__"))]
+
+
 # `.h5`
 
 
@@ -291,7 +313,7 @@ def _legacy(model: Any) -> tuple[Structure, list[Any]]:
         try:
             return lib.saving_utils.model_metadata(model, *arguments)
         finally:
-            if before is not None:
+            if compiled is not None and before is not None:
                 compiled.clear()
                 compiled.update(before)
 
@@ -331,12 +353,23 @@ def _noting(backend: ModuleType) -> SimpleNamespace:
 
     def convert_to_numpy(value: Any) -> Any:
         if isinstance(value, keras.Variable):
-            dtype = _numpy_dtype(backend.standardize_dtype(value.dtype))
+            dtype = _numpy_dtype(_standardize_dtype(value.dtype))
             if dtype is not None:
                 return Later(value, dtype)
         return backend.convert_to_numpy(value)
 
-    return SimpleNamespace(**{**vars(backend), "convert_to_numpy": convert_to_numpy})
+    names = {
+        **vars(backend),
+        "convert_to_numpy": convert_to_numpy,
+        "standardize_dtype": _standardize_dtype,
+    }
+    return SimpleNamespace(**names)
+
+
+@functools.lru_cache(maxsize=64)
+def _standardize_dtype(dtype: Any) -> str:
+    name: str = keras.backend.standardize_dtype(dtype)
+    return name
 
 
 @functools.cache

@@ -39,6 +39,7 @@ class Attribute(NamedTuple):
 
     @classmethod
     def of(cls, name: str, value: Any) -> Attribute:
+        """Note a value; `TypeError` if it cannot be compared."""
         if type(value) in _PLAIN:
             return cls(name, type(value), value)
         if type(value) is list and all(type(item) in _PLAIN for item in value):
@@ -50,6 +51,8 @@ class Attribute(NamedTuple):
         return cls(name, _Array(array.dtype, array.shape), array.tobytes())
 
     def write(self, attributes: Any) -> None:
+        """Give it to a group or dataset of h5py."""
+        value: Any
         if isinstance(self.type, _Array):
             value = np.frombuffer(self.value, self.type.dtype).reshape(self.type.shape)
         else:
@@ -119,7 +122,8 @@ class Image:
 def pieces_of(values: np.ndarray) -> Iterator[memoryview]:
     """An array's bytes in C order, without a copy where it lies in that order."""
     # As bytes: NumPy's extension dtypes (bfloat16) have no buffer protocol of their own.
-    view = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    flat: Any = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    view = memoryview(flat)
     for start in range(0, len(view), PIECE):
         yield view[start : start + PIECE]
 

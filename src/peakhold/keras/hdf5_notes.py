@@ -25,9 +25,7 @@ class Later:
 
     def __init__(self, variable: Any, dtype: np.dtype[Any]) -> None:
         self.variable, self.dtype = variable, dtype
-        self.shape = tuple(int(n) for n in variable.shape)
-        self.size = int(np.prod(self.shape))
-        self.nbytes = self.size * dtype.itemsize
+        self.shape = tuple(map(int, variable.shape))
 
 
 class _Attributes(dict[str, Any]):
@@ -69,11 +67,13 @@ class NotedGroup:
         self._children: dict[str, NotedGroup | NotedDataset] = {}
 
     def create_group(self, name: str | bytes) -> NotedGroup:
+        """Add a group, and those above it."""
         group = NotedGroup()
         self._link(name, group)
         return group
 
     def require_group(self, name: str | bytes) -> NotedGroup:
+        """The group of this name, added if need be."""
         if name not in self:
             return self.create_group(name)
         found = self[name]
@@ -84,6 +84,7 @@ class NotedGroup:
     def create_dataset(
         self, name: str | bytes, shape: Any = None, dtype: Any = None, data: Any = None
     ) -> NotedDataset:
+        """Add a dataset; without data, its values are set later."""
         if data is None:
             dataset = NotedDataset(() if shape is None else shape, dtype or np.float32)
         else:
@@ -131,6 +132,7 @@ class NotedGroup:
         return iter(self._children)
 
     def keys(self) -> Any:
+        """Names of what is in it."""
         return self._children.keys()
 
     def _link(self, name: str | bytes, child: NotedGroup | NotedDataset) -> None:
@@ -168,7 +170,8 @@ class NotedFile(NotedGroup):
     def noted(self) -> tuple[Structure, list[Any]]:
         """The structure, and for each dataset in its order an array or a `Later`."""
         pairs = list(self._noted(""))
-        return tuple(entry for entry, _ in pairs), [v for entry, v in pairs if entry.shape is not None]
+        values = [value for entry, value in pairs if entry.shape is not None]
+        return tuple(entry for entry, _ in pairs), values
 
 
 def _value(value: Any) -> Any:

@@ -9,6 +9,7 @@ from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold._version import __version__
 from peakhold.advice import silence
 from peakhold.callbacks import (
+    BackupAndRestore,
     Callback,
     CallbackList,
     CSVLogger,
@@ -23,6 +24,7 @@ from peakhold.host import LoopHost
 
 __all__ = [
     "AtEnd",
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",

@@ -55,6 +55,12 @@ class Resumption(Protocol):
     def is_stateless(self, callback: Any) -> bool:
         """Whether this is a callback of the framework that a resume may begin anew."""
 
+    def stop_requested(self) -> bool:
+        """Whether somebody has asked for the end of training."""
+
+    def call_batch_hooks(self, driver: Any) -> None:
+        """See that hooks for a batch's end are called from now on, in the thread that trains."""
+
     def unrepeatable(self) -> str | None:
         """Why this run cannot be repeated exactly, and what to do; None if nothing is known."""
 
@@ -98,17 +104,16 @@ class LoopResumption:
         return {}
 
     def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
-        """Weights are compared by name, dtype and shape; an optimizer may not have its slots yet."""
+        """Weights are compared by name and shape; an optimizer may not have its slots yet."""
         if "weights" not in parts:
             return []
         live = dict(_leaves(self._host.snapshot(["weights"]).get("weights")))
         kept = dict(_leaves(parts["weights"]))
-        words = [
+        return [
             f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
             for name in dict.fromkeys([*kept, *live])
             if _shape(kept.get(name)) != _shape(live.get(name))
         ]
-        return words
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         """Put back by the host's own functions, as tensors where the loop is one of torch."""
@@ -137,6 +142,16 @@ class LoopResumption:
     def is_stateless(self, callback: Any) -> bool:
         """Nothing is known."""
         return False
+
+    def stop_requested(self) -> bool:
+        """As the host was told."""
+        return bool(
+            getattr(self._host, "stop_training", False)
+            or getattr(self._host.model, "stop_training", False)
+        )
+
+    def call_batch_hooks(self, driver: Any) -> None:
+        """A loop's list always calls them."""
 
     def unrepeatable(self) -> str | None:
         """Nothing is known."""

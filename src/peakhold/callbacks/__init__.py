@@ -1,5 +1,6 @@
 """The callbacks that people know by name, for loops. One per file; this page is the catalogue."""
 
+from peakhold.callbacks.backup_and_restore import BackupAndRestore
 from peakhold.callbacks.callback_list import CallbackList
 from peakhold.callbacks.csv_logger import CSVLogger
 from peakhold.callbacks.early_stopping import EarlyStopping
@@ -11,6 +12,7 @@ from peakhold.callbacks.terminate_on_nan import TerminateOnNaN
 from peakhold.runtime.callback import Callback
 
 __all__ = [
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",

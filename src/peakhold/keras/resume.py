@@ -149,6 +149,15 @@ class KerasResumption:
             and type(callback).__name__ in _STATELESS
         )
 
+    # The running fit
+
+    def stop_requested(self) -> bool:
+        return bool(getattr(self._host.model, "stop_training", False))
+
+    def call_batch_hooks(self, driver: Any) -> None:
+        if getattr(driver, "_async_train", False):
+            driver._async_train = False
+
     # What cannot be repeated
 
     def unrepeatable(self) -> str | None:

@@ -288,7 +288,7 @@ class Session:
                 member._resume()
 
     def put_back(self) -> None:
-        """Once, before the first epoch (or the end, if none is left): the interrupted run's state."""
+        """Once, before the first epoch or, if none is left, the end: what was interrupted."""
         if not self._has_put_back:
             self._has_put_back = True
             _run(self.members, ("_put_back",), ())

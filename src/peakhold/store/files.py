@@ -137,7 +137,7 @@ class _New:
         self._file: WrittenFile | None = None
         self._old: os.stat_result | None = None
         self._backup: str | None = None
-        self._renames = self._done = False
+        self._asked = self._renamed = self._done = False
         self._hidden, self._fd, self._identity = self._create()
 
     def _create(self) -> tuple[str, int, tuple[int, int]]:
@@ -186,8 +186,9 @@ class _New:
             self._held.close(self._fd)
         else:
             self._keep_old()
-        self._renames = True
+        self._asked = True
         self._disk.rename(self._hidden, self._name, self._root, self._root)
+        self._renamed = True
         self._disk.sync(self._root)
         self._done = True
         self._clean()
@@ -207,21 +208,29 @@ class _New:
 
     def take_back(self) -> bool:
         """Make it as it was, as far as that can be done; False if the new file stands there."""
-        done = self._done or not self._renames or self._take_back()
+        if isinstance(self._disk, PathDisk):  # nor can it be removed there
+            self.close()
+            with contextlib.suppress(OSError, ValueError):
+                self._held.close(self._fd)
+        done = self._done or not self._asked or self._take_back()
         self._clean()
         return done
 
     def _take_back(self) -> bool:
+        backup, self._backup = self._backup, None  # what cannot be brought back is not removed
         try:
-            if self._disk.identity(self._name, self._root) != self._identity:
-                return True
-            if self._backup is not None:
-                self._disk.rename(self._backup, self._name, self._root, self._root)
-                self._backup = None
-            elif self._old is None:
+            standing = self._disk.identity(self._name, self._root)
+        except OSError:
+            return not self._renamed  # all that is known on a disk that tells nothing
+        try:
+            if standing not in {None, self._identity}:
+                self._backup = backup  # the old file, or somebody else's
+            elif backup is not None:
+                self._disk.rename(backup, self._name, self._root, self._root)
+            elif standing is not None and self._old is None:
                 self._disk.remove(self._name, self._root)
             else:
-                return False
+                return standing is None
         except OSError:
             return False
         return True

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable as Function
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, final
 
 from peakhold.callbacks.checkpoint_folder import Better, CheckpointFolder
@@ -28,7 +28,18 @@ from peakhold.runtime.pool import Held
 from peakhold.store import background
 from peakhold.store.sidecar import Entry
 
-__all__ = ["Fact", "Order", "SavesUnderWay", "wait_for_saves_to", "write_now"]
+__all__ = ["Fact", "Keep", "Order", "SavesUnderWay", "wait_for_saves_to", "write_now"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which files of a template stay when one more has been written."""
+
+    last: int | None
+    best: int | None
+    goes_on: bool
+    """Whether files of earlier runs count, too."""
 
 
 @final
@@ -43,8 +54,8 @@ class Order:
     better: Better | None
     value: float | None
     """The value that counts as best once this is committed; None if it is not ranked."""
-    keep: tuple[int | None, int | None] = (None, None)
-    """How many files of this template are kept: newest, best; None: all."""
+    keep: Keep | None = None
+    """None: all files stay."""
 
 
 @final
@@ -74,7 +85,22 @@ def write_now(
     """
     again = folder.was_written(order.path)
     aside = folder.write(order.path, order.entry, write, goes_on=order.goes_on, better=order.better)
-    return Fact(order, aside, again)
+    return Fact(order, aside, again, _clear_away(folder, order))
+
+
+def _clear_away(folder: CheckpointFolder, order: Order) -> str | None:
+    """Delete what need not stay; why that failed, or None."""
+    keep = order.keep
+    if keep is None:
+        return None
+    try:
+        done = folder.retain(
+            keep_last=keep.last, keep_best=keep.best, better=order.better, goes_on=keep.goes_on
+        )
+    except OSError as error:
+        return error.strerror or str(error)
+    failures = done.failures or {}
+    return "; ".join(f"{path}: {reason}" for path, reason in failures.items()) or None
 
 
 @final
@@ -140,7 +166,11 @@ class _Save:
         if self._needs is None:  # it was let go: nobody waits for it
             raise InterruptedError("the save was taken back")
         plan, held = self._needs
-        return write_now(self._folder, self.order, lambda file, _: plan.write(file, held.parts))
+        order = self.order
+        if order.keep is not None and self._exempt is None:  # which ones are good to keep
+            finite = order.entry.finite and not held.nonfinite(plan.parts)
+            order = replace(order, entry=replace(order.entry, finite=finite))
+        return write_now(self._folder, order, lambda file, _: plan.write(file, held.parts))
 
     def _let_go(self) -> None:
         """The buffers are somebody else's from here on, before anybody hears that it has ended."""

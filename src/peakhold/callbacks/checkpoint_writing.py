@@ -25,6 +25,7 @@ from peakhold.callbacks.checkpoint_folder import CheckpointFolder
 from peakhold.callbacks.checkpoint_naming import CheckpointNaming
 from peakhold.callbacks.checkpoint_save import (
     Fact,
+    Keep,
     Order,
     SavesUnderWay,
     wait_for_saves_to,
@@ -158,6 +159,9 @@ class CheckpointWriting(CheckpointNaming):
         wait_for_saves_to(self.filepath)
         self._hear()
         self._pending(order.value)
+        if order.keep is not None and not self.check_finite:  # which ones are good to keep
+            finite = order.entry.finite and not self.host.nonfinite()
+            order = replace(order, entry=replace(order.entry, finite=finite))
         try:
             fact = write_now(
                 self._folder(),
@@ -189,6 +193,8 @@ class CheckpointWriting(CheckpointNaming):
         """What is to be written; `counts`: whether it becomes the best."""
         numbers = {key: to_number(one) for key, one in logs.items()}
         ranks = self._ranks and self._direction is not None
+        keeps = self.keep_last is not None or self.keep_best is not None
+        loss = numbers.get("loss")
         entry = Entry(
             checksum="",
             size=0,
@@ -201,6 +207,7 @@ class CheckpointWriting(CheckpointNaming):
             run_id=self.session.run_id,
             metrics={k: v for k, v in sorted(numbers.items()) if v is not None and is_finite(v)},
             versions=self.host.versions(),
+            finite=loss is None or is_finite(loss),
         )
         return Order(
             path,
@@ -208,7 +215,7 @@ class CheckpointWriting(CheckpointNaming):
             goes_on=self._resumes or self.initial_value_threshold is not None,
             better=self._criterion.better if ranks else None,
             value=value if counts else None,
-            keep=(self.keep_last, self.keep_best),
+            keep=Keep(self.keep_last, self.keep_best, self._resumes) if keeps else None,
         )
 
     # What is not finite

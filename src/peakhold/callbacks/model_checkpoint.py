@@ -238,15 +238,18 @@ class ModelCheckpoint(CheckpointWriting):
         self._hear()
         if self._missing is not None:
             error, self._missing = self._missing, None
+            self.wait()  # whoever catches it finds the file
             raise error
         if self.session.n_epochs_done == 0:
             self._resumes = epoch > 0 or self._loaded
             self._loaded = False
 
     def _seconds(self) -> float:
-        """Seconds of training since the last time this was asked."""
+        """Seconds of training since the last time this was asked, if seconds were asked for."""
         before, self._looked = self._looked, time.monotonic()
-        return self._looked - before
+        trigger = self._due.trigger
+        counts = isinstance(trigger, Every) and trigger.seconds is not None
+        return self._looked - before if counts else 0.0  # a state holds no chance numbers
 
     def _batch_end(self, batch: int, logs: Any = None) -> None:
         if self.session.broken_epoch:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import urllib.parse
-from base64 import b64encode
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +118,7 @@ class RemoteMonitor(Participant):
     # What is sent
 
     def _request(self, epoch: int, logs: Mapping[str, Any]) -> urllib.request.Request:
+        import urllib.parse
         import urllib.request
 
         event = {"epoch": epoch, **{name: _plain(value) for name, value in logs.items()}}
@@ -165,8 +164,10 @@ def _strict(value: Any) -> Any:
 
 
 def _check_root(root: Any) -> str:
+    from urllib.parse import urlsplit
+
     text = check_text("root", root, "a URL", hint="pass root='http://localhost:9000'.")
-    parts = urllib.parse.urlsplit(text)
+    parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise InvalidArgumentError.for_argument(
             "root", text, "a URL of http or https", hint="pass root='http://localhost:9000'."
@@ -176,11 +177,14 @@ def _check_root(root: Any) -> str:
 
 def _split_password(url: str) -> tuple[str, dict[str, str]]:
     """The URL without name and password, and the header that holds them."""
-    parts = urllib.parse.urlsplit(url)
+    from base64 import b64encode
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, {}
-    token = b64encode(urllib.parse.unquote(user).encode()).decode()
+    token = b64encode(unquote(user).encode()).decode()
     return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {token}"}
 
 

@@ -17,7 +17,6 @@ DELIBERATE = {
 }
 
 NOT_HERE_YET = {
-    "backup_and_restore_test.py": "BackupAndRestore",
     "orbax_checkpoint_test.py": "OrbaxCheckpoint",
     "tensorboard_test.py": "TensorBoard",
 }

@@ -20,6 +20,7 @@ import keras
 import peakhold.keras as ours
 
 MODULES = {
+    "BackupAndRestore": "backup_and_restore",
     "Callback": "callback",
     "CallbackList": "callback_list",
     "EarlyStopping": "early_stopping",

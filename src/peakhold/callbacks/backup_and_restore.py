@@ -9,6 +9,8 @@ Rules of this file:
 3. The commit is started by the last of our callbacks to see an epoch's end, and written while
    training goes on.
 4. A state that is worth nothing (stopped because of NaN) does not take the place of a good one.
+5. Before the first epoch only the beginning is recorded: the run's name, and how many rows were in
+   its logs. A run that is killed in its first epoch begins anew, also with another model.
 """
 
 from __future__ import annotations
@@ -173,10 +175,15 @@ class BackupAndRestore(Participant):
             raise CheckpointDamagedError.for_path(
                 str(checkpoint.entry.path), f"its format is {state['format']}, known is {_FORMAT}"
             )
-        run.state, run.parts = state, checkpoint.parts
-        self._fit_model(run)
-        session, epoch = self.session, int(state["epoch"])
+        session = self.session
         session.run_id, session.timestamp = state["run_id"], state["timestamp"]
+        run.state, run.parts = state, checkpoint.parts
+        if state["begins"]:
+            self._give_states(run, of_ours=True)
+            run.state, run.parts = {}, {}
+            return
+        self._fit_model(run)
+        epoch = int(state["epoch"])
         self._current_epoch, run.passed = epoch, _unpack(state["passed"])
         stopped = state["stopped"]
         self.initial_epoch = max(epoch, session.epochs or 0) if stopped else epoch
@@ -260,6 +267,8 @@ class BackupAndRestore(Participant):
             return
         run.resumption.set_first_epoch(None)  # `fit` has read it
         if not run.state:
+            if run.folder.last_step < 0 and self.save_freq is not False and session.driven:
+                self._record_beginning(run)
             return
         if session.start_epoch is not None or not self._is_over():
             if not run.resumption.build(run.state["build"]):
@@ -327,6 +336,7 @@ class BackupAndRestore(Participant):
         best, extra = self._held_places(run, members, held, step, keep)
         state = {
             "format": _FORMAT,
+            "begins": False,
             "epoch": epoch,
             "batch": batch,
             "stopped": (session.stop_reasons or ["something set stop_training"]) if stops else [],
@@ -357,6 +367,22 @@ class BackupAndRestore(Participant):
             raise
         if run.wanted.is_set():
             run.saved.set()
+
+    def _record_beginning(self, run: _Run) -> None:
+        """Which rows were in the logs before: a run killed in its first epoch writes again."""
+        writers = {
+            name: one
+            for name, one in self._filed().items()
+            if isinstance(one, Participant) and one.adds_to_files
+        }
+        state = {
+            "format": _FORMAT,
+            "begins": True,
+            "run_id": self.session.run_id,
+            "timestamp": self.session.timestamp,
+            "callbacks": callback_states.collect(writers),
+        }
+        run.folder.save({_STATE: state}, [], epoch=0, refers_to=[], reason="the beginning")
 
     def _held_places(
         self, run: _Run, members: Mapping[str, Any], now: Held, step: int, keep: list[Held]

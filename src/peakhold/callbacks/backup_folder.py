@@ -65,7 +65,7 @@ class BackupFolder:
             earlier.close()
         self._store = _opened(self.path)
         _open[self.path] = self
-        self.last_step = max((entry.step for entry in self._store.list()), default=0)
+        self.last_step = max((entry.step for entry in self._store.list()), default=-1)
         self._closed = False
 
     def _runs(self) -> bool:

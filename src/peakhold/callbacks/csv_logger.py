@@ -65,6 +65,8 @@ class CSVLogger(Participant):
         `keras.callbacks.CSVLogger` of Keras 3.15; K-C1 to K-C7.
     """
 
+    adds_to_files = True
+
     def __init__(
         self,
         filename: str | os.PathLike[str],

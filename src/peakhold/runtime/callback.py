@@ -266,6 +266,9 @@ class Participant(Callback):
 
     def _terminate(self, deadline: float) -> None: ...
 
+    adds_to_files = False
+    """Whether it adds to a file that an earlier run may have begun, and knows what it found."""
+
     # Snapshots that a backup must hold
 
     def _held(self) -> dict[str, Held]:

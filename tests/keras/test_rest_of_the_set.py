@@ -24,7 +24,6 @@ from peakhold.keras import EarlyStopping, ModelCheckpoint, RemoteMonitor, SwapEM
 NOT_OURS = {
     "OrbaxCheckpoint": "docs/reference/callbacks.md says what to use instead",
     "TensorBoard": "not here yet",
-    "BackupAndRestore": "not here yet",
 }
 KERAS_OWN = {"History", "LambdaCallback", "ProgbarLogger"}
 

@@ -76,29 +76,23 @@ class FilePlan:
             file: At its start, and seekable if it becomes a `.keras`.
             arrays: The values of `variables`, in that order. Each is asked for when it is due.
         """
-        weights = self._weights(arrays)
+
+        def array(number: int) -> np.ndarray:
+            source = self._sources[number]
+            return arrays[source] if isinstance(source, int) else source
+
+        image = image_of(self._structure)
+        weights = image.pieces(array)
         if not self._members:
             file.writelines(weights)
             return
         with _first_error(), zipfile.ZipFile(file, "w") as archive:
             for info, content in self._members:
                 # Written members fill in their header; the plan's stay as they are.
-                header = _header_like(info, self.weights_size if content is None else len(content))
+                header = _header_like(info, image.size if content is None else len(content))
                 with archive.open(header, "w") as member:
                     for piece in weights if content is None else (content,):
                         member.write(piece)
-
-    @property
-    def weights_size(self) -> int:
-        """Bytes of the HDF5 file."""
-        return image_of(self._structure).size
-
-    def _weights(self, arrays: Sequence[np.ndarray]) -> Iterator[bytes | memoryview]:
-        def array(number: int) -> np.ndarray:
-            source = self._sources[number]
-            return arrays[source] if isinstance(source, int) else source
-
-        return image_of(self._structure).pieces(array)
 
 
 def plan(model: Any, suffix: str) -> FilePlan:

@@ -4,8 +4,8 @@ Rules for this file:
 
 1. The checksum is taken from memory, before the kernel has the bytes. A writer that goes back (a
    zip patches the header of each member) makes that impossible; then the file is read once more.
-   (400 MB on ext4, idle, to durable: 195 ms; read once more 215 to 250; that and no early
-   write-back 290.)
+   (400 MB on ext4, idle, to durable: 195 ms; read once more 240; that and no early write-back
+   290.)
 2. Once the commit is over, the object is closed, whoever holds it: a buffer that Python flushes
    when it is collected must never reach a descriptor whose number is another file's by then.
 3. In a forked child it is closed at once: what the parent has not flushed is the parent's to write.

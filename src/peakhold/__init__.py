@@ -5,6 +5,7 @@ loads no framework.
 """
 
 from peakhold._core.monitor import Relative
+from peakhold._core.patience import Epochs, Seconds, Steps
 from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold._version import __version__
 from peakhold.advice import silence
@@ -29,6 +30,7 @@ __all__ = [
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "Epochs",
     "Every",
     "LearningRateScheduler",
     "LoopHost",
@@ -36,6 +38,8 @@ __all__ = [
     "ReduceLROnPlateau",
     "Relative",
     "RemoteMonitor",
+    "Seconds",
+    "Steps",
     "TerminateOnNaN",
     "__version__",
     "silence",

@@ -105,6 +105,9 @@ class Host(Protocol):
     def state_bytes(self) -> int | None:
         """Size of model and optimizer in bytes, or None if they are not built yet."""
 
+    def steps_done(self) -> int | None:
+        """Updates of the model so far, in all runs, if the optimizer counts them."""
+
     # Learning rates
     def learning_rates(self) -> dict[str, float]:
         """Rate by optimizer name (empty name: the only one); `{}` if there is none to read."""
@@ -344,6 +347,9 @@ class LoopHost:
         if not self._get_state:
             return None
         return sum(getattr(leaf, "nbytes", 8) for _, leaf in _leaves(self._get_state()))
+
+    def steps_done(self) -> int | None:
+        return None
 
     # Learning rates
 

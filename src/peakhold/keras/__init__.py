@@ -13,6 +13,7 @@ from keras.callbacks import History, LambdaCallback, ProgbarLogger
 
 from peakhold import callbacks as neutral
 from peakhold._core.monitor import Relative
+from peakhold._core.patience import Epochs, Seconds, Steps
 from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold.keras.adapter import adapt
 from peakhold.keras.batches import Batches
@@ -22,13 +23,14 @@ from peakhold.keras.host import KerasHost, host_for
 from peakhold.keras.swap_ema_weights import SwapEMAWeights
 
 __all__ = [
-    "BackupAndRestore",
     "AtEnd",
+    "BackupAndRestore",
     "Batches",
     "CSVLogger",
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "Epochs",
     "Every",
     "History",
     "KerasHost",
@@ -39,6 +41,8 @@ __all__ = [
     "ReduceLROnPlateau",
     "Relative",
     "RemoteMonitor",
+    "Seconds",
+    "Steps",
     "SwapEMAWeights",
     "TerminateOnNaN",
     "adapt",

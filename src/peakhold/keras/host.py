@@ -184,6 +184,15 @@ class KerasHost:
         variables = [*model.variables, *_optimizer_variables(self._optimizer)]
         return sum(_n_bytes(variable) for variable in variables)
 
+    def steps_done(self) -> int | None:
+        self._synced()
+        counts = [
+            int(keras.ops.convert_to_numpy(iterations))
+            for _, optimizer in self._optimizers()
+            if (iterations := getattr(optimizer, "iterations", None)) is not None
+        ]
+        return max(counts, default=None)
+
     # Learning rates
 
     def _optimizers(self) -> list[tuple[str, Any]]:

@@ -71,6 +71,11 @@ class Held:
             copies[part] = _Copy(part, buffer, None)
         return cls(None, next(_tokens), copies)
 
+    @staticmethod
+    def new_token() -> int:
+        """A token that no other snapshot has."""
+        return next(_tokens)
+
     @property
     def parts(self) -> dict[str, Any]:
         """Tree of arrays by part; nobody writes to them while a reference is held."""
@@ -215,12 +220,17 @@ class SnapshotPool:
         """
         if self.budget is None:
             return True
+        parts = list(parts)
         booked = {part: self._booked.get(part, 0) for part in {*self._booked, *parts}}
         for part in parts:
             booked[part] = _together(booked[part], copies)
         sizes = self._sizes(booked)
         needed = sum(sizes[part] * count for part, count in booked.items())
         return needed + self._booked_extra + extra <= self.budget
+
+    def is_over_budget(self) -> bool:
+        """Whether more is booked than may be held: seen once the model is built."""
+        return not self.affordable((), 0)
 
     def prepare(self, counts: Mapping[str, int], extra: int = 0) -> None:
         """Book so many buffers of each part, and allocate and touch them.

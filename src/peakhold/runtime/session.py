@@ -167,6 +167,24 @@ class Session:
         mine = next((i for i, one in enumerate(self.callbacks) if one is member), 0)
         return any(map(_is_strange, self.callbacks[mine:]))
 
+    def seconds(self) -> float:
+        """Seconds since this run began."""
+        return time.monotonic() - self._clock
+
+    def steps(self) -> tuple[int | None, ...]:
+        """Steps done, by each of those who may count them; None from those who cannot.
+
+        The list, told of each batch; the model's optimizer; and the epochs, if their length is
+        known. A batch hook of ours would know, too, and cost Keras its asynchronous dispatch.
+        """
+        driver = self._driver() if self._driver is not None else None
+        length = self.params.get("steps")
+        return (
+            getattr(driver, "n_batches_done", None),
+            self.host.steps_done(),
+            length * self.n_epochs_done if isinstance(length, int) else None,
+        )
+
     def has_called(self, member: Participant) -> bool:
         """Whether this member's `on_train_begin` was called in this session."""
         return id(member) in self._called
@@ -400,7 +418,7 @@ class Session:
             n_epochs_done=self.n_epochs_done,
             last_epoch=self.last_epoch,
             epochs=self.epochs,
-            seconds=time.monotonic() - self._clock,
+            seconds=self.seconds(),
             reason=self.stop_reasons[0] if self.stop_reasons else None,
             interrupted=self.interrupted,
         )

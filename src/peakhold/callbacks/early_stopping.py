@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from peakhold._core.arguments import (
     check_count,
-    check_monitor,
-    check_number,
     check_verbose,
 )
 from peakhold._core.decisions import Decision, Stop
 from peakhold._core.monitor import Criterion, Direction, Relative
-from peakhold._core.observation import Observation, is_finite
+from peakhold._core.observation import Observation
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.early_stopping import (
     EarlyStoppingPolicy,
@@ -23,13 +21,16 @@ from peakhold._core.policies.early_stopping import (
 )
 from peakhold.advice import Facts, Stopper
 from peakhold.callbacks.checkpoint_arguments import check_budget
-from peakhold.callbacks.monitored import Monitored, OneOfSeveral, View, value_text
-from peakhold.callbacks.spilled import Spill, Spilled
+from peakhold.callbacks.monitored import Monitored, OneOfSeveral, View
+from peakhold.callbacks.several_metrics import one_for_each, row, table
 from peakhold.callbacks.training_clock import TrainingClock
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host import OPTIMIZER, WEIGHTS
 from peakhold.runtime.pool import Held
 from peakhold.runtime.summary import Best
+
+if TYPE_CHECKING:
+    from peakhold.callbacks.spilled import Spill, Spilled
 
 __all__ = ["EarlyStopping"]
 
@@ -123,7 +124,7 @@ class EarlyStopping(Monitored):
         require: Literal["all", "any"] = "all",
         memory_budget: int | None = None,
     ) -> None:
-        names, modes, deltas, baselines = _lists(monitor, mode, min_delta, baseline)
+        names, modes, deltas, baselines = one_for_each(monitor, mode, min_delta, baseline)
         super().__init__(names[0], modes[0], deltas[0])
         self._several: list[OneOfSeveral] = []
         self.baseline: Any = baselines[0]
@@ -252,6 +253,8 @@ class EarlyStopping(Monitored):
         return dict.fromkeys(parts, 2)
 
     def _use_disk(self) -> None:
+        from peakhold.callbacks.spilled import Spill
+
         self._spill = Spill()
         if not self.session.quiet:
             self.host.say(
@@ -448,22 +451,7 @@ class EarlyStopping(Monitored):
     # Words
 
     def _note(self, checks: Checks, decisions: tuple[Decision, ...]) -> None:
-        epoch = next(check.epoch for check in checks if check is not None)
-        values = [None if check is None else value_text(check.value) for check in checks]
-        states = (self._current, *self._current.others)
-        rows: dict[str, list[Any]] = {
-            "value": values,
-            "best": [state.best for state in states],
-            "wait": [state.wait for state in states],
-        }
-        self._history.append(
-            {
-                "epoch": epoch,
-                **(rows if self._several else {name: cells[0] for name, cells in rows.items()}),
-                "decision": ", ".join(d.word for d in decisions),
-                "reason": "; ".join(d.reason for d in decisions),
-            }
-        )
+        self._history.append(row(checks, self._current, decisions))
 
     def explain(self) -> None:
         """Print what was seen and decided at each check of the last run.
@@ -479,22 +467,7 @@ class EarlyStopping(Monitored):
         """
         self._confirm()
         names = [metric.monitor for metric in self._metrics]
-        titles = ("epoch", *(t for name in names for t in (name, "best", "wait")))
-        rows = [(*titles, "decision", "reason")] + [
-            (
-                str(row["epoch"] + 1),
-                *_cells(row, len(names)),
-                row["decision"],
-                row["reason"],
-            )
-            for row in self._history
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        n = len(titles)
-        for row in rows:
-            numbers = [cell.rjust(width) for cell, width in zip(row[:n], widths, strict=False)]
-            words = [cell.ljust(width) for cell, width in zip(row[n:], widths[n:], strict=True)]
-            print("  ".join(numbers + words).rstrip())
+        print(*table(self._history, names), sep="\n")
 
     def _tell(self, facts: Facts) -> Facts:
         patience = self.patience if isinstance(self.patience, int) else None
@@ -531,7 +504,7 @@ class EarlyStopping(Monitored):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and history as plain JSON; best weights are not in it (save them in a file)."""
-        state = _to_json(self._state)
+        state = self._state.to_json()
         return {**self._header(), "state": state, "history": list(self._history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -541,73 +514,13 @@ class EarlyStopping(Monitored):
             InvalidArgumentError: If the state is of another class or another monitor.
         """
         self._check_header(state)
-        self._state = _from_json(state["state"])
+        self._state = EarlyStoppingState.from_json(state["state"])
         self._history = [dict(row) for row in state["history"]]
         self._replace_best(None)
         self._loaded = True
-
-
-def _to_json(state: EarlyStoppingState) -> dict[str, Any]:
-    """Plain JSON; what only several metrics, or steps and seconds, need is left out without."""
-    fields = asdict(state)
-    fields["others"] = [_to_json(other) for other in state.others]
-    return {
-        name: value for name, value in fields.items() if value or name not in {"waited", "others"}
-    }
-
-
-def _from_json(fields: Mapping[str, Any]) -> EarlyStoppingState:
-    others = tuple(_from_json(other) for other in fields.get("others", ()))
-    return EarlyStoppingState(**{**fields, "others": others})
-
-
-def _lists(
-    monitor: Any, mode: Any, min_delta: Any, baseline: Any
-) -> tuple[list[str], list[str], list[Any], list[float | None]]:
-    """Everything that may differ from metric to metric, one for each."""
-    several = isinstance(monitor, (list, tuple))
-    names = [check_monitor(name) for name in monitor] if several else [check_monitor(monitor)]
-    if not names or len(set(names)) < len(names):
-        raise InvalidArgumentError.for_argument(
-            "monitor",
-            monitor,
-            "the name of a metric, or a list of different ones",
-            hint="pass the names as they stand in the logs, such as ['val_accuracy', 'val_f1'].",
-        )
-
-    def spread(argument: str, value: Any) -> list[Any]:
-        if not isinstance(value, (list, tuple)):
-            return [value] * len(names)
-        if len(value) != len(names):
-            raise InvalidArgumentError.for_argument(
-                argument,
-                value,
-                f"one value, or a list of {len(names)}, one for each monitor",
-                hint=f"the monitors are {names}.",
-            )
-        return list(value)
-
-    baselines = [
-        None if value is None else check_number("baseline", value, infinite=True)
-        for value in spread("baseline", baseline)
-    ]
-    return names, spread("mode", mode), spread("min_delta", min_delta), baselines
 
 
 def _spoiled(checks: Checks, name: str) -> Checks:
     """The same checks of an epoch whose weights are not finite."""
     defect = f"weights are not finite ({name})"
     return tuple(None if check is None else replace(check, defect=defect) for check in checks)
-
-
-def _cells(row: Mapping[str, Any], n_metrics: int) -> list[str]:
-    """Value, best and wait of each metric."""
-    columns = (row["value"], row["best"], row["wait"])
-    if n_metrics == 1:
-        return [_short(columns[0]), _short(columns[1]), str(columns[2])]
-    cells = zip(*columns, strict=True)
-    return [text for v, b, wait in cells for text in (_short(v), _short(b), str(wait))]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if is_finite(value if isinstance(value, float) else None) else str(value)

@@ -20,14 +20,14 @@ import numpy as np
 from peakhold.host import map_tree
 from peakhold.store.snapshot import allocate
 
-__all__ = ["PartBuffer", "leaves_of", "tree_bytes"]
+__all__ = ["PartBuffer", "tree_bytes"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 _ALIGNMENT = 64
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
-def leaves_of(tree: Any) -> list[Any]:
+def _leaves_of(tree: Any) -> list[Any]:
     """All leaves, in order."""
     leaves: list[Any] = []
     map_tree(tree, leaves.append)
@@ -36,7 +36,7 @@ def leaves_of(tree: Any) -> list[Any]:
 
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays and tensors of a tree."""
-    return sum(_n_bytes(leaf) for leaf in leaves_of(tree))
+    return sum(_n_bytes(leaf) for leaf in _leaves_of(tree))
 
 
 def _n_bytes(leaf: Any) -> int:
@@ -81,7 +81,7 @@ class PartBuffer:
 
     def prepare(self, tree: Any) -> None:
         """Allocate and touch what a snapshot of such a tree needs."""
-        leaves = leaves_of(tree)
+        leaves = _leaves_of(tree)
         keys = [_key(leaf) for leaf in leaves]
         if keys != self._keys or not self.allocated:
             self._allocate(leaves, keys)

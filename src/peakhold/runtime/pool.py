@@ -20,11 +20,13 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from peakhold.host import WEIGHTS, Host, map_tree, nonfinite_names
-from peakhold.runtime.buffers import PartBuffer, leaves_of, tree_bytes
 from peakhold.runtime.finite_check import FiniteCheck
+
+if TYPE_CHECKING:
+    from peakhold.runtime.buffers import PartBuffer
 
 __all__ = ["Held", "SnapshotPool"]
 
@@ -66,7 +68,7 @@ class Held:
         """
         copies = {}
         for part, tree in parts.items():
-            buffer = PartBuffer(part)
+            buffer = _buffer_for(part)
             buffer.tree = tree
             copies[part] = _Copy(part, buffer, None)
         return cls(None, next(_tokens), copies)
@@ -149,8 +151,16 @@ class Held:
         return copy.buffer.writable()
 
 
+def _buffer_for(part: str) -> PartBuffer:
+    from peakhold.runtime.buffers import PartBuffer  # NumPy is imported when there is a snapshot
+
+    return PartBuffer(part)
+
+
 def _numbered(tree: Any) -> list[tuple[str, Any]]:
-    return [(str(number), leaf) for number, leaf in enumerate(leaves_of(tree))]
+    leaves: list[Any] = []
+    map_tree(tree, leaves.append)
+    return [(str(number), leaf) for number, leaf in enumerate(leaves)]
 
 
 def _own(leaf: Any) -> Any:
@@ -256,6 +266,8 @@ class SnapshotPool:
 
     def _sizes(self, parts: Iterable[str]) -> dict[str, int]:
         """Bytes of each part; 0 while the model is not built."""
+        from peakhold.runtime.buffers import tree_bytes
+
         parts = list(parts)
         live = self.host.live(parts) if self.host.complete(parts) else {}
         return {part: tree_bytes(live.get(part)) for part in parts}
@@ -275,7 +287,7 @@ class SnapshotPool:
                     self._free.setdefault(part, []).append(buffer)
 
     def _new(self, part: str) -> PartBuffer:
-        buffer = PartBuffer(part)
+        buffer = _buffer_for(part)
         with self.lock:
             self._buffers.add(buffer)
         return buffer

@@ -19,9 +19,9 @@ The rules, in Keras's words where Keras has them:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, final
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, final
 
 from peakhold._core.decisions import Continue, Decision, Remember, Stop
 from peakhold._core.monitor import Criterion
@@ -63,6 +63,19 @@ class EarlyStoppingState:
             stopped_epoch=0,
             others=tuple(other.served() for other in self.others),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; what only several metrics, or steps and seconds, need is left out."""
+        fields = asdict(self)
+        fields["others"] = [other.to_json() for other in self.others]
+        extra = {"waited", "others"}
+        return {name: value for name, value in fields.items() if value or name not in extra}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> EarlyStoppingState:
+        """The state that `to_json` wrote."""
+        others = tuple(cls.from_json(other) for other in fields.get("others", ()))
+        return cls(**{**fields, "others": others})
 
 
 @final

@@ -19,7 +19,13 @@ import peakhold.keras as ours
 from keras_helpers import Curve, Recorder, data, fit, model, same, saved_weights
 from peakhold.callbacks import remote_sender
 from peakhold.errors import InvalidArgumentError, PeakholdWarning, RemoteWarning
-from peakhold.keras import EarlyStopping, ModelCheckpoint, RemoteMonitor, SwapEMAWeights
+from peakhold.keras import (
+    BackupAndRestore,
+    EarlyStopping,
+    ModelCheckpoint,
+    RemoteMonitor,
+    SwapEMAWeights,
+)
 
 NOT_OURS = {
     "OrbaxCheckpoint": "docs/reference/callbacks.md says what to use instead",
@@ -596,6 +602,43 @@ def test_what_is_committed_for_a_resume_is_raw(tmp_path):
     assert all(same(seen[epoch], watch.weights[epoch]) for epoch in range(3))
     assert all(same(inside.weights[epoch], watch.averages[epoch]) for epoch in range(3))
     assert same(net.get_weights(), watch.averages[2])
+
+
+class Crash(keras.callbacks.Callback):
+    """Raises in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch, self.running = epoch, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.running = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.running, batch) == (self.epoch, 1):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("swap_on_epoch", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_interrupted_run_ends_as_one_that_was_not(swap_on_epoch, order, tmp_path):
+    def start(folder, *also):
+        keras.utils.set_random_seed(1)
+        net, stopper = _averaging(), EarlyStopping("loss", mode="max", patience=9)
+        stopper.restore_best_weights = swap_on_epoch
+        own = [SwapEMAWeights(swap_on_epoch), BackupAndRestore(folder / "backup"), stopper]
+        fitted = fit(net, [*own[::order], *also], 6)
+        return net.get_weights(), _average(net), fitted.history, fitted.epoch
+
+    whole = start(tmp_path / "whole")
+    for epoch in (2, 5):
+        with pytest.raises(ZeroDivisionError):
+            start(tmp_path / f"{epoch}", Crash(epoch))
+        weights, average, history, epochs = start(tmp_path / f"{epoch}")
+
+        assert same(weights, whole[0])
+        assert same(average, whole[1])
+        assert (history, epochs) == whole[2:]
 
 
 def test_a_swapping_callback_can_be_copied_and_leaves_the_weights_behind():

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -243,3 +244,62 @@ def test_p19_the_average_of_the_weights_is_rolled_back_too(xy, classifier):
     model.fit(*xy, epochs=4, callbacks=[Spoil({2}), back], verbose=0)
 
     assert finite(model)
+
+
+PROGRAM = """
+import os, signal, sys
+if os.environ["KERAS_BACKEND"] == "torch":
+    import torch
+    torch.set_num_threads(1)
+import keras
+import numpy as np
+from peakhold.keras import Batches, BackupAndRestore, Callback, CSVLogger
+
+keras.utils.set_random_seed(1)
+rng = np.random.default_rng(3)
+x = rng.normal(size=(96, 2)).astype("float32")
+y = x.sum(axis=1, keepdims=True)
+net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+net.compile(keras.optimizers.Adam(), "mse")
+batches = Batches(x, y, batch_size=10)
+
+class Act(Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        net.optimizer.learning_rate = 0.1 / (epoch + 1)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == ({epoch}, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["batch_size"] = batches.batch_size
+        logs["learning_rate"] = float(net.optimizer.learning_rate)
+        if epoch % 2:
+            batches.batch_size *= 2
+
+    def state_dict(self):
+        return batches.state_dict()
+
+    def load_state_dict(self, state):
+        batches.load_state_dict(state)
+
+callbacks = [Act(), CSVLogger("log.csv", append=True), BackupAndRestore("backup")]
+history = net.fit(batches, epochs=6, callbacks=callbacks, verbose=0).history
+print("batch sizes:", history["batch_size"], "steps:", int(net.optimizer.iterations))
+print("weights:", [w.tobytes().hex() for w in net.get_weights()])
+print("log:", open("log.csv", "rb").read())
+os.remove("log.csv")
+"""
+
+
+def test_p19_killed_in_mid_run_it_goes_on_and_ends_as_if_nothing_had_happened(script):
+    whole = script(PROGRAM.replace("{epoch}", "99"))
+    assert "batch sizes: [10, 10, 20, 20, 40, 40] steps: 36" in whole.stdout, whole.stderr
+    for epoch in (3, 4):
+        killed = script(PROGRAM.replace("{epoch}", str(epoch)))
+        assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "")
+        resumed = script(PROGRAM.replace("{epoch}", "99"))
+
+        lines = [line for line in resumed.stdout.splitlines() if not line.startswith("Peakhold")]
+        assert lines == whole.stdout.splitlines(), resumed.stderr

@@ -27,7 +27,7 @@ from typing import Any, final
 from peakhold._core.policies.keep_backups import REFERS, KeepBackups
 from peakhold.errors import CheckpointNotFoundError, SaveError, SaveWarning, StoreOwnedError
 from peakhold.runtime.pool import Held
-from peakhold.store import Checkpoint, Pending, Store, submit
+from peakhold.store import Checkpoint, Pending, Store, drain, submit
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import TMP_PREFIX
 from peakhold.store.owner import LOCK_NAME
@@ -208,8 +208,13 @@ def _release(held: list[Held]) -> None:
 
 
 def _opened(path: str) -> Store:
+    keep = KeepBackups(2)
+    with contextlib.suppress(StoreOwnedError):
+        return Store(path, keep=keep, undo=0)
+    # A fit that raised and that nobody holds any more lets the folder go with its last save.
+    drain()
     try:
-        return Store(path, keep=KeepBackups(2), undo=0)
+        return Store(path, keep=keep, undo=0)
     except StoreOwnedError as error:
         error.add_note("Each fit that runs at a time needs a backup_dir of its own.")
         raise

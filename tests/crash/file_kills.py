@@ -341,8 +341,8 @@ STRANGER = 1
 class Range:
     """A folder with a checkpoint in it, users' files beside it, and runs that are killed there."""
 
-    def __init__(self, folder, suffix, net, *, seed, stranger=True, n_saves=3):
-        self.folder, self.suffix = Path(folder), suffix
+    def __init__(self, folder, suffix, net, *, seed, stranger=True, n_saves=3, background=False):
+        self.folder, self.suffix, self.background = Path(folder), suffix, background
         self.net, self.blank, self.n_saves = net, keras.models.clone_model(net), n_saves
         self.path = self.folder / f"best{suffix}"
         self.random, self.board = random.Random(seed), Board()
@@ -396,7 +396,7 @@ class Range:
 
     def train(self, run, die_before=None):
         """In the victim: the real callback in the real list, driven as a loop drives it."""
-        callback = saver(self.path)
+        callback = saver(self.path, background=self.background)
         callbacks = ours.CallbackList(callback, model=self.net, epochs=1000, verbose=0)
         watch = Watch(self.board, die_before=die_before)
         callbacks.on_train_begin()
@@ -411,8 +411,12 @@ class Range:
             set_version(self.net, version)
             watch.begin(save)
             callbacks.on_epoch_end(epoch, {"loss": value})
+            if self.background:  # training goes on while the file is written
+                set_version(self.net, -version)
+                assert callback.wait(60)
             watch.end()
             assert callback.best == value, "a save failed without a reason"
+            assert callback.best_path == str(self.path)
             epoch += 1
         callbacks.on_train_end()
         return watch.calls
@@ -538,8 +542,9 @@ class Range:
         n_hits = self.hits.total()
         n_between = sum(self.hits[phase] for phase in BETWEEN)
         phases = ", ".join(f"{p.name.lower()} {self.hits[p]}" for p in Phase if self.hits[p])
+        where = "background" if self.background else "direct"
         return (
-            f"{self.suffix}: {n_hits} kills in a save, {n_between} of them between the first write "
+            f"{self.suffix}, {where}: {n_hits} kills in a save, {n_between} of them between the first write "
             f"and the rename ({phases}); {self.missed} beside a save"
         )
 

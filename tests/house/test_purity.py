@@ -69,6 +69,14 @@ ALLOWED = {
         "len(_optimizer_variables(self._optimizer)) < len(arrays)": "how many variables",
         "max(counts, default=None)": "how many steps",
     },
+    "keras/hdf5_image.py": {
+        "done < len(view)": "bytes",
+        "offset > position": "bytes",
+        "sorted(offsets)": "bytes",
+        "max(self.size, self._position)": "bytes",
+        "max(min(len(view), self.size - self._position), 0)": "bytes",
+        "min(len(view), self.size - self._position)": "bytes",
+    },
     "runtime/pool.py": {
         "min(budgets, default=None)": "bytes",
         "min(count, self._references)": "how many references",

@@ -31,6 +31,7 @@ from peakhold._core.policies.save_when import (
 )
 from peakhold.advice import Checkpoint, Facts
 from peakhold.callbacks import checkpoint_arguments as arguments
+from peakhold.callbacks.checkpoint_folder import static_folder
 from peakhold.callbacks.checkpoint_save import wait_for_saves_to
 from peakhold.callbacks.checkpoint_writing import CheckpointWriting
 from peakhold.errors import (
@@ -415,7 +416,10 @@ class ModelCheckpoint(CheckpointWriting):
             self._state = SaveBestState(best=self.initial_value_threshold)
             return
         path, entry = found
-        self.best_path, self.best_epoch = path, entry.epoch
+        folder = static_folder(self.filepath)
+        name = os.path.basename(path)
+        self.best_path = name if folder == "." else os.path.join(folder, name)
+        self.best_epoch = entry.epoch
         if not self._criterion.better(self.initial_value_threshold, entry.value):
             self._state, self._replayed = SaveBestState(best=entry.value), entry.epoch
 

@@ -16,6 +16,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 
 if os.environ.get("KERAS_BACKEND") == "torch":
     import torch
@@ -26,6 +28,7 @@ import numpy as np
 
 import keras
 import peakhold.keras as pk
+from peakhold.store import drain
 
 CURVE = (0.9, 0.5, 0.20, 0.3, 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
 """Validation losses of K-R1: best at epoch 2, cut at 7, stopped at 8; an 8 that looks like a best to
@@ -155,7 +158,12 @@ def outcome(folder, net, history, ours):
 
 
 def process(folder, kind, seed, kill=None):
-    """Run this module as a program; returns its exit status."""
+    """Run this module as a process of its own; returns its exit status.
+
+    On PyTorch it is a fork of this one, which is quick; the others do not survive a fork.
+    """
+    if BACKEND == "torch":
+        return _fork(str(folder), kind, str(seed), kill or "")
     environment = {
         **os.environ,
         "KERAS_BACKEND": BACKEND,
@@ -169,6 +177,26 @@ def process(folder, kind, seed, kill=None):
     )  # fmt: skip
     assert done.returncode in {0, -signal.SIGKILL}, done.stdout[-3000:] + done.stderr[-3000:]
     return done.returncode
+
+
+def _fork(*arguments):
+    drain()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            main(*arguments)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            drain()
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in {0, -signal.SIGKILL, -signal.SIGTERM}, "its traceback is above"
+    return status
 
 
 def _die():
@@ -195,6 +223,12 @@ def _count_calls(fatal):
     return made
 
 
+def finished(folder):
+    """What the last process of a run left, how long it took, and how many calls it made."""
+    result = json.loads(pathlib.Path(folder, "outcome.json").read_text())
+    return {k: v for k, v in result.items() if k not in {"calls", "seconds"}}, result
+
+
 def main(folder, kind, seed, kill=""):
     how, _, when = kill.partition(":")
     made = _count_calls(int(when) if how == "call" else 0)
@@ -202,8 +236,9 @@ def main(folder, kind, seed, kill=""):
         timer = threading.Timer(float(when), _die)
         timer.daemon = True
         timer.start()
+    begun = time.monotonic()
     result = start(folder, kind, seed=int(seed))
-    result["calls"] = made[0]
+    result.update(calls=made[0], seconds=time.monotonic() - begun)
     pathlib.Path(folder, "outcome.json").write_text(json.dumps(result))
 
 

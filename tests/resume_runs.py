@@ -2,12 +2,14 @@
 
 `start` is that line. As a program this module is one process of such a run:
 
-    python resume_runs.py <folder> <kind> <seed> [call:<n> | time:<seconds>]
+    python resume_runs.py <folder> <kind> <seed> [call:<n> | time:<seconds> | term:<epoch>]
 
 kills itself with `kill -9` before the n-th call that writes to the disk, or after so many seconds of
-`fit`, and otherwise writes what the run left into `<folder>/outcome.json`.
+`fit`, or with SIGTERM in an epoch, and otherwise writes what the run left into
+`<folder>/outcome.json`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -61,6 +63,18 @@ class Counter(keras.callbacks.Callback):
 
     def load_state_dict(self, state):
         self.n_epochs, self.n_batches = state["epochs"], state["batches"]
+
+
+class Terminate(keras.callbacks.Callback):
+    """Sends SIGTERM when an epoch begins."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def data(n=64):
@@ -175,11 +189,15 @@ def process(folder, kind, seed, kill=None):
         [sys.executable, __file__, *arguments],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert done.returncode in {0, -signal.SIGKILL}, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode in {0, -signal.SIGKILL, -signal.SIGTERM}, (
+        done.stdout[-3000:] + done.stderr[-3000:]
+    )
     return done.returncode
 
 
 def _fork(*arguments):
+    with contextlib.suppress(ImportError):
+        import tensorflow  # noqa: F401 - Keras would import it in each child, for seconds
     drain()
     pid = os.fork()
     if pid == 0:
@@ -237,7 +255,8 @@ def main(folder, kind, seed, kill=""):
         timer.daemon = True
         timer.start()
     begun = time.monotonic()
-    result = start(folder, kind, seed=int(seed))
+    also = [Terminate(int(when))] if how == "term" else []
+    result = start(folder, kind, seed=int(seed), also=also)
     result.update(calls=made[0], seconds=time.monotonic() - begun)
     pathlib.Path(folder, "outcome.json").write_text(json.dumps(result))
 

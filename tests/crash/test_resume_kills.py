@@ -76,6 +76,15 @@ def test_two_kills_in_a_row_change_nothing(tmp_path, whole):
     assert kill_and_finish(tmp_path / "run", "scripted", whole, moments) == 2
 
 
+def test_sigterm_ends_the_process_as_it_would_have(tmp_path, whole):
+    assert resume_runs.process(tmp_path, "real", 1, "term:5") == -signal.SIGTERM
+    backups = [p.name for p in (tmp_path / "backup").iterdir() if p.name.startswith("step-")]
+    assert len(backups) == 2
+    assert not any(p.name.startswith(".tmp") for p in (tmp_path / "backup").iterdir())
+    assert resume_runs.process(tmp_path, "real", 1) == 0
+    assert resume_runs.finished(tmp_path)[0] == whole["real"][0]
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_9_at_20_moments_changes_nothing(tmp_path, whole, kind):

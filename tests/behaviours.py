@@ -120,6 +120,27 @@ class Behaviours:
         ]  # fmt: skip
         assert table[2].split(maxsplit=4)[4] == "stop         no improvement for 1 epoch"
 
+    def test_several_metrics_are_waited_for_each_by_itself(self, rig):
+        stopper = rig.lib.EarlyStopping(
+            ["m", "n"], mode=["min", "max"], patience=2, restore_best_weights=True
+        )
+        curves = {"m": [0.5, 0.3, 0.4, 0.4, 0.4, 0.4], "n": [0.1, 0.2, 0.3, 0.2, 0.2, 0.2]}
+        rig.run([stopper], curves, 9)
+
+        assert rig.epochs_run == [0, 1, 2, 3, 4]
+        assert same(rig.weights(), rig.at[1])
+
+    @pytest.mark.parametrize("missing", [False, True])
+    def test_patience_in_steps_is_patience_in_epochs_of_as_many(self, rig, missing):
+        """An epoch has 4 steps; one that does not log the metric takes its steps, too."""
+        curve = {"m": [0.5, 0.3, None if missing else 0.4, 0.4, 0.4, 0.4]}
+        stopper = rig.lib.EarlyStopping("m", mode="min", patience=rig.lib.Steps(8))
+        plateau = rig.lib.ReduceLROnPlateau("m", mode="min", patience=rig.lib.Steps(8), factor=0.5)
+        rig.run([stopper, plateau], curve, 9)
+
+        assert rig.epochs_run == [0, 1, 2, 3]
+        assert rig.rate() == pytest.approx(rig.first_rate / 2)
+
     # Learning rate
 
     def test_the_rate_is_lowered_and_logged_as_it_was(self, rig):

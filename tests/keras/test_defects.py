@@ -237,6 +237,18 @@ def test_the_average_of_the_best_epoch_is_the_result_with_ema(lib):
     assert same([np.array(v) for v in net.trainable_variables], averages[1])
 
 
+@defect("K-E17", raises=TypeError)
+def test_several_metrics_can_be_waited_for(lib):
+    stopper = lib.EarlyStopping(["a", "b"], mode="max", patience=2)
+    history = fit(
+        model(),
+        [Curve(a=[0.5, 0.8, 0.7, 0.7, 0.7, 0.7], b=[0.1, 0.2, 0.3, 0.2, 0.2, 0.2]), stopper],
+        6,
+    )
+
+    assert history.epoch[-1] == 4
+
+
 @defect("K-E4")
 def test_ctrl_c_restores_the_best_weights(lib):
     net, recorder, ended = model(), Recorder(), []

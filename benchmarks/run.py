@@ -91,6 +91,15 @@ epoch. Time that the loop waits, against a memcpy of the same bytes in one piece
 epoch; medians of the rounds, quartiles of Peakhold's. Peak memory is that of a process of its own.
 The look for NaN runs beside the next epoch's batches: the last row shows what that costs them."""
 
+SAVING = """\
+## A save of `ModelCheckpoint`
+
+A `.keras` file of 403 MB, weights and Adam, after each epoch of `fit`. Blocked: from an epoch's end to the next one's
+beginning, less that of a `fit` without a checkpoint, as a multiple of a memcpy of the same bytes; epoch: what a whole
+epoch takes longer, as such a multiple, with what the writer takes from the training thread. The framework computes on
+one thread, so that a core is free for the writer; the saturated rows run beside one busy process for each core.
+Prepare is what train begin takes longer; buffers are the host memory of snapshots, and how often it was allocated."""
+
 IMPORT = """\
 ## Importing
 
@@ -116,6 +125,10 @@ def main(arguments=None):
     print("\nan improvement of EarlyStopping", flush=True)
     stopping = on_each_backend("early_stopping.py", max(rounds // 2, 1))
     write_section("early stopping", f"{where}\n\n{STOPPING}\n\n{stopping}")
+
+    print("\na save of ModelCheckpoint", flush=True)
+    saving = on_each_backend("model_checkpoint.py", max(rounds // 2, 2))
+    write_section("model checkpoint", f"{where}\n\n{SAVING}\n\n{saving}")
 
     if (HERE / "store.py").exists():
         print("\nthe store", flush=True)

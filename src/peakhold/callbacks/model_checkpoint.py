@@ -290,6 +290,7 @@ class ModelCheckpoint(CheckpointRanking):
             InvalidArgumentError: If `save_best_only` and `logs` does not hold the metric.
 
         Example:
+            >>> import peakhold
             >>> class SaveAtStart(peakhold.Callback):
             ...     def __init__(self, saver):
             ...         super().__init__()

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import shutil
 import signal
 
 import numpy as np
@@ -13,7 +14,12 @@ import keras
 import peakhold.keras as pk
 import resume_runs
 from conftest import BACKEND
-from peakhold.errors import BackupMismatchError, CheckpointDamagedError, CheckpointDamagedWarning
+from peakhold.errors import (
+    BackupMismatchError,
+    CheckpointDamagedError,
+    CheckpointDamagedWarning,
+    SaveWarning,
+)
 from peakhold.store import drain
 from resume_runs import KINDS, build, data, start
 
@@ -407,6 +413,19 @@ def test_what_the_framework_cannot_repeat_is_said(tmp_path, capsys):
         assert ("set_random_seed" in capsys.readouterr().out) == (
             shuffle and BACKEND == "tensorflow"
         )
+
+
+def test_a_folder_that_somebody_deletes_costs_the_backup_and_not_the_run(tmp_path):
+    class Delete(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                drain()
+                shutil.rmtree(tmp_path / "backup")
+
+    with pytest.warns(SaveWarning, match="backup"):
+        _, history, _ = small(tmp_path, [Delete()])
+
+    assert history.epoch == [0, 1, 2, 3]
 
 
 # SIGTERM

@@ -68,15 +68,28 @@ ALLOWED = {
     "callbacks/training_clock.py": {
         "count > 0": "how many steps",
     },
-    "callbacks/model_checkpoint.py": {
-        "free - needed < 0": "bytes",
-        "epoch > 0": "number of an epoch",
-        "sorted(self._template.fields - known)": "names of placeholders",
+    "callbacks/checkpoint_folder.py": {
+        "sorted(glob.glob(pattern))": "names of files",
+        "sorted({os.path.dirname(path) or '.' for path in going})": "names of folders",
+    },
+    "callbacks/checkpoint_naming.py": {
+        "free < needed": "bytes",
         "sorted(known)": "names of metrics",
-        "sorted(self._exempt)": "names of variables",
-        "sorted(self.host.nonfinite() - self._exempt)": "names of variables",
-        "len(bad) > 1": "how many variables",
+        "sorted(self._template.fields - known)": "names of placeholders",
+    },
+    "callbacks/checkpoint_save.py": {
+        "len((going := [save for save in self._mine() if not save.task.done])) >= limit": "how many",
+        "len(saves) > 1": "how many saves",
+        "max(until - time.monotonic(), 0.0)": "seconds",
+    },
+    "callbacks/checkpoint_writing.py": {
+        "max(deadline - time.monotonic(), 0.0)": "seconds",
+        "sorted(bad)": "names of variables",
         "sorted(numbers.items())": "by name",
+    },
+    "callbacks/model_checkpoint.py": {
+        "epoch > 0": "number of an epoch",
+        "sorted(self._exempt)": "names of variables",
     },
     "callbacks/reduce_lr_on_plateau.py": {
         "self.cooldown_counter > 0": "a count of epochs",

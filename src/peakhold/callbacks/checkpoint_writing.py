@@ -88,7 +88,8 @@ class CheckpointWriting(CheckpointNaming):
     def _holds(self) -> Mapping[str, int]:
         """Choose the thread that will write, and say what host memory it takes.
 
-        A second copy is only needed where the disk is slower than the epochs; it is allocated then.
+        Two copies, one written and one taken: where the disk is slower than the epochs, the second
+        one would otherwise be allocated in mid-training, which takes ten times as long as the copy.
         """
         if self.background is None:
             fit_alone = self.session.driven and self.host.runs_fit()
@@ -98,10 +99,10 @@ class CheckpointWriting(CheckpointNaming):
         if not self._later:
             return {}
         if self.host.state_bytes() is None:  # not built: what a file needs is seen at the first one
-            return dict.fromkeys({WEIGHTS, OPTIMIZER}.intersection(self.host.parts()), 1)
+            return dict.fromkeys({WEIGHTS, OPTIMIZER}.intersection(self.host.parts()), _MOST)
         plan = self._plan()  # what only a first plan costs is paid here
         self._later = plan is not None
-        return {} if plan is None else dict.fromkeys(plan.parts, 1)
+        return {} if plan is None else dict.fromkeys(plan.parts, self._most or 1)
 
     def _plan(self) -> PlannedFile | None:
         """What the file holds, to be written later; None if it must be written now."""

@@ -8,6 +8,7 @@ from peakhold._core.monitor import Relative
 from peakhold._version import __version__
 from peakhold.advice import silence
 from peakhold.callbacks import (
+    Alert,
     Callback,
     CallbackList,
     CSVLogger,
@@ -15,11 +16,13 @@ from peakhold.callbacks import (
     LearningRateScheduler,
     ModelCheckpoint,
     ReduceLROnPlateau,
+    SlackAlert,
     TerminateOnNaN,
 )
 from peakhold.host import LoopHost
 
 __all__ = [
+    "Alert",
     "CSVLogger",
     "Callback",
     "CallbackList",
@@ -29,6 +32,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Relative",
+    "SlackAlert",
     "TerminateOnNaN",
     "__version__",
     "silence",

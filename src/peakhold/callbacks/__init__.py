@@ -1,5 +1,6 @@
 """The callbacks that people know by name, for loops. One per file; this page is the catalogue."""
 
+from peakhold.callbacks.alert import Alert, SlackAlert
 from peakhold.callbacks.callback_list import CallbackList
 from peakhold.callbacks.csv_logger import CSVLogger
 from peakhold.callbacks.early_stopping import EarlyStopping
@@ -10,6 +11,7 @@ from peakhold.callbacks.terminate_on_nan import TerminateOnNaN
 from peakhold.runtime.callback import Callback
 
 __all__ = [
+    "Alert",
     "CSVLogger",
     "Callback",
     "CallbackList",
@@ -17,5 +19,6 @@ __all__ = [
     "LearningRateScheduler",
     "ModelCheckpoint",
     "ReduceLROnPlateau",
+    "SlackAlert",
     "TerminateOnNaN",
 ]

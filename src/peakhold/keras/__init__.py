@@ -19,6 +19,7 @@ from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
 
 __all__ = [
+    "Alert",
     "CSVLogger",
     "Callback",
     "CallbackList",
@@ -30,6 +31,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Relative",
+    "SlackAlert",
     "TerminateOnNaN",
     "adapt",
     "host_for",
@@ -62,3 +64,11 @@ class TerminateOnNaN(neutral.TerminateOnNaN, KerasCallback):
 
 class LearningRateScheduler(neutral.LearningRateScheduler, KerasCallback):
     __doc__ = neutral.LearningRateScheduler.__doc__
+
+
+class SlackAlert(neutral.SlackAlert, KerasCallback):
+    __doc__ = neutral.SlackAlert.__doc__
+
+
+class Alert(neutral.Alert, KerasCallback):
+    __doc__ = neutral.Alert.__doc__

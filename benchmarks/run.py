@@ -106,6 +106,10 @@ def main(arguments=None):
     sections = [f"{where}", f"{FIT}\n\n{fitting}", f"{IMPORT}\n\n{importing}"]
     write_section("callbacks", "\n\n".join(sections))
 
+    print("\nalerts", flush=True)
+    import alerts
+
+    alerts.main(["--rounds", str(rounds), "--write"])
     if (HERE / "store.py").exists():
         print("\nthe store", flush=True)
         import store

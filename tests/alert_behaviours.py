@@ -62,11 +62,10 @@ class AlertBehaviours:
         one = alert("val_accuracy > 0.92 and epoch >= 3", mode="max")
         rig.run([one], {"val_accuracy": [0.95, 0.93, 0.94, 0.95, 0.91, None, 0.96]}, 7)
 
+        condition = "val_accuracy &gt; 0.92 and epoch &gt;= 3"
         assert self.said(one, slack) == [
-            "[run] epoch 3 of 7: val_accuracy &gt; 0.92 and epoch &gt;= 3\n"
-            "val_accuracy 0.94; best val_accuracy 0.95 at epoch 1",
-            "[run] epoch 7 of 7: val_accuracy &gt; 0.92 and epoch &gt;= 3\n"
-            "val_accuracy 0.96; best val_accuracy 0.96 at epoch 7",
+            f"[run] epoch 3 of 7: {condition}\nval_accuracy 0.94; best val_accuracy 0.95 at epoch 1",
+            f"[run] epoch 7 of 7: {condition}\nval_accuracy 0.96; best val_accuracy 0.96 at epoch 7",
         ]
 
     def test_epochs_without_the_metric_are_not_yet(self, rig, alert, slack):
@@ -119,9 +118,9 @@ class AlertBehaviours:
         rig.run([again], {"m": [0.5]}, 1)
         assert again.flush(60)
 
+        reason = "m: no improvement for 2 checks (EarlyStopping)"
         assert self.said(one, slack) == [
-            "[run] training ended after epoch 4 of 9: m: no improvement for 2 checks "
-            "(EarlyStopping)\nm 0.4; best m 0.3 at epoch 2",
+            f"[run] training ended after epoch 4 of 9: {reason}\nm 0.4; best m 0.3 at epoch 2",
             "[run] training ended after epoch 1 of 1: all epochs were run\nm 0.5",
         ]
 

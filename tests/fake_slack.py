@@ -69,7 +69,8 @@ class FakeSlack:
         with self.lock:
             action = self.script.pop(0) if self.script else 200
             self.paths.append(path)
-            self.texts.append(json.loads(body)["text"])
+            content = json.loads(body)
+            self.texts.append(content["text"] if "text" in content else content["message"])
             status, extra = action if isinstance(action, tuple) else (action, {})
             if isinstance(status, int) and 200 <= status < 300:
                 self.taken.append(self.texts[-1])

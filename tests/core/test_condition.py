@@ -169,7 +169,7 @@ questions = st.recursive(
 )
 
 
-@given(questions, st.fixed_dictionaries({name: numbers for name in "abc"}))
+@given(questions, st.fixed_dictionaries(dict.fromkeys("abc", numbers)))
 def test_with_all_metrics_the_answer_is_pythons(text, values):
     expected = eval(compile(ast.parse(text, mode="eval"), "", "eval"), {}, dict(values))
 

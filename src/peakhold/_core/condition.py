@@ -27,8 +27,8 @@ from typing import Any, TypeAlias, final
 __all__ = ["Condition", "ConditionError"]
 
 Node: TypeAlias = tuple[Any, ...]
-"""`("number", x)`, `("metric", name)`, `("minus", a)`, `("+", a, b)`, `("not", a)`, `("and", nodes)`,
-`("compare", functions, nodes)`."""
+"""A word and its parts: `("number", x)`, `("metric", name)`, `("minus", a)`, `("+", a, b)`,
+`("compare", functions, nodes)`, `("not", a)`, `("and", nodes)`."""
 
 _LONGEST = 1000  # characters
 _DEEPEST = 50  # levels: a walk through a condition never meets Python's own limit

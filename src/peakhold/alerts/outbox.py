@@ -206,7 +206,8 @@ class Outbox:
         told = self.complaint()
         if told is not None:
             with contextlib.suppress(Exception):  # a closed stderr at the very end
-                print(f"Peakhold: {told}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"Peakhold: {told}\n")  # in one piece: other threads write, too
+                sys.stderr.flush()
 
     # At the end of the process
 

@@ -355,6 +355,22 @@ class AlertBehaviours:
         assert back.flush(60)
         assert len(slack.taken) == 3
 
+    def test_a_users_subclass_is_copied_and_pickled_in_the_middle_of_a_run(self, rig, slack):
+        one = Own(slack.url, "m > 0", on="failure", monitor="m")
+        copies = []
+
+        def copies_itself(epoch, logs):
+            copies.append((copy.deepcopy(one), pickle.dumps(one)))
+            return False
+
+        rig.run([*rig.users(one), rig.lib.SlackAlert(slack.url, copies_itself)], {"m": [0.5]}, 1)
+        (twin, stored), back = copies[0], pickle.loads(copies[0][1])
+
+        assert not any(part.encode() in stored for part in PARTS)
+        assert (twin._watch, back._watch, back._outbox) == (None, None, None)
+        assert bool(twin._secret)
+        assert not back._secret
+
     def test_no_error_shows_the_secret_with_all_variables_of_all_frames(self, rig):
         forms = [f"http://example.com/{SECRET}", f"https://u:{SECRET}@x/", f"https://[/{SECRET}"]
         wrong = [{"webhook": form} for form in forms]
@@ -382,6 +398,10 @@ class AlertBehaviours:
         one = alert("m > 0.5")
         with pytest.raises(InvalidArgumentError, match="expected the state of"):
             one.load_state_dict({"class": "EarlyStopping", "state": {}})
+
+
+class Own(peakhold.SlackAlert):
+    """A user's subclass, written for loops."""
 
 
 class Waits(peakhold.Callback):

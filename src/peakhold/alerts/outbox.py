@@ -9,7 +9,9 @@ Rules of this file:
    What is cut off without an answer is sent again: it may come twice, and is not lost.
 4. That messages were not delivered is said once, to whoever asks first; with nobody to ask
    (training is over), on stderr.
-5. A forked child has the queue but not the thread. It drops the queue: the parent sends it.
+5. The tries are ten lines here and no library: they wait as the receiver asks, and what they wait
+   for is cut short by the end of the process.
+6. A forked child has the queue but not the thread. It drops the queue: the parent sends it.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class Outbox:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Threads and locks do not travel, and messages must not be sent twice.
-        return _nothing, ()
+        return nothing, ()
 
     def push(self, text: str) -> None:
         """Hand a message over; one that is waiting already is not sent twice."""
@@ -235,8 +237,8 @@ def _chance() -> float:
     return random.random()  # noqa: S311 - it spreads load, it guards nothing
 
 
-def _nothing() -> None:
-    """What is left of an outbox in a copy of its owner, which makes a new one."""
+def nothing() -> None:
+    """What is left, in a copy of its owner, of what belongs to one process and one run."""
 
 
 @atexit.register

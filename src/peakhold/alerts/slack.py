@@ -72,6 +72,7 @@ class SlackSender:
         self._secret = Secret(webhook)
         webhook = self._secret
         self._wall_clock = wall_clock
+        self._context: ssl.SSLContext | None = None
         parts = _parse(self._secret.reveal())
         if isinstance(parts, str):
             raise InvalidArgumentError.for_argument(
@@ -110,11 +111,17 @@ class SlackSender:
         for _ in range(_N_REDIRECTS + 1):
             if isinstance(parts, str):
                 return Outcome(False, f"not followed: {parts}")
-            status, headers = _exchange(parts, body, deadline)
+            status, headers = _exchange(parts, body, deadline, self._tls)
             if status not in _REDIRECTS:
                 return self._judge(status, headers)
             parts = _same_place(parts, headers.get("Location", ""))
         return Outcome(False, "too many redirects")
+
+    def _tls(self) -> ssl.SSLContext:
+        """Made once: it reads all certificates, which takes tens of milliseconds."""
+        if self._context is None:
+            self._context = ssl.create_default_context()
+        return self._context
 
     def _judge(self, status: int, headers: Any) -> Outcome:
         if 200 <= status < 300:
@@ -230,7 +237,9 @@ class _Wire(io.RawIOBase):
         return response
 
 
-def _exchange(parts: SplitResult, body: bytes, deadline: _Deadline) -> tuple[int, Any]:
+def _exchange(
+    parts: SplitResult, body: bytes, deadline: _Deadline, tls: Callable[[], ssl.SSLContext]
+) -> tuple[int, Any]:
     """Status and headers of the answer to one POST."""
     host, port = parts.hostname or "", _port(parts)
     proxy = None if _is_loopback(host) else _proxy(host)
@@ -241,10 +250,11 @@ def _exchange(parts: SplitResult, body: bytes, deadline: _Deadline) -> tuple[int
             _tunnel(sock, proxy, f"{_bracketed(host)}:{port}", deadline)
         if parts.scheme == "https":
             sock.settimeout(deadline.left())
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+            sock = tls().wrap_socket(sock, server_hostname=host)
+        name = _bracketed(host) + (f":{port}" if parts.port else "")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {_bracketed(host)}:{port}\r\nConnection: close\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n"
             f"User-Agent: peakhold/{__version__}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 import xxhash
 
+from peakhold import AtEnd, Every
 from peakhold.errors import (
     DirectionUnknownError,
+    HostError,
+    InvalidArgumentError,
     MonitorNotFoundError,
     MonitorWarning,
     NotAScalarError,
@@ -115,7 +118,7 @@ class Behaviours:
         assert [line.split()[:4] for line in table] == [
             ["1", "0.5", "0.5", "0"], ["2", "0.25", "0.25", "0"], ["3", "0.5", "0.25", "1"],
         ]  # fmt: skip
-        assert table[2].split(maxsplit=4)[4] == "stop         no improvement for 1 check"
+        assert table[2].split(maxsplit=4)[4] == "stop         no improvement for 1 epoch"
 
     # Learning rate
 
@@ -174,6 +177,76 @@ class Behaviours:
 
         assert saved == ["1-3", "2-2", "2-4"]
         assert same(rig.load(str(tmp_path / f"2-4{rig.suffix}")), rig.at[1])
+
+    @pytest.mark.parametrize(
+        ("when", "saved"),
+        [
+            (Every(epochs=2), ["2", "4", "5"]),
+            (Every(batches=8), ["2-4", "4-4", "5-4"]),
+            (Every(seconds=1e-9), None),
+            (Every(seconds=1e9), ["5-4"]),
+            (AtEnd(), ["5"]),
+        ],
+        ids=str,
+    )
+    def test_when_to_save_can_be_asked_for(self, rig, tmp_path, when, saved):
+        """What the last save does not hold is saved at the end, once."""
+        counts = when != AtEnd() and when.epochs is None
+        name = "{epoch}-{batch}" if counts else "{epoch}"
+        rig.run([rig.saver(str(tmp_path / f"{name}{rig.suffix}"), save_freq=when)], {}, 5)
+        found = sorted(p.name.removesuffix(rig.suffix) for p in tmp_path.glob(f"*{rig.suffix}"))
+
+        if saved is None:  # after each batch; 4 an epoch
+            saved = sorted(f"{epoch}-{batch}" for epoch in range(1, 6) for batch in range(1, 5))
+        assert found == saved
+
+    def test_the_newest_and_the_best_files_are_kept(self, rig, tmp_path):
+        template = str(tmp_path / f"{{epoch}}{rig.suffix}")
+        (tmp_path / f"mine{rig.suffix}").write_bytes(b"mine")
+        saver = rig.saver(template, monitor="m", mode="min", keep_last=2, keep_best=1)
+        rig.run([saver], {"m": [0.5, 0.1, 0.4, 0.3, 0.2, 0.6]}, 6)
+        found = sorted(p.name.removesuffix(rig.suffix) for p in tmp_path.glob(f"*{rig.suffix}"))
+
+        assert found == ["2", "5", "6", "mine"]
+        assert same(rig.load(template.format(epoch=2)), rig.at[1])
+
+    @pytest.mark.parametrize("argument", ["keep_last", "keep_best"])
+    def test_one_name_is_one_file(self, rig, tmp_path, argument):
+        with pytest.raises(InvalidArgumentError, match="a filepath with placeholders"):
+            rig.saver(str(tmp_path / f"best{rig.suffix}"), **{argument: 2})
+
+    def test_a_users_callback_saves_now(self, rig, tmp_path):
+        path = str(tmp_path / f"{{epoch}}{rig.suffix}")
+        saver = rig.saver(path, save_freq=AtEnd())
+
+        class SavesFirst(rig.lib.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch == 0:
+                    saver.save_now(logs)
+
+        rig.run([SavesFirst(), saver], {}, 3)
+
+        assert same(rig.load(path.format(epoch=1)), rig.at[0])
+        assert same(rig.load(path.format(epoch=3)), rig.at[2])
+        assert len(list(tmp_path.glob(f"*{rig.suffix}"))) == 2
+
+    def test_there_is_nothing_to_save_before_a_run(self, rig, tmp_path):
+        with pytest.raises(HostError, match="a run that has begun"):
+            rig.saver(str(tmp_path / f"best{rig.suffix}")).save_now()
+
+    def test_a_replayed_epoch_replaces_its_own_file_and_no_other(self, rig, tmp_path):
+        """The file is newer than the backup that a run goes on from: its epoch is trained again."""
+        path = str(tmp_path / f"best{rig.suffix}")
+
+        def saver():
+            return rig.saver(path, monitor="m", mode="min", save_best_only=True)
+
+        rig.run([saver()], {"m": [0.5, 0.2]}, 2)
+        rig.run([saver()], {"m": [0, 0.2]}, 2, start=1)
+        assert same(rig.load(path), rig.at[1]), "the same value, as it is now"
+        before = rig.load(path)
+        rig.run([saver()], {"m": [0, 0.3, 0.2]}, 3, start=1)
+        assert same(rig.load(path), before), "worse, and another epoch's"
 
     def test_what_is_not_finite_replaces_nothing(self, rig, tmp_path):
         path = str(tmp_path / f"last{rig.suffix}")
@@ -491,7 +564,7 @@ class Behaviours:
         ]
 
         assert lines[0] == (
-            "Peakhold: training ended after epoch 4 of 10: m: no improvement for 2 checks "
+            "Peakhold: training ended after epoch 4 of 10: m: no improvement for 2 epochs "
             "(EarlyStopping)."
         )
         assert lines[1] == (

@@ -5,10 +5,13 @@ loads no framework.
 """
 
 from peakhold._core.monitor import Relative
+from peakhold._core.patience import Epochs, Seconds, Steps
+from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold._version import __version__
 from peakhold.advice import silence
 from peakhold.callbacks import (
     Alert,
+    BackupAndRestore,
     Callback,
     CallbackList,
     CSVLogger,
@@ -16,6 +19,7 @@ from peakhold.callbacks import (
     LearningRateScheduler,
     ModelCheckpoint,
     ReduceLROnPlateau,
+    RemoteMonitor,
     SlackAlert,
     TerminateOnNaN,
 )
@@ -23,16 +27,23 @@ from peakhold.host import LoopHost
 
 __all__ = [
     "Alert",
+    "AtEnd",
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "Epochs",
+    "Every",
     "LearningRateScheduler",
     "LoopHost",
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Relative",
+    "RemoteMonitor",
+    "Seconds",
     "SlackAlert",
+    "Steps",
     "TerminateOnNaN",
     "__version__",
     "silence",

@@ -118,7 +118,8 @@ def _arguments(name):
     "name",
     [
         "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "CSVLogger", "TerminateOnNaN",
-        "LearningRateScheduler", "LoopHost", "SlackAlert", "Alert",
+        "LearningRateScheduler", "RemoteMonitor", "SwapEMAWeights", "Batches", "LoopHost",
+        "SlackAlert", "Alert",
     ],
 )  # fmt: skip
 def test_the_reference_names_every_argument(name):

@@ -3,18 +3,33 @@
 State moves on facts: `best` changes when a file is *committed*, not when its save was decided.
 While a save is under way, the value to beat is the pending one; if the save fails, it is again the
 committed one.
+
+Whether a save is due at all is one state machine for every way to ask (`save_freq="epoch"`, an int,
+`Every`, `AtEnd`): it counts whole epochs, batches and seconds of training since the last save that
+was due. There is no clock here: whoever calls measures, and leaves out the time between two runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, TypeAlias, final
 
+from peakhold._core.arguments import check_count, check_number
 from peakhold._core.decisions import Save, Skip
 from peakhold._core.monitor import Criterion
 from peakhold._core.observation import Observation
+from peakhold.errors import InvalidArgumentError
 
-__all__ = ["EveryBatches", "EveryBatchesState", "SaveBest", "SaveBestState"]
+__all__ = [
+    "AtEnd",
+    "Due",
+    "DueState",
+    "Every",
+    "SaveBest",
+    "SaveBestState",
+    "Trigger",
+    "trigger_of",
+]
 
 
 @final
@@ -70,34 +85,203 @@ class SaveBest:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class EveryBatchesState:
-    """Plain numbers: its own JSON."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Every:
+    """When to save: after so many epochs, batches or seconds of training; give exactly one.
 
-    seen: int = 0
-    """Batches since the last save."""
-    last_batch: int | None = None
-    """Index of the last batch seen in this epoch."""
+    What is left over is saved when training ends, too. The count goes on over epochs and, in a run
+    that is resumed, from where the state left it; the time between the two runs does not count.
+
+    Args:
+        epochs: Whole epochs between two saves. At least 1.
+        batches: Batches between two saves, counted over epochs. At least 1.
+        seconds: Seconds of training between two saves, validation included; looked at after each
+            batch and each epoch. Above 0.
+
+    Raises:
+        InvalidArgumentError: If not exactly one is given, or it cannot be such a number.
+
+    Example:
+        >>> from peakhold import Every
+        >>> Every(seconds=600)
+        Every(epochs=None, batches=None, seconds=600.0)
+
+    Source:
+        `save_freq` of `keras.callbacks.ModelCheckpoint`, which knows `"epoch"` and batches.
+    """
+
+    epochs: int | None = None
+    batches: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        units = ("epochs", "batches", "seconds")
+        given = [(name, getattr(self, name)) for name in units if getattr(self, name) is not None]
+        hint = "pass Every(epochs=5), Every(batches=1000) or Every(seconds=600)."
+        if len(given) != 1:
+            name, value = given[1] if given else ("epochs", None)
+            raise InvalidArgumentError.for_argument(
+                name, value, "exactly one of epochs, batches and seconds", hint=hint
+            )
+        name, value = given[0]
+        if name == "seconds":
+            number: float = check_number(name, value, "a finite number above 0", hint=hint)
+            if number <= 0:
+                raise InvalidArgumentError.for_argument(
+                    name, value, "a finite number above 0", hint=hint
+                )
+        elif isinstance(value, float):  # a count: 2.5 batches mean nothing, 2.0 a slip
+            raise InvalidArgumentError.for_argument(name, value, "an int of at least 1", hint=hint)
+        else:
+            number = check_count(name, value, at_least=1, hint=hint)
+        object.__setattr__(self, name, number)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class EveryBatches:
-    """Due after every `n` batches, counted over epochs (Keras's `save_freq=n`).
+class AtEnd:
+    """When to save: once, when training ends, however it ends.
 
-    With `steps_per_execution` a hook stands for several batches: their number is the distance
-    between two indices.
+    Example:
+        >>> from peakhold import AtEnd
+        >>> AtEnd()
+        AtEnd()
     """
 
-    n: int
 
-    def init(self) -> EveryBatchesState:
+Trigger: TypeAlias = Every | AtEnd
+
+
+def trigger_of(save_freq: Any) -> Trigger:
+    """What `save_freq` means: `"epoch"`, a number of batches, `Every` or `AtEnd`.
+
+    Raises:
+        InvalidArgumentError: If it is none of them.
+    """
+    if isinstance(save_freq, (Every, AtEnd)):
+        return save_freq
+    if isinstance(save_freq, str) and save_freq == "epoch":
+        return Every(epochs=1)
+    expected = "'epoch', an int of at least 1, Every(...) or AtEnd()"
+    hint = (
+        f"Unrecognized save_freq: {save_freq}. Expected save_freq are 'epoch' or integer values; "
+        "save_freq=100 saves after every 100 batches, Every(epochs=5) after every 5 epochs."
+    )
+    if isinstance(save_freq, (bool, str, float)):
+        raise InvalidArgumentError.for_argument("save_freq", save_freq, expected, hint=hint)
+    return Every(batches=check_count("save_freq", save_freq, at_least=1, hint=hint))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DueState:
+    """Plain numbers: its own JSON. What was trained since the last save that was due."""
+
+    epochs: int = 0
+    """Whole epochs."""
+    batches: int = 0
+    """Batches, counted over epochs."""
+    seconds: float = 0.0
+    """Seconds of training."""
+    last_batch: int | None = None
+    """Index of the last batch seen; it outlives its epoch, for the file's name."""
+    in_epoch: bool = False
+    """Whether that batch belongs to the epoch that is under way."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Whether a save is due.
+
+    Each method takes the seconds of training since the call before (of any method), and returns the
+    new state with the answer. With `steps_per_execution` a hook stands for several batches: their
+    number is the distance between two indices.
+
+    Args:
+        trigger: What was asked for.
+
+    Example:
+        >>> due = Due(Every(batches=3))
+        >>> state, answers = due.init(), []
+        >>> for batch in range(4):
+        ...     state, answer = due.batch_end(state, batch)
+        ...     answers.append(answer)
+        >>> answers, due.end(state)[1]
+        ([False, False, True, False], True)
+    """
+
+    trigger: Trigger
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether `batch_end` must be called; otherwise it may be, and changes no answer."""
+        return isinstance(self.trigger, Every) and self.trigger.epochs is None
+
+    @property
+    def at_every_epoch(self) -> bool:
+        """Whether each epoch's end is a save, as with `"epoch"`."""
+        return isinstance(self.trigger, Every) and self.trigger.epochs == 1
+
+    def init(self) -> DueState:
         """The state before the first batch."""
-        return EveryBatchesState()
+        return DueState()
 
-    def step(self, state: EveryBatchesState, batch: int) -> tuple[EveryBatchesState, bool]:
-        """Take one hook into account; True when a save is due."""
-        new_epoch = state.last_batch is None or batch <= state.last_batch
-        seen = state.seen + (batch + 1 if new_epoch else batch - (state.last_batch or 0))
-        due = seen >= self.n
-        return EveryBatchesState(0 if due else seen, batch), due
+    def batch_end(self, state: DueState, batch: int, seconds: float = 0.0) -> tuple[DueState, bool]:
+        """Take one hook after a batch into account.
+
+        Args:
+            state: The state so far.
+            batch: Index of the batch in its epoch, from 0; the last one, if the hook stands for
+                several.
+            seconds: Seconds of training since the call before.
+        """
+        last = state.last_batch
+        begins = last is None or not state.in_epoch or batch <= last
+        count = batch + 1 if begins or last is None else batch - last
+        moved = replace(
+            state,
+            batches=state.batches + count,
+            seconds=state.seconds + seconds,
+            last_batch=batch,
+            in_epoch=True,
+        )
+        return self._answer(moved)
+
+    def epoch_end(self, state: DueState, seconds: float = 0.0) -> tuple[DueState, bool]:
+        """Take the end of a whole epoch into account."""
+        moved = replace(
+            state, epochs=state.epochs + 1, seconds=state.seconds + seconds, in_epoch=False
+        )
+        return self._answer(moved, epoch_ends=True)
+
+    def end(self, state: DueState, *, in_epoch: bool = False) -> tuple[DueState, bool]:
+        """The end of training: whether something was trained that no save holds.
+
+        Args:
+            state: The state so far.
+            in_epoch: Whether training ends inside an epoch, for those who do not call `batch_end`.
+                Whole epochs are all that counts when only epochs were asked for.
+        """
+        trained = bool(state.epochs or state.batches or in_epoch)
+        if isinstance(self.trigger, Every):
+            if self.trigger.epochs is not None:
+                trained = bool(state.epochs)
+            elif self.trigger.batches is not None:
+                trained = bool(state.batches)
+        return (self.reset(state) if trained else state), trained
+
+    def reset(self, state: DueState) -> DueState:
+        """Count anew from here; for a save that nothing here asked for."""
+        return replace(state, epochs=0, batches=0, seconds=0.0)
+
+    def _answer(self, state: DueState, *, epoch_ends: bool = False) -> tuple[DueState, bool]:
+        trigger, due = self.trigger, False
+        if isinstance(trigger, Every):
+            if trigger.epochs is not None:
+                due = epoch_ends and state.epochs >= trigger.epochs
+            elif trigger.batches is not None:
+                due = not epoch_ends and state.batches >= trigger.batches
+            elif trigger.seconds is not None:
+                due = state.seconds >= trigger.seconds
+        return (self.reset(state) if due else state), due

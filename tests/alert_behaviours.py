@@ -118,7 +118,7 @@ class AlertBehaviours:
         rig.run([again], {"m": [0.5]}, 1)
         assert again.flush(60)
 
-        reason = "m: no improvement for 2 checks (EarlyStopping)"
+        reason = "m: no improvement for 2 epochs (EarlyStopping)"
         assert self.said(one, slack) == [
             f"[run] training ended after epoch 4 of 9: {reason}\nm 0.4; best m 0.3 at epoch 2",
             "[run] training ended after epoch 1 of 1: all epochs were run\nm 0.5",

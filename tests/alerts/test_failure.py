@@ -155,6 +155,22 @@ def test_the_second_ctrl_c():
     assert heads == [f"{FAILED}KeyboardInterrupt"]
 
 
+def test_sigterm_is_told_before_the_process_dies_of_it():
+    code, _, _, heads = run(
+        """
+        def wait():
+            print("ready", flush=True)
+            while True:
+                signal.pause()
+        train(2, wait)
+        """,
+        action=lambda process: process.send_signal(signal.SIGTERM),
+    )
+
+    assert code == -signal.SIGTERM
+    assert heads == ["SIGTERM came in epoch 3 of 9"]
+
+
 def test_a_forked_child_tells_nothing():
     code, _, _, heads = run(
         """

@@ -22,6 +22,8 @@ ALLOWED = {
     },
     "callbacks/alert.py": {
         "epoch > 0": "number of an epoch",
+        "max(deadline - time.monotonic(), 0.0)": "seconds",
+        "min(left_s, self.exit_timeout_s)": "seconds",
     },
     "callbacks/csv_logger.py": {
         "run_index >= 0": "a row's number",

@@ -15,7 +15,8 @@ the first of:
 3. the next run of the same callback, and the end of the process.
 
 What still fails. SIGKILL, a power cut and a signal that nobody handles end the process with nobody
-left to say so. An exception that is caught far outside is noticed late, and without its name.
+left to say so; SIGTERM is the session's. An exception that is caught far outside is noticed late,
+and without its name.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class _Alerting(Monitored):
         super()._reset()
         self._limited, self._logged, self._running = LimitState(), set(), False
         if self._loaded:
-            self._loaded = False
+            self._loaded, self._continued = False, None
             return
         self._continued, self._state = self._state, AlertState()
 
@@ -279,14 +279,20 @@ class _Alerting(Monitored):
         # In any thread, maybe after the next run began: what it needs of the run it was given.
         self._watch = None
         self._post_rest()
-        where = "before its first epoch"
-        if session.start_epoch is not None:
-            word = "after" if session.last_epoch == session.epoch else "in"
-            where = f"{word} {_place(session.epoch, epochs)}"
         reason = self._secret.mask(reason)
-        self._push(f"training failed {where}: {reason}", session=session)
+        self._push(f"training failed {_where(session, epochs)}: {reason}", session)
         if self._outbox is not None:
             self._outbox.attended = False
+
+    def _terminate(self, deadline: float) -> None:
+        # On a thread of its own: nobody else will speak if the process dies of it.
+        if "failure" in self.on:
+            self._push(f"SIGTERM came {_where(self.session, self.session.epochs)}")
+            if self._watch is not None:
+                self._watch.close()
+        if self._outbox is not None:
+            left_s = max(deadline - time.monotonic(), 0.0)
+            self._outbox.flush(min(left_s, self.exit_timeout_s))
 
     # Messages
 
@@ -533,6 +539,13 @@ class Alert(_Alerting):
 
 def _place(epoch: int, epochs: int | None) -> str:
     return f"epoch {epoch + 1}" + (f" of {epochs}" if epochs else "")
+
+
+def _where(session: Any, epochs: int | None) -> str:
+    if session.start_epoch is None:
+        return "before its first epoch"
+    word = "after" if session.last_epoch == session.epoch else "in"
+    return f"{word} {_place(session.epoch, epochs)}"
 
 
 def _parse(when: str) -> Condition:

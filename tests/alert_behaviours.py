@@ -45,12 +45,17 @@ class AlertBehaviours:
     def alert(self, rig, slack):
         """Builds an alert for the fake; no waits between tries, and no limit unless asked for."""
 
+        built = []
+
         def build(when=None, on=None, **arguments):
             alert = rig.lib.SlackAlert(slack.url, when, on, **{"min_interval_s": 0.0, **arguments})
             alert._outbox._pause = lambda seconds: None
+            built.append(alert)
             return alert
 
-        return build
+        yield build
+        for one in built:
+            assert one.flush(60), "nothing is sent after the fake has gone"
 
     def said(self, alert, slack):
         assert alert.flush(60)
@@ -355,7 +360,7 @@ class AlertBehaviours:
         assert back.flush(60)
         assert len(slack.taken) == 3
 
-    def test_a_users_subclass_is_copied_and_pickled_in_the_middle_of_a_run(self, rig, slack):
+    def test_a_users_subclass_is_copied_and_pickled_in_the_middle_of_a_run(self, rig, alert, slack):
         one = Own(slack.url, "m > 0", on="failure", monitor="m")
         copies = []
 
@@ -363,7 +368,8 @@ class AlertBehaviours:
             copies.append((copy.deepcopy(one), pickle.dumps(one)))
             return False
 
-        rig.run([*rig.users(one), rig.lib.SlackAlert(slack.url, copies_itself)], {"m": [0.5]}, 1)
+        rig.run([*rig.users(one), alert(copies_itself)], {"m": [0.5]}, 1)
+        assert one.flush(60)
         (twin, stored), back = copies[0], pickle.loads(copies[0][1])
 
         assert not any(part.encode() in stored for part in PARTS)

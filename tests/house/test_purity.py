@@ -43,7 +43,7 @@ ALLOWED = {
         "stopper.patience >= facts.epochs": "patience, not a metric",
         "n > 1": "how many callbacks write one path",
     },
-    "callbacks/alert.py": {
+    "callbacks/alerting.py": {
         "epoch > 0": "number of an epoch",
         "max(deadline - time.monotonic(), 0.0)": "seconds",
         "min(left_s, self.exit_timeout_s)": "seconds",

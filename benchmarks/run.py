@@ -130,6 +130,10 @@ def main(arguments=None):
     saving = on_each_backend("model_checkpoint.py", max(rounds // 2, 2))
     write_section("model checkpoint", f"{where}\n\n{SAVING}\n\n{saving}")
 
+    print("\nalerts", flush=True)
+    import alerts
+
+    alerts.main(["--rounds", str(rounds), "--write"])
     if (HERE / "store.py").exists():
         print("\nthe store", flush=True)
         import store

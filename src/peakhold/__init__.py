@@ -10,6 +10,7 @@ from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold._version import __version__
 from peakhold.advice import silence
 from peakhold.callbacks import (
+    Alert,
     BackupAndRestore,
     Callback,
     CallbackList,
@@ -19,11 +20,13 @@ from peakhold.callbacks import (
     ModelCheckpoint,
     ReduceLROnPlateau,
     RemoteMonitor,
+    SlackAlert,
     TerminateOnNaN,
 )
 from peakhold.host import LoopHost
 
 __all__ = [
+    "Alert",
     "AtEnd",
     "BackupAndRestore",
     "CSVLogger",
@@ -39,6 +42,7 @@ __all__ = [
     "Relative",
     "RemoteMonitor",
     "Seconds",
+    "SlackAlert",
     "Steps",
     "TerminateOnNaN",
     "__version__",

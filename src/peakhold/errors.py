@@ -10,6 +10,7 @@
      ├── HostError (TypeError)                  the model cannot do what a callback needs
      ├── NeutralCallbackError (TypeError)       a loop's callback was given to `fit`
      ├── NonFiniteLossError (RuntimeError)      `TerminateOnNaN(raise_error=True)`
+     ├── ExtraMissingError (ImportError)        an optional package is not installed
      ├── SaveError (OSError)                    a folder or file cannot be written
      │    └── DiskFullError                     not enough room, seen before or while writing
      └── StoreError                             a folder of checkpoints
@@ -27,6 +28,7 @@
      ├── MonitorWarning                         a metric that is missing, or not finite, once
      ├── RemoteWarning                          a server that did not take what was sent to it, once
      ├── SaveWarning                            a save that failed or was refused; training goes on
+     ├── AlertWarning                           an alert that cannot be sent; training goes on
      └── CheckpointDamagedWarning               a damaged checkpoint was passed over
 
 Each is also the builtin that a caller would catch. A message is `expected …, got name=value.`,
@@ -40,12 +42,14 @@ from typing import Any
 
 __all__ = [
     "AdviceWarning",
+    "AlertWarning",
     "BackupMismatchError",
     "CheckpointDamagedError",
     "CheckpointDamagedWarning",
     "CheckpointNotFoundError",
     "DirectionUnknownError",
     "DiskFullError",
+    "ExtraMissingError",
     "HostError",
     "InvalidArgumentError",
     "LearningRateScheduleError",
@@ -188,6 +192,25 @@ class NeutralCallbackError(PeakholdError, TypeError):
 
 class NonFiniteLossError(PeakholdError, RuntimeError):
     """The loss is NaN or infinite and the user asked to hear of it as an error."""
+
+
+class ExtraMissingError(PeakholdError, ImportError):
+    """An optional package is not installed."""
+
+    package: str
+    """Its name."""
+
+    @classmethod
+    def for_package(cls, callback: str, package: str, extra: str) -> ExtraMissingError:
+        """Say how to install it."""
+        error = cls(
+            _with_hint(
+                f"expected the package {package!r} for {callback}, got none installed.",
+                f"pip install 'peakhold[{extra}]'",
+            )
+        )
+        error.package = package
+        return error
 
 
 class SaveError(PeakholdError, OSError):
@@ -421,6 +444,10 @@ class RemoteWarning(PeakholdWarning):
 
 class SaveWarning(PeakholdWarning):
     """A save that failed or was refused; training went on."""
+
+
+class AlertWarning(PeakholdWarning):
+    """An alert that was not delivered, or whose condition failed; training went on."""
 
 
 class CheckpointDamagedWarning(PeakholdWarning):

@@ -119,6 +119,7 @@ def _arguments(name):
     [
         "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "CSVLogger", "TerminateOnNaN",
         "LearningRateScheduler", "RemoteMonitor", "SwapEMAWeights", "Batches", "LoopHost",
+        "SlackAlert", "Alert",
     ],
 )  # fmt: skip
 def test_the_reference_names_every_argument(name):

@@ -10,7 +10,7 @@ import pytest
 import keras
 import peakhold.keras as ours
 from keras_helpers import Curve, Recorder, epoch_of, saved_weights
-from peakhold.keras import Callback, EarlyStopping, ModelCheckpoint
+from peakhold.keras import Callback, EarlyStopping, ModelCheckpoint, SlackAlert
 
 
 @pytest.fixture
@@ -171,3 +171,22 @@ def test_p09_a_users_subclass_of_a_drop_in_keeps_its_super(xy, classifier, order
 
     assert bests == [(None, 0.5, False), (0.5, 0.4, False), (0.4, 0.4, True)]
     assert seen.count(path) == 3
+
+
+def test_p09_slack_alert_does_it_without_the_crash_once_and_in_the_background(
+    xy, classifier, webhook
+):
+    """No validation in the first epochs, then three above the bar."""
+    url, received = webhook
+    alert = SlackAlert(url, when="val_accuracy > 0.92")
+    curve = Curve(only_if_there=True, val_accuracy=[0, 0.5, 0, 0.93, 0, 0.97, 0, 0.95])
+    classifier().fit(
+        *xy, validation_split=0.25, validation_freq=2, epochs=8, callbacks=[curve, alert], verbose=0
+    )
+    assert alert.flush(60)
+
+    assert len(received) == 1
+    assert received[0].endswith(
+        "] epoch 4 of 8: val_accuracy &gt; 0.92\n"
+        "val_accuracy 0.93; best val_accuracy 0.93 at epoch 4"
+    )

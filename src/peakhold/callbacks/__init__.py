@@ -1,5 +1,6 @@
 """The callbacks that people know by name, for loops. One per file; this page is the catalogue."""
 
+from peakhold.callbacks.alert import Alert, SlackAlert
 from peakhold.callbacks.backup_and_restore import BackupAndRestore
 from peakhold.callbacks.callback_list import CallbackList
 from peakhold.callbacks.csv_logger import CSVLogger
@@ -12,6 +13,7 @@ from peakhold.callbacks.terminate_on_nan import TerminateOnNaN
 from peakhold.runtime.callback import Callback
 
 __all__ = [
+    "Alert",
     "BackupAndRestore",
     "CSVLogger",
     "Callback",
@@ -21,5 +23,6 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "SlackAlert",
     "TerminateOnNaN",
 ]

@@ -23,6 +23,7 @@ from peakhold.keras.host import KerasHost, host_for
 from peakhold.keras.swap_ema_weights import SwapEMAWeights
 
 __all__ = [
+    "Alert",
     "AtEnd",
     "BackupAndRestore",
     "Batches",
@@ -42,6 +43,7 @@ __all__ = [
     "Relative",
     "RemoteMonitor",
     "Seconds",
+    "SlackAlert",
     "Steps",
     "SwapEMAWeights",
     "TerminateOnNaN",
@@ -80,6 +82,14 @@ class TerminateOnNaN(neutral.TerminateOnNaN, KerasCallback):
 
 class LearningRateScheduler(neutral.LearningRateScheduler, KerasCallback):
     __doc__ = neutral.LearningRateScheduler.__doc__
+
+
+class SlackAlert(neutral.SlackAlert, KerasCallback):
+    __doc__ = neutral.SlackAlert.__doc__
+
+
+class Alert(neutral.Alert, KerasCallback):
+    __doc__ = neutral.Alert.__doc__
 
 
 class RemoteMonitor(neutral.RemoteMonitor, KerasCallback):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
-__all__ = ["Best", "Ending", "duration", "summarize"]
+__all__ = ["Best", "Ending", "duration", "summarize", "why"]
 
 
 @final
@@ -60,10 +60,11 @@ def summarize(ending: Ending, members: Iterable[Any]) -> list[str]:
     told = [member._summary() for member in tellers]
     bests = [t for t in told if isinstance(t, Best)]
     notes = [t for t in told if isinstance(t, str)]
-    return [f"Peakhold: {line}" for line in (_why(ending), _best(bests, notes), _saved(ending))]
+    return [f"Peakhold: {line}" for line in (why(ending), _best(bests, notes), _saved(ending))]
 
 
-def _why(ending: Ending) -> str:
+def why(ending: Ending) -> str:
+    """One sentence: where a run ended, and by what."""
     last = (
         "before its first epoch"
         if ending.last_epoch is None

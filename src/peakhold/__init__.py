@@ -16,6 +16,7 @@ from peakhold.callbacks import (
     LearningRateScheduler,
     ModelCheckpoint,
     ReduceLROnPlateau,
+    TensorBoard,
     TerminateOnNaN,
 )
 from peakhold.host import LoopHost
@@ -32,6 +33,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Relative",
+    "TensorBoard",
     "TerminateOnNaN",
     "__version__",
     "silence",

@@ -11,6 +11,5 @@ NOT_HERE_YET = {
     "orbax_checkpoint_test.py": "OrbaxCheckpoint",
     "remote_monitor_test.py": "RemoteMonitor",
     "swap_ema_weights_test.py": "SwapEMAWeights",
-    "tensorboard_test.py": "TensorBoard",
 }
 """Files that test a class which Peakhold does not have yet: they would test Keras against itself."""

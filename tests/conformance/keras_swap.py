@@ -26,6 +26,7 @@ MODULES = {
     "ModelCheckpoint": "model_checkpoint",
     "ReduceLROnPlateau": "reduce_lr_on_plateau",
     "CSVLogger": "csv_logger",
+    "TensorBoard": "tensorboard",
     "TerminateOnNaN": "terminate_on_nan",
     "LearningRateScheduler": "learning_rate_scheduler",
     "LambdaCallback": "lambda_callback",

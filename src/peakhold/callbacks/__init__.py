@@ -6,6 +6,7 @@ from peakhold.callbacks.early_stopping import EarlyStopping
 from peakhold.callbacks.learning_rate_scheduler import LearningRateScheduler
 from peakhold.callbacks.model_checkpoint import ModelCheckpoint
 from peakhold.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
+from peakhold.callbacks.tensorboard import TensorBoard
 from peakhold.callbacks.terminate_on_nan import TerminateOnNaN
 from peakhold.runtime.callback import Callback
 
@@ -17,5 +18,6 @@ __all__ = [
     "LearningRateScheduler",
     "ModelCheckpoint",
     "ReduceLROnPlateau",
+    "TensorBoard",
     "TerminateOnNaN",
 ]

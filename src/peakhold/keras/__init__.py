@@ -1,7 +1,7 @@
 """Keras's callbacks, rebuilt: swap one import line.
 
 ```python
-from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger
+from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger, TensorBoard
 ```
 
 Each class is the neutral one of `peakhold` *and* a `keras.callbacks.Callback`. `LambdaCallback` and
@@ -18,6 +18,7 @@ from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
+from peakhold.keras.tensorboard import TensorBoard
 
 __all__ = [
     "AtEnd",
@@ -33,6 +34,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Relative",
+    "TensorBoard",
     "TerminateOnNaN",
     "adapt",
     "host_for",

@@ -94,6 +94,8 @@ class Session:
         self.n_epochs_done = 0
         self.tested = False
         """Whether validation has run in this epoch."""
+        self.test_logs: Any = None
+        """Metrics of the last evaluation that ended."""
         self.interrupted = False
         self.broken_epoch = False
         """Whether Ctrl-C cut the running epoch short."""

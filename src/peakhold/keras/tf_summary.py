@@ -1,0 +1,129 @@
+"""`tf.summary` inside layers, in the same run as ours.
+
+Rules of this file:
+
+1. Only where TensorFlow is loaded already: nothing here loads it.
+2. While batches are written, TensorFlow's writer is the default one, as with Keras, and our events
+   go through it. Two files that grow at a time would not do: TensorBoard leaves a file for good
+   once it has seen a newer one, and what is added to it later is lost to who watches.
+3. A training function that TensorFlow has traced holds the writer that was the default one then.
+   A writer therefore lives as long as the model; for another folder the function is traced anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import weakref
+from typing import Any, final
+
+import keras
+from peakhold.tensorboard.records import newest_second
+
+__all__ = ["Summaries", "is_loaded"]
+
+_writers: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def is_loaded() -> bool:
+    """Whether somebody has loaded TensorFlow."""
+    return hasattr(sys.modules.get("tensorflow"), "summary")
+
+
+@final
+class Summaries:
+    """TensorFlow's writers for one model, and which of them is the default one.
+
+    Args:
+        model: The model whose layers may write.
+        freq: Batches between two that are written.
+    """
+
+    def __init__(self, model: Any, freq: int) -> None:
+        self._tf = sys.modules["tensorflow"]
+        self._model = weakref.ref(model)
+        self._freq = freq
+        self._open: dict[str, contextlib.ExitStack] = {}
+        self._step = 0
+        self._variable: Any = None
+        if keras.backend.backend() == "tensorflow":  # read inside the traced function
+            self._variable = self._tf.Variable(0, dtype="int64", trainable=False)
+
+    def _writer(self, folder: str) -> Any:
+        model = self._model()
+        writers = _writers.setdefault(model, {})
+        if folder not in writers:
+            if writers and len(self._open) == 0:
+                _trace_anew(model)
+            _wait_for_a_name(folder)
+            writers[folder] = self._tf.summary.create_file_writer(folder)
+        return writers[folder]
+
+    def sink(self, folder: str) -> _Sink:
+        """Where our events go."""
+        return _Sink(self._tf, self._writer(folder))
+
+    def enter(self, folder: str) -> None:
+        """Make the writer of a folder the default one."""
+        if folder in self._open:
+            return
+        stack = contextlib.ExitStack()
+        step = self._step if self._variable is None else self._variable
+        stack.enter_context(self._writer(folder).as_default(step))
+        stack.enter_context(self._tf.summary.record_if(self._is_due))
+        self._open[folder] = stack
+
+    def leave(self, folder: str | None = None) -> None:
+        """Make the default one what it was before; all of ours, newest first, without a folder."""
+        for one in reversed([*self._open]) if folder is None else [folder]:
+            stack = self._open.pop(one, None)
+            if stack is not None:
+                stack.close()
+
+    def step(self, step: int) -> None:
+        """The step of what layers write next."""
+        self._step = step
+        if self._variable is None:
+            self._tf.summary.experimental.set_step(step)
+        else:
+            self._variable.assign(step)
+
+    def _is_due(self) -> Any:
+        if self._freq == 1:
+            return True
+        step = self._step if self._variable is None else self._variable
+        return step % self._freq == 0
+
+
+def _wait_for_a_name(folder: str) -> None:
+    """TensorBoard reads files by name, and TensorFlow names them by the second: end this one."""
+    newest = newest_second(folder)
+    while newest is not None and int(time.time()) <= newest:
+        time.sleep(0.05)
+
+
+def _trace_anew(model: Any) -> None:
+    for name in ("train", "test"):
+        if hasattr(getattr(model, f"{name}_function", None), "function_spec"):
+            getattr(model, f"make_{name}_function")(force=True)
+
+
+@final
+class _Sink:
+    """Hands our events to TensorFlow's writer, in whose file they stand in order."""
+
+    path: str | None = None
+
+    def __init__(self, tf: Any, writer: Any) -> None:
+        self._tf, self._writer = tf, writer
+
+    def write(self, event: bytes, state: int | None = None) -> None:
+        with self._tf.device("cpu:0"):
+            self._tf.raw_ops.ImportEvent(writer=self._writer._resource, event=event)
+
+    def flush(self, *, durable: bool = False) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.flush()

@@ -4,7 +4,12 @@ Only tests of private names, or of behaviour that Peakhold is right to change. E
 Keras's callback suite passes with our classes in place.
 """
 
-DELIBERATE = {}
+DELIBERATE = {
+    "TestTensorBoardV2.test_TensorBoard_projector_callback": (
+        "the configuration names a tensor of a checkpoint that is never written: the projector "
+        "shows nothing. Ours names a file that it reads"
+    ),
+}
 
 NOT_HERE_YET = {
     "backup_and_restore_test.py": "BackupAndRestore",

@@ -34,6 +34,8 @@ def histogram(values: Any, buckets: int = 30) -> np.ndarray[Any, Any]:
     low, high = float(flat.min()), float(flat.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         return histogram(flat[np.isfinite(flat)], buckets)
+    if high - low == float("inf"):  # two float64 of opposite sign, near the end of their range
+        return histogram(flat / 2, buckets) * [2.0, 2.0, 1.0]
     width = (high - low) / buckets
     if width == 0:  # one value, or values nearer to each other than floats can tell apart
         table[:, :2] = low

@@ -32,6 +32,17 @@ def is_loaded() -> bool:
 
 
 @final
+class _Entered:
+    """A default writer; of several, the last one must be left first."""
+
+    def __init__(self, owner: Summaries, folder: str, stack: contextlib.ExitStack) -> None:
+        self.owner, self.folder, self.stack, self.left = owner, folder, stack, False
+
+
+_entered: list[_Entered] = []
+
+
+@final
 class Summaries:
     """TensorFlow's writers for one model, and which of them is the default one.
 
@@ -44,7 +55,6 @@ class Summaries:
         self._tf = sys.modules["tensorflow"]
         self._model = weakref.ref(model)
         self._freq = freq
-        self._open: dict[str, contextlib.ExitStack] = {}
         self._step = 0
         self._variable: Any = None
         if keras.backend.backend() == "tensorflow":  # read inside the traced function
@@ -54,7 +64,7 @@ class Summaries:
         model = self._model()
         writers = _writers.setdefault(model, {})
         if folder not in writers:
-            if writers and len(self._open) == 0:
+            if writers and not any(one.owner is self for one in _entered):
                 _trace_anew(model)
             _wait_for_a_name(folder)
             writers[folder] = self._tf.summary.create_file_writer(folder)
@@ -66,20 +76,23 @@ class Summaries:
 
     def enter(self, folder: str) -> None:
         """Make the writer of a folder the default one."""
-        if folder in self._open:
+        if any(one.owner is self and one.folder == folder for one in _entered):
             return
         stack = contextlib.ExitStack()
         step = self._step if self._variable is None else self._variable
         stack.enter_context(self._writer(folder).as_default(step))
         stack.enter_context(self._tf.summary.record_if(self._is_due))
-        self._open[folder] = stack
+        _entered.append(_Entered(self, folder, stack))
 
     def leave(self, folder: str | None = None) -> None:
-        """Make the default one what it was before; all of ours, newest first, without a folder."""
-        for one in reversed([*self._open]) if folder is None else [folder]:
-            stack = self._open.pop(one, None)
-            if stack is not None:
-                stack.close()
+        """Make the default one what it was before; without a folder, leave all of ours."""
+        for one in _entered:
+            if one.owner is self and folder in {None, one.folder}:
+                one.left = True
+        while _entered and _entered[-1].left:
+            # Keras's own TensorBoard beside ours may have put back what was before both.
+            with contextlib.suppress(AttributeError):
+                _entered.pop().stack.close()
 
     def step(self, step: int) -> None:
         """The step of what layers write next."""

@@ -115,7 +115,7 @@ class Behaviours:
         assert [line.split()[:4] for line in table] == [
             ["1", "0.5", "0.5", "0"], ["2", "0.25", "0.25", "0"], ["3", "0.5", "0.25", "1"],
         ]  # fmt: skip
-        assert table[2].split(maxsplit=4)[4] == "stop         no improvement for 1 check"
+        assert table[2].split(maxsplit=4)[4] == "stop         no improvement for 1 epoch"
 
     # Learning rate
 
@@ -491,7 +491,7 @@ class Behaviours:
         ]
 
         assert lines[0] == (
-            "Peakhold: training ended after epoch 4 of 10: m: no improvement for 2 checks "
+            "Peakhold: training ended after epoch 4 of 10: m: no improvement for 2 epochs "
             "(EarlyStopping)."
         )
         assert lines[1] == (

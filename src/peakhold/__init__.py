@@ -5,10 +5,12 @@ loads no framework.
 """
 
 from peakhold._core.monitor import Relative
+from peakhold._core.patience import Epochs, Seconds, Steps
 from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold._version import __version__
 from peakhold.advice import silence
 from peakhold.callbacks import (
+    BackupAndRestore,
     Callback,
     CallbackList,
     CSVLogger,
@@ -16,6 +18,7 @@ from peakhold.callbacks import (
     LearningRateScheduler,
     ModelCheckpoint,
     ReduceLROnPlateau,
+    RemoteMonitor,
     TensorBoard,
     TerminateOnNaN,
 )
@@ -23,16 +26,21 @@ from peakhold.host import LoopHost
 
 __all__ = [
     "AtEnd",
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "Epochs",
     "Every",
     "LearningRateScheduler",
     "LoopHost",
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "Relative",
+    "RemoteMonitor",
+    "Seconds",
+    "Steps",
     "TensorBoard",
     "TerminateOnNaN",
     "__version__",

@@ -19,11 +19,13 @@
           ├── SaveReplacedError (RuntimeError)  a newer save took the place of a waiting one
           ├── CheckpointNotFoundError (LookupError)  no such checkpoint, or none at all
           ├── CheckpointDamagedError (OSError)  what is on disk is not what was saved
-          └── PartMissingError (KeyError)       a part that the checkpoint does not have
+          ├── PartMissingError (KeyError)       a part that the checkpoint does not have
+          └── BackupMismatchError (ValueError)  a backup of another model
 
     PeakholdWarning (UserWarning)
      ├── AdviceWarning                          told before it hurts; `peakhold.silence("E6")`
      ├── MonitorWarning                         a metric that is missing, or not finite, once
+     ├── RemoteWarning                          a server that did not take what was sent to it, once
      ├── SaveWarning                            a save that failed or was refused; training goes on
      └── CheckpointDamagedWarning               a damaged checkpoint was passed over
 
@@ -38,6 +40,7 @@ from typing import Any
 
 __all__ = [
     "AdviceWarning",
+    "BackupMismatchError",
     "CheckpointDamagedError",
     "CheckpointDamagedWarning",
     "CheckpointNotFoundError",
@@ -55,6 +58,7 @@ __all__ = [
     "PartMissingError",
     "PeakholdError",
     "PeakholdWarning",
+    "RemoteWarning",
     "SaveError",
     "SaveReplacedError",
     "SaveWarning",
@@ -375,6 +379,30 @@ class PartMissingError(StoreError, KeyError):
         return error
 
 
+class BackupMismatchError(StoreError, ValueError):
+    """A backup is of another model than the one that is trained."""
+
+    path: str
+    """The folder of the backup."""
+    mismatches: tuple[str, ...]
+    """What does not fit, in words, in the order of the model."""
+
+    @classmethod
+    def for_tensors(cls, path: str, mismatches: Iterable[str]) -> BackupMismatchError:
+        """Name the first tensors that do not fit, on both sides."""
+        words = tuple(mismatches)
+        more = f"; and {len(words) - 3} more" if len(words) > 3 else ""
+        error = cls(
+            _with_hint(
+                f"expected a backup of this model, got backup_dir={path!r}: "
+                f"{'; '.join(words[:3])}{more}.",
+                "build the model as it was, or pass another backup_dir to start afresh.",
+            )
+        )
+        error.path, error.mismatches = path, words
+        return error
+
+
 class PeakholdWarning(UserWarning):
     """The root of every warning that Peakhold gives."""
 
@@ -385,6 +413,10 @@ class AdviceWarning(PeakholdWarning):
 
 class MonitorWarning(PeakholdWarning):
     """A monitored metric that is missing or not finite."""
+
+
+class RemoteWarning(PeakholdWarning):
+    """A server that metrics are sent to cannot be reached, or refused; training went on."""
 
 
 class SaveWarning(PeakholdWarning):

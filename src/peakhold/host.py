@@ -19,14 +19,48 @@ from typing import Any, BinaryIO, Protocol
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError
+from peakhold.resumption import LoopResumption, Resumption
 
-__all__ = ["Host", "LoopHost", "Snapshot", "host_for", "rate_key", "to_number"]
+__all__ = [
+    "CannotPlanError",
+    "Host",
+    "LoopHost",
+    "PlannedFile",
+    "Snapshot",
+    "host_for",
+    "rate_key",
+    "to_number",
+]
 
 Snapshot = dict[str, Any]
 """Copies in host memory of named parts: `weights`, and what else the host lists in `parts()`."""
 
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer"
+
+
+class CannotPlanError(Exception):
+    """A file that only the thread that trains can write; the text is the reason."""
+
+
+class PlannedFile(Protocol):
+    """A file that is to be written later, from copies of the model's parts.
+
+    Attributes:
+        parts: Names of the parts whose values it needs.
+        extra_bytes: Size of what was copied already.
+    """
+
+    parts: tuple[str, ...]
+    extra_bytes: int
+
+    def write(self, file: BinaryIO, held: Mapping[str, Any]) -> None:
+        """Write it, in any thread.
+
+        Args:
+            file: As for `Host.write`.
+            held: The parts, as they were when the file was planned.
+        """
 
 
 class Host(Protocol):
@@ -42,6 +76,19 @@ class Host(Protocol):
     # State
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that `snapshot` can copy; empty if there is no state to reach."""
+
+    def live(self, parts: Iterable[str]) -> Snapshot:
+        """The parts as they are in the model, as far as possible without a copy.
+
+        Trees of NumPy arrays, PyTorch tensors and plain values: to be copied at once, and let go
+        before training goes on, which may overwrite them or else would have to copy.
+        """
+
+    def complete(self, parts: Iterable[str]) -> bool:
+        """Whether all arrays of these parts are there; makes them be, where that is harmless."""
+
+    def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
+        """Names and arrays of a part's tree, for messages; may be looked at in another thread."""
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
         """Copy parts; later changes of the model change nothing in the copy."""
@@ -62,7 +109,7 @@ class Host(Protocol):
         """Name and values of each weight as they are now, one at a time, as arrays of NumPy."""
 
     def steps_done(self) -> int | None:
-        """Updates that the optimizer has made, in this run and those it goes on from."""
+        """Updates of the model so far, in all runs, if the optimizer counts them."""
 
     # Learning rates
     def learning_rates(self) -> dict[str, float]:
@@ -97,8 +144,25 @@ class Host(Protocol):
             scratch: A folder on the same file system, for a writer that insists on a path.
         """
 
+    def plan_file(self, suffix: str) -> PlannedFile:
+        """Note what `write` would write now, but for the values of parts.
+
+        Raises:
+            CannotPlanError: If this file cannot be written later, from copies.
+        """
+
+    def runs_fit(self) -> bool:
+        """Whether the framework's own training loop is running, which reads no file of ours.
+
+        Nobody knows what a loop that a user wrote does right after an event.
+        """
+
     def versions(self) -> dict[str, str]:
         """Of Peakhold and of the framework, for what is written."""
+
+    # Resume
+    def resumption(self) -> Resumption:
+        """What a resume asks beyond this."""
 
     # Metrics
     def metric_names(self) -> tuple[str, ...] | None:
@@ -163,9 +227,14 @@ def nonfinite_names(arrays: Iterable[tuple[str, Any]]) -> frozenset[str]:
 
     bad = set()
     for name, array in arrays:
-        values = np.asarray(array)
+        values = np.asarray(_to_host(array))
         # ml_dtypes (bfloat16, float8) are not of kind "f", but know isfinite all the same.
         if values.dtype.kind not in "fcV" or values.size == 0:
+            continue
+        if values.dtype.name == "bfloat16":
+            # As bits, which does not keep other threads out; all ones in the exponent is no number.
+            if any((piece & 0x7F80 == 0x7F80).any() for piece in _pieces(values, np.uint16)):
+                bad.add(name)
             continue
         if values.dtype.kind == "V":
             values = values.astype(np.float32)
@@ -175,6 +244,14 @@ def nonfinite_names(arrays: Iterable[tuple[str, Any]]) -> frozenset[str]:
         if not finite:
             bad.add(name)
     return frozenset(bad)
+
+
+def _pieces(values: Any, bits: Any) -> Iterable[Any]:
+    """An array as bits, a piece at a time."""
+    import numpy as np
+
+    flat = np.ascontiguousarray(values).reshape(-1).view(bits)
+    return (flat[start : start + (1 << 20)] for start in range(0, flat.size, 1 << 20))
 
 
 class LoopHost:
@@ -238,23 +315,30 @@ class LoopHost:
             (OPTIMIZER,) if has_optimizer else ()
         )
 
-    def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        import copy
-
-        copies: Snapshot = {}
+    def live(self, parts: Iterable[str]) -> Snapshot:
+        trees: Snapshot = {}
         for part in parts:
             if part == WEIGHTS and self._get_state:
-                copies[part] = _copy_tree(self._get_state())
+                trees[part] = _array_tree(self._get_state())
             elif part == OPTIMIZER:
-                copies[part] = copy.deepcopy(self.optimizer.state_dict())
-        return copies
+                trees[part] = _array_tree(self.optimizer.state_dict())
+        return trees
+
+    def complete(self, parts: Iterable[str]) -> bool:
+        return True
+
+    def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
+        return list(_leaves(tree, convert=False))
+
+    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+        return {part: _copy_tree(tree) for part, tree in self.live(parts).items()}
 
     def restore(self, snapshot: Snapshot) -> None:
         # Copies again: a loop may train on from what it was given, and our copy stays good.
         if WEIGHTS in snapshot and self._set_state:
             self._set_state(_copy_tree(snapshot[WEIGHTS]))
         if OPTIMIZER in snapshot:
-            self.optimizer.load_state_dict(snapshot[OPTIMIZER])
+            self.optimizer.load_state_dict(_copy_tree(snapshot[OPTIMIZER]))
 
     def nonfinite(self) -> frozenset[str]:
         return nonfinite_names(_leaves(self._get_state())) if self._get_state else frozenset()
@@ -350,8 +434,23 @@ class LoopHost:
             with open(path, "rb") as written:
                 shutil.copyfileobj(written, file, 1 << 20)
 
+    def plan_file(self, suffix: str) -> PlannedFile:
+        if self._save is not None:
+            raise CannotPlanError("the loop's own save() needs the model itself")
+        if not self._get_state:
+            raise CannotPlanError("there is no state to copy")
+        return _PlannedSafetensors()
+
+    def runs_fit(self) -> bool:
+        return False
+
     def versions(self) -> dict[str, str]:
         return {"peakhold": __version__}
+
+    # Resume
+
+    def resumption(self) -> Resumption:
+        return LoopResumption(self)
 
     # Metrics
 
@@ -368,6 +467,14 @@ class LoopHost:
 
     def say(self, message: str) -> None:
         print(message, flush=True)
+
+
+class _PlannedSafetensors:
+    parts: tuple[str, ...] = (WEIGHTS,)
+    extra_bytes = 0
+
+    def write(self, file: BinaryIO, held: Mapping[str, Any]) -> None:
+        file.write(_safetensors(held[WEIGHTS]))
 
 
 def _leaves(tree: Any, prefix: str = "", *, convert: bool = True) -> Iterable[tuple[str, Any]]:
@@ -394,21 +501,46 @@ def _to_host(leaf: Any) -> Any:
 
 
 def _copy_tree(tree: Any) -> Any:
-    """A deep copy in which every array is a new one."""
-    if isinstance(tree, Mapping):
-        return {key: _copy_tree(value) for key, value in tree.items()}
-    if isinstance(tree, tuple):
-        items = [_copy_tree(value) for value in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    if isinstance(tree, list):
-        return [_copy_tree(value) for value in tree]
-    if hasattr(tree, "detach"):
-        return tree.detach().clone()
-    if hasattr(tree, "__array__") and not isinstance(tree, type):
-        import numpy as np
+    """A deep copy in which every array is a new one that may be written to."""
+    return map_tree(_array_tree(tree), _copy_leaf)
 
-        return np.array(tree)  # a donated or reused buffer of the framework is not a snapshot
-    return tree
+
+def _copy_leaf(leaf: Any) -> Any:
+    import copy
+
+    if hasattr(leaf, "detach"):
+        return leaf.detach().clone()
+    return copy.deepcopy(leaf)
+
+
+def _array_tree(tree: Any) -> Any:
+    """The same tree with other frameworks' arrays as NumPy's; PyTorch's stay."""
+    return map_tree(tree, _as_array)
+
+
+def _as_array(leaf: Any) -> Any:
+    if hasattr(leaf, "detach") or not hasattr(leaf, "__array__") or isinstance(leaf, type):
+        return leaf
+    import numpy as np
+
+    if isinstance(leaf, np.generic):
+        return leaf
+    try:
+        return np.asarray(leaf)
+    except TypeError:  # a typed key of JAX: immutable, and never donated by accident
+        return leaf
+
+
+def map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
+    """The same tree with `visit(leaf)` for each leaf, in order."""
+    if isinstance(tree, Mapping):
+        return {key: map_tree(value, visit) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [map_tree(value, visit) for value in tree]
+    if isinstance(tree, tuple):
+        items = [map_tree(value, visit) for value in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    return visit(tree)
 
 
 def _safetensors(tree: Any) -> bytes:

@@ -20,6 +20,7 @@ import keras
 import peakhold.keras as ours
 
 MODULES = {
+    "BackupAndRestore": "backup_and_restore",
     "Callback": "callback",
     "CallbackList": "callback_list",
     "EarlyStopping": "early_stopping",
@@ -29,6 +30,9 @@ MODULES = {
     "TensorBoard": "tensorboard",
     "TerminateOnNaN": "terminate_on_nan",
     "LearningRateScheduler": "learning_rate_scheduler",
+    "RemoteMonitor": "remote_monitor",
+    "SwapEMAWeights": "swap_ema_weights",
+    "ProgbarLogger": "progbar_logger",
     "LambdaCallback": "lambda_callback",
     "History": "history",
 }

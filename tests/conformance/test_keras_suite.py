@@ -82,6 +82,9 @@ def test_our_classes_really_were_constructed(run):
     assert constructed["TensorBoard"] >= 10
     assert constructed["TerminateOnNaN"] >= 5
     assert constructed["LearningRateScheduler"] >= 3
+    assert constructed["BackupAndRestore"] >= 5
+    assert constructed["RemoteMonitor"] >= 4
+    assert constructed["SwapEMAWeights"] >= 4
     assert constructed["CallbackList"] >= 20
     assert constructed["Callback"] >= 1
 

@@ -15,8 +15,6 @@ from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlySto
 from peakhold._core.policies.nan_guard import NaNGuard
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
 from peakhold._core.policies.save_when import (
-    EveryBatches,
-    EveryBatchesState,
     SaveBest,
     SaveBestState,
 )
@@ -259,34 +257,6 @@ def test_a_saved_and_restored_saving_state_changes_no_later_decision(history, cu
     _, rest = run_saving(policy, history[cut:], again)
 
     assert first + rest == whole
-
-
-@given(
-    n=st.integers(1, 20),
-    epochs=st.lists(st.integers(1, 12), min_size=1, max_size=6),
-    cut=st.integers(0, 60),
-)
-def test_a_save_is_due_after_every_n_batches_whatever_the_epochs(n, epochs, cut):
-    policy, state, dues = EveryBatches(n), EveryBatchesState(), []
-    batches = [batch for length in epochs for batch in range(length)]
-    for index, batch in enumerate(batches):
-        if index == cut:
-            state = EveryBatchesState(**json.loads(json.dumps(asdict(state))))
-        state, due = policy.step(state, batch)
-        dues.append(due)
-
-    if all(length > 1 for length in epochs):  # an epoch of one batch shows the same index twice
-        assert [i + 1 for i, due in enumerate(dues) if due] == list(range(n, len(batches) + 1, n))
-
-
-def test_several_batches_in_one_execution_count_as_so_many():
-    policy, state = EveryBatches(4), EveryBatchesState()
-    dues = []
-    for batch in (1, 3, 5, 7, 1, 3):
-        state, due = policy.step(state, batch)
-        dues.append(due)
-
-    assert dues == [False, True, False, True, False, True]
 
 
 @pytest.mark.parametrize("loss", [nan, inf, -inf])

@@ -12,7 +12,6 @@ import copy
 import enum
 import faulthandler
 import gc
-import io
 import itertools
 import json
 import mmap
@@ -40,6 +39,7 @@ if keras.backend.backend() != "torch":
 
 FORMATS = (".keras", ".weights.h5", ".h5")
 TEMPORARY = ".peakhold-tmp"
+SECOND_LINK = ".peakhold-old"
 
 
 class Phase(enum.IntEnum):
@@ -229,9 +229,10 @@ class Watch:
         self.calls = []
         """The calls of the first save, in order."""
         self._owned = set()
+        self._kinds = {}
         self._os = {
             name: getattr(os, name)
-            for name in ("open", "fdopen", "fsync", "replace", "link", "unlink")
+            for name in ("open", "write", "fsync", "rename", "link", "unlink", "close")
         }
         for name in self._os:
             setattr(os, name, getattr(self, f"_{name}"))
@@ -255,24 +256,29 @@ class Watch:
         name = os.path.basename(path)
         if self.save is None or not name.endswith(TEMPORARY):
             return self._os["open"](path, *args, **kwargs)
-        sidecar = ".peakhold.json." in name
-        self._count(f"open {'sidecar' if sidecar else 'model'}")
+        kind = "sidecar" if ".peakhold.json." in name else "model"
+        self._count(f"open {kind}")
         descriptor = self._os["open"](path, *args, **kwargs)
-        if sidecar:
+        self._kinds[descriptor] = kind
+        if kind == "sidecar":
             self.board.publish(Phase.RECORDING)
         else:
             self.board.publish(Phase.OPENED)
             self._owned.add(descriptor)
         return descriptor
 
-    def _fdopen(self, descriptor, mode, *args, **kwargs):
-        if self.save is None or mode != "w+b":
-            return self._os["fdopen"](descriptor, mode, *args, **kwargs)
-        return io.BufferedRandom(_Raw(descriptor, "w+", self, descriptor in self._owned))
-
-    def wrote(self):
-        if self.board.read()[1] is Phase.OPENED:
+    def _write(self, descriptor, data):
+        kind = self._kinds.get(descriptor)
+        if kind is not None:
+            self._count(f"write {kind}")
+        n_bytes = self._os["write"](descriptor, data)
+        if kind == "model" and self.board.read()[1] is Phase.OPENED:
             self.board.publish(Phase.WRITING)
+        return n_bytes
+
+    def _close(self, descriptor):
+        self._kinds.pop(descriptor, None)
+        self._os["close"](descriptor)
 
     def _fsync(self, descriptor):
         self._count("fsync")
@@ -281,12 +287,12 @@ class Watch:
             self._owned.discard(descriptor)
             self.board.publish(Phase.FLUSHED)
 
-    def _replace(self, source, target):
+    def _rename(self, source, target, **kwargs):
         model = ".peakhold.json" not in str(target) and ".previous" not in str(target)
-        self._count(f"replace {os.path.basename(target)}")
+        self._count(f"rename {os.path.basename(target)}")
         if self.save is not None and model:
             self.board.publish(Phase.RENAMING)
-        self._os["replace"](source, target)
+        self._os["rename"](source, target, **kwargs)
         if self.save is not None and model:
             self.board.publish(Phase.RENAMED)
         elif self.save is not None and ".peakhold.json" in str(target):
@@ -294,28 +300,13 @@ class Watch:
 
     def _link(self, source, target, **kwargs):
         self._count("link")
-        if self.save is not None:
+        if self.save is not None and not target.endswith(SECOND_LINK):
             self.board.publish(Phase.ASIDE)
         self._os["link"](source, target, **kwargs)
 
     def _unlink(self, path, **kwargs):
         self._count("unlink")
         self._os["unlink"](path, **kwargs)
-
-
-class _Raw(io.FileIO):
-    """A file that tells of its writes when they have reached the kernel."""
-
-    def __init__(self, descriptor, mode, watch, is_model):
-        super().__init__(descriptor, mode)
-        self._watch, self._is_model = watch, is_model
-
-    def write(self, data):
-        self._watch._count(f"write {'model' if self._is_model else 'sidecar'}")
-        n_bytes = super().write(data)
-        if self._is_model:
-            self._watch.wrote()
-        return n_bytes
 
 
 # One folder under fire
@@ -350,8 +341,8 @@ STRANGER = 1
 class Range:
     """A folder with a checkpoint in it, users' files beside it, and runs that are killed there."""
 
-    def __init__(self, folder, suffix, net, *, seed, stranger=True, n_saves=3):
-        self.folder, self.suffix = Path(folder), suffix
+    def __init__(self, folder, suffix, net, *, seed, stranger=True, n_saves=3, background=False):
+        self.folder, self.suffix, self.background = Path(folder), suffix, background
         self.net, self.blank, self.n_saves = net, keras.models.clone_model(net), n_saves
         self.path = self.folder / f"best{suffix}"
         self.random, self.board = random.Random(seed), Board()
@@ -405,7 +396,7 @@ class Range:
 
     def train(self, run, die_before=None):
         """In the victim: the real callback in the real list, driven as a loop drives it."""
-        callback = saver(self.path)
+        callback = saver(self.path, background=self.background)
         callbacks = ours.CallbackList(callback, model=self.net, epochs=1000, verbose=0)
         watch = Watch(self.board, die_before=die_before)
         callbacks.on_train_begin()
@@ -420,8 +411,12 @@ class Range:
             set_version(self.net, version)
             watch.begin(save)
             callbacks.on_epoch_end(epoch, {"loss": value})
+            if self.background:  # training goes on while the file is written
+                set_version(self.net, -version)
+                assert callback.wait(60)
             watch.end()
             assert callback.best == value, "a save failed without a reason"
+            assert callback.best_path == str(self.path)
             epoch += 1
         callbacks.on_train_end()
         return watch.calls
@@ -481,7 +476,7 @@ class Range:
         aside = sorted(
             n for n in names if n.startswith(f"{stem}.previous") and n.endswith(self.suffix)
         )
-        leftovers = {n for n in names if n.endswith(TEMPORARY)}
+        leftovers = {n for n in names if n.endswith((TEMPORARY, SECOND_LINK))}
         for name, content in self.users.items():
             assert (self.folder / name).read_bytes() == content
         strange = names - leftovers - {*aside, *self.users, sidecar.name, self.path.name}
@@ -547,8 +542,9 @@ class Range:
         n_hits = self.hits.total()
         n_between = sum(self.hits[phase] for phase in BETWEEN)
         phases = ", ".join(f"{p.name.lower()} {self.hits[p]}" for p in Phase if self.hits[p])
+        where = "background" if self.background else "direct"
         return (
-            f"{self.suffix}: {n_hits} kills in a save, {n_between} of them between the first write "
+            f"{self.suffix}, {where}: {n_hits} kills in a save, {n_between} of them between the first write "
             f"and the rename ({phases}); {self.missed} beside a save"
         )
 

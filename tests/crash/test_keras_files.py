@@ -47,11 +47,14 @@ def suffix(request):
     return request.param
 
 
+both_ways = pytest.mark.parametrize("background", [False, True], ids=["direct", "background"])
+
+
 # kill -9
 
 
-def kill(folder, suffix, net, n_kills, seed):
-    target = Range(folder, suffix, net, seed=seed)
+def kill(folder, suffix, net, n_kills, seed, background):
+    target = Range(folder, suffix, net, seed=seed, background=background)
     target.calibrate()
     while target.hits.total() < n_kills:
         target.fire()
@@ -60,23 +63,29 @@ def kill(folder, suffix, net, n_kills, seed):
     assert sum(target.hits[phase] for phase in BETWEEN) * 2 >= n_kills, target.report()
 
 
-def test_kill_9_during_saves_leaves_the_old_file_or_the_new_one(tmp_path, suffix, net):
-    kill(tmp_path, suffix, net, 15, seed=1)
+@both_ways
+def test_kill_9_during_saves_leaves_the_old_file_or_the_new_one(tmp_path, suffix, net, background):
+    kill(tmp_path, suffix, net, 15, seed=1, background=background)
 
 
 @pytest.mark.exhaustive
-def test_kill_9_during_200_saves_leaves_the_old_file_or_the_new_one(tmp_path, suffix, net):
-    kill(tmp_path, suffix, net, 200, seed=2)
+@both_ways
+def test_kill_9_during_200_saves_leaves_the_old_file_or_the_new_one(
+    tmp_path, suffix, net, background
+):
+    kill(tmp_path, suffix, net, 200, seed=2, background=background)
 
 
-def kill_before_every_call(folder, suffix, n_runs_before, *, stranger, goes_on):
+def kill_before_every_call(folder, suffix, n_runs_before, *, stranger, goes_on, background=False):
     """Kill a first save before each of its calls to the kernel; then the next run repeats it whole.
 
     The folder is the same each time; the run after the kill shows that nothing was left behind.
     """
     start = folder / "start"
     start.mkdir()
-    begin = Range(start, suffix, build(units=16), seed=3, stranger=stranger, n_saves=1)
+    begin = Range(
+        start, suffix, build(units=16), seed=3, stranger=stranger, n_saves=1, background=background
+    )
     for _ in range(n_runs_before):
         begin.complete(goes_on=False)
     n_calls, died = 0, True
@@ -100,19 +109,35 @@ CASES = {
 """Runs before, whether there was a file that Peakhold did not write, whether the run goes on."""
 
 
-@pytest.mark.parametrize("case", ["a stranger's file", "one of ours and two kept aside"])
-def test_kill_9_before_every_call_of_a_save(tmp_path, case):
+@pytest.mark.parametrize(
+    ("case", "background"),
+    [("a stranger's file", True), ("one of ours and two kept aside", False)],
+)
+def test_kill_9_before_every_call_of_a_save(tmp_path, case, background):
     n_runs_before, stranger, goes_on = CASES[case]
     kill_before_every_call(
-        tmp_path, ".weights.h5", n_runs_before, stranger=stranger, goes_on=goes_on
+        tmp_path,
+        ".weights.h5",
+        n_runs_before,
+        stranger=stranger,
+        goes_on=goes_on,
+        background=background,
     )
 
 
 @pytest.mark.exhaustive
+@both_ways
 @pytest.mark.parametrize("case", CASES)
-def test_kill_9_before_every_call_of_a_save_in_every_format(tmp_path, suffix, case):
+def test_kill_9_before_every_call_of_a_save_in_every_format(tmp_path, suffix, case, background):
     n_runs_before, stranger, goes_on = CASES[case]
-    kill_before_every_call(tmp_path, suffix, n_runs_before, stranger=stranger, goes_on=goes_on)
+    kill_before_every_call(
+        tmp_path,
+        suffix,
+        n_runs_before,
+        stranger=stranger,
+        goes_on=goes_on,
+        background=background,
+    )
 
 
 # Sweeping and locks
@@ -212,15 +237,22 @@ def _checksum(path):
         return None
 
 
-def train_on_a_bad_disk(lib, path, breaks, mends=lambda: None):
+def train_on_a_bad_disk(lib, path, breaks, mends=lambda: None, background=False):
     """Four epochs, each better than the one before; the disk breaks after the first one's save.
 
     What it returns was seen at the beginning of each epoch, and at the end.
     """
     net = build(units=256)
-    versions, callback = Versions(str(path), breaks, mends), saver(path, lib=lib)
+    more = {"background": background} if lib is ours else {}
+    versions, callback = Versions(str(path), breaks, mends), saver(path, lib=lib, **more)
     bests = []
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda e, logs: bests.append(callback.best))
+
+    def look(epoch, logs):
+        if background:
+            callback.wait()
+        bests.append(callback.best)
+
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=look)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         history = net.fit(
@@ -294,9 +326,10 @@ def loads(path):
     return True
 
 
-def test_a_full_disk_is_said_and_training_goes_on(tmp_path, suffix):
+@both_ways
+def test_a_full_disk_is_said_and_training_goes_on(tmp_path, suffix, background):
     path = tmp_path / f"best{suffix}"
-    told = in_child(train_on_a_bad_disk, ours, path, limit_file_size, lift_limit)
+    told = in_child(train_on_a_bad_disk, ours, path, limit_file_size, lift_limit, background)
 
     assert_old_file_stayed(told, path, os.strerror(errno.EFBIG))
 
@@ -309,7 +342,8 @@ def small_folder(tmp_path):
         yield folder
 
 
-def test_a_full_file_system_is_said_and_training_goes_on(small_folder, suffix):
+@both_ways
+def test_a_full_file_system_is_said_and_training_goes_on(small_folder, suffix, background):
     path, filler = small_folder / f"best{suffix}", small_folder / "filler"
 
     def fill():
@@ -320,7 +354,7 @@ def test_a_full_file_system_is_said_and_training_goes_on(small_folder, suffix):
             except OSError as error:
                 assert error.errno == errno.ENOSPC
 
-    told = in_child(train_on_a_bad_disk, ours, path, fill, filler.unlink)
+    told = in_child(train_on_a_bad_disk, ours, path, fill, filler.unlink, background)
 
     assert_old_file_stayed(told, path, os.strerror(errno.ENOSPC))
 
@@ -358,8 +392,71 @@ def failing_fsync(fails):
         pytest.param(lambda n_bytes: n_bytes < 1 << 14, id="of-the-sidecar"),
     ],
 )
-def test_an_fsync_that_fails_is_a_save_that_failed(tmp_path, suffix, fails):
+@both_ways
+def test_an_fsync_that_fails_is_a_save_that_failed(tmp_path, suffix, fails, background):
     path = tmp_path / f"best{suffix}"
-    told = in_child(train_on_a_bad_disk, ours, path, *failing_fsync(fails))
+    told = in_child(train_on_a_bad_disk, ours, path, *failing_fsync(fails), background)
 
     assert_old_file_stayed(told, path, os.strerror(errno.EIO))
+
+
+# SIGTERM
+
+
+class Stuck:
+    """In the victim: the first write to a model's file waits until it is let go."""
+
+    def __init__(self, tell, go_on):
+        self.tell, self.go_on, self._open, self._write = tell, go_on, os.open, os.write
+        self.armed, self.model = False, None
+        os.open, os.write = self.open, self.write
+
+    def open(self, path, *args, **kwargs):
+        descriptor = self._open(path, *args, **kwargs)
+        name = os.path.basename(path) if isinstance(path, str) else ""
+        if self.armed and name.endswith(TEMPORARY) and ".peakhold.json" not in name:
+            self.model = descriptor
+        return descriptor
+
+    def write(self, descriptor, data):
+        if descriptor == self.model:
+            self.armed, self.model = False, None
+            self._write(self.tell, b"!")
+            os.read(self.go_on, 1)
+        return self._write(descriptor, data)
+
+
+def train_until_terminated(path, stuck, timeout):
+    """The save of the second epoch gets stuck while training goes on."""
+    net, made = build(units=256), saver(path, background=True, sigterm_timeout=timeout)
+    stuck = Stuck(*stuck)
+
+    class Epochs(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            set_version(self.model, epoch + 1)
+            logs["loss"] = 1 / (epoch + 1) if epoch < 2 else 5.0
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                stuck.armed = made.wait()
+
+    net.fit(
+        np.zeros((8, 64)), np.zeros((8, 1)), epochs=10**6, verbose=0, callbacks=[Epochs(), made]
+    )
+
+
+@pytest.mark.parametrize(("timeout", "version"), [(60.0, 2), (0.2, 1)])
+def test_sigterm_waits_for_the_file_that_is_being_written(tmp_path, suffix, timeout, version):
+    """Then the process dies of the signal, as it would have; in either case a whole file is there."""
+    path = tmp_path / f"best{suffix}"
+    (started, tell), (go_on, tell_go_on) = os.pipe(), os.pipe()
+    with beside(train_until_terminated, path, (tell, go_on), timeout) as pid:
+        assert os.read(started, 1) == b"!"
+        os.kill(pid, signal.SIGTERM)
+        if version == 2:
+            os.write(tell_go_on, b"!")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+
+    assert version_of(path, build(units=256)) == version
+    leftovers = [name for name in os.listdir(tmp_path) if name.endswith(TEMPORARY)]
+    assert (leftovers == []) == (version == 2)

@@ -118,7 +118,7 @@ def _arguments(name):
     "name",
     [
         "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "CSVLogger", "TerminateOnNaN",
-        "LearningRateScheduler", "LoopHost",
+        "LearningRateScheduler", "RemoteMonitor", "SwapEMAWeights", "Batches", "LoopHost",
     ],
 )  # fmt: skip
 def test_the_reference_names_every_argument(name):

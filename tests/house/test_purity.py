@@ -27,8 +27,18 @@ ALLOWED = {
     },
     "callbacks/early_stopping.py": {
         "epoch < self.start_from_epoch": "numbers of epochs",
-        "sorted(self.host.nonfinite_in(snapshot))": "names of variables",
-        "max((len(row[column]) for row in rows))": "width of a column of text",
+        "epoch > 0": "number of an epoch",
+        "len(names) > 1": "how many metrics",
+        "sorted(self.host.nonfinite_in(live))": "names of variables",
+        "sorted(held.nonfinite())": "names of variables",
+        "sorted(step.held.nonfinite())": "names of variables",
+    },
+    "callbacks/several_metrics.py": {
+        "len(set(names)) < len(names)": "how many metrics",
+        "max(map(len, column))": "width of a column of text",
+    },
+    "callbacks/training_clock.py": {
+        "count > 0": "how many steps",
     },
     "callbacks/model_checkpoint.py": {
         "free - needed < 0": "bytes",
@@ -55,6 +65,15 @@ ALLOWED = {
     "keras/host.py": {
         "sorted(model.get_metrics_result())": "names of metrics",
         "max(bits // 8, 1)": "bytes of an element",
+        "getattr(strategy, 'num_replicas_in_sync', 1) > 1": "how many devices",
+        "len(_optimizer_variables(self._optimizer)) < len(arrays)": "how many variables",
+        "max(counts, default=None)": "how many steps",
+    },
+    "runtime/pool.py": {
+        "min(budgets, default=None)": "bytes",
+        "min(count, self._references)": "how many references",
+        "needed + self._booked_extra + extra <= self.budget": "bytes",
+        "sorted(self._unprepared)": "names of parts",
     },
     "keras/callback.py": {
         "keras.ops.less": "what `monitor_op` shows; the policy compares by itself",

@@ -6,6 +6,7 @@ error that Keras dies of.
 """
 
 import csv
+import http.server
 import json
 import math
 import os
@@ -512,6 +513,75 @@ def test_a_log_can_be_written_without_train_begin(lib, tmp_path):
     lib.CSVLogger(tmp_path / "log.csv").on_epoch_end(0, {"loss": 0.5})
 
     assert rows(tmp_path / "log.csv") == [{"epoch": "0", "loss": "0.5"}]
+
+
+# RemoteMonitor, SwapEMAWeights
+
+
+@defect("K-T5")
+def test_a_server_that_hangs_does_not_hold_training_up(lib):
+    pytest.importorskip("requests")  # Keras's class needs it
+    trained, answers = threading.Event(), []
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            answers.append(trained.wait(3))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                trained.set()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monitor = lib.RemoteMonitor(f"http://127.0.0.1:{server.server_port}")
+        fit(model(), [monitor, Note()], 2)
+        server.shutdown()
+        thread.join()
+
+    assert answers == [True, True]
+
+
+def _averaging():
+    return model(keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5))
+
+
+def _average(net):
+    averages = net.optimizer._model_variables_moving_average
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in averages]
+
+
+@defect("K-E18")
+def test_after_predict_the_raw_weights_are_in_the_model(lib):
+    net = _averaging()
+    for _ in range(3):
+        net.train_on_batch(*data())
+    raw = net.get_weights()
+    net.predict(data()[0], verbose=0, callbacks=[lib.SwapEMAWeights()])
+
+    assert same(net.get_weights(), raw)
+
+
+@defect("K-E18")
+def test_after_an_early_stop_the_average_is_the_result(lib):
+    net, averages = _averaging(), []
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+        def on_train_batch_end(self, batch, logs=None):
+            averages.append(_average(self.model))
+
+    fit(net, [lib.SwapEMAWeights(swap_on_epoch=True), Stop()], 8)
+
+    assert same(net.get_weights(), averages[-1])
 
 
 # Dispatch and loops by hand

@@ -32,7 +32,7 @@ def test_p02_file_and_model_hold_an_early_best_in_any_order(
     assert epoch_of(model.get_weights(), recorder) == 1
     assert epoch_of(saved_weights(path), recorder) == 1
     assert "after epoch 3 of 10" in why
-    assert "no improvement for 1 check" in why
+    assert "no improvement for 1 epoch" in why
     assert "best val_loss 0.30000 at epoch 2" in best
     assert "restored to the model" in best
     assert str(path) in best

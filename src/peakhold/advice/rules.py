@@ -37,7 +37,8 @@ class Stopper:
 
     monitor: str
     mode: str
-    patience: int
+    patience: int | None
+    """In epochs; None if it is not."""
     restores: bool
 
 
@@ -48,7 +49,8 @@ class Plateau:
 
     monitor: str
     mode: str
-    patience: int
+    patience: int | None
+    """In epochs; None if it is not."""
 
 
 @final
@@ -131,6 +133,8 @@ def plateau_too_late(facts: Facts) -> Iterator[Advice]:
     """E6: training stops before the lower rate gets its chance."""
     for plateau in facts.plateaus:
         for stopper in facts.stoppers:
+            if plateau.patience is None or stopper.patience is None:
+                continue
             if plateau.monitor == stopper.monitor and plateau.patience >= max(stopper.patience, 1):
                 yield Advice(
                     "E6",
@@ -152,7 +156,11 @@ def useless_patience(facts: Facts) -> Iterator[Advice]:
                 "EarlyStopping(patience=0) acts like patience=1, as in Keras: one epoch without "
                 "improvement ends training; write how many you want to sit out.",
             )
-        elif facts.epochs is not None and stopper.patience >= facts.epochs:
+        elif (
+            facts.epochs is not None
+            and stopper.patience is not None
+            and stopper.patience >= facts.epochs
+        ):
             yield Advice(
                 "E7",
                 "notice",

@@ -60,6 +60,8 @@ class CallbackList(Callback):
         **params: Any,
     ) -> None:
         super().__init__()
+        self.n_batches_done = 0
+        """Batches of training that this list was told of."""
         self.callbacks = flatten(callbacks)
         for callback in self.callbacks:
             _check_callback(callback)
@@ -149,6 +151,7 @@ class CallbackList(Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Call it after a batch."""
+        self.n_batches_done += 1
         self._call_batch("on_train_batch_end", batch, logs)
 
     def on_test_begin(self, logs: Any = None) -> None:

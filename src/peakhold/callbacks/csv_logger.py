@@ -6,15 +6,19 @@ Rules of this file:
    the end (a new column, a repaired line, the first row of a new log) is committed as a new file.
 2. No row is lost and no column shifts: rows find their columns by name.
 3. No file is held open between epochs: there is nothing to close when training breaks.
+4. A row is removed only by a resume: a backup knows how many rows there were, and epochs after it
+   will be run, and written, again. A row that could not be written is tried again, and backed up.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from peakhold._core.arguments import check_text
@@ -61,6 +65,8 @@ class CSVLogger(Participant):
         `keras.callbacks.CSVLogger` of Keras 3.15; K-C1 to K-C7.
     """
 
+    adds_to_files = True
+
     def __init__(
         self,
         filename: str | os.PathLike[str],
@@ -91,13 +97,17 @@ class CSVLogger(Participant):
         self.learning_rate = learning_rate
         self.keys: list[str] | None = None
         """Columns after `epoch`; None before the file of this run is known."""
-        self._written = 0
-        self._rates: list[dict[str, float]] = []
+        self._loaded: Mapping[str, Any] | None = None
+        self._reset()
 
     # Handlers
 
     def _reset(self) -> None:
-        self.keys, self._written, self._rates = None, 0, []
+        self.keys = None
+        self._written, self._rows = 0, 0
+        self._last: list[str] = []
+        self._rates: list[dict[str, float]] = []
+        self._unwritten: list[dict[str, str]] = []
 
     def _check(self) -> None:
         folder = os.path.dirname(self.filename) or "."
@@ -127,7 +137,10 @@ class CSVLogger(Participant):
 
     def _begin(self) -> None:
         files.sweep(os.path.dirname(self.filename) or ".")
-        if self.append:
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            self._go_on(loaded)
+        elif self.append:
             header, rows, torn = self._read()
             if torn:
                 self._rewrite(header, rows)
@@ -135,7 +148,7 @@ class CSVLogger(Participant):
                     f"CSVLogger removed the torn last line of {self.filename!r}: {torn!r}.",
                     SaveWarning,
                 )
-            self.keys = header[1:] if header else None
+            self.keys, self._rows = header[1:] if header else None, len(rows)
 
     def _record(self, epoch: int, logs: dict[str, Any]) -> None:
         row = {key: _text(value) for key, value in logs.items()}
@@ -144,28 +157,38 @@ class CSVLogger(Participant):
             row = {**{key: repr(rate) for key, rate in rates.items()}, **row}
         self._rates.append(rates)
         row["epoch"] = str(epoch)
+        self._unwritten.append(row)
+        self._write_rows()
+
+    def _write_rows(self) -> None:
         try:
-            self._add(row)
+            while self._unwritten:
+                self._add(self._unwritten[0])
+                del self._unwritten[0]
         except OSError as error:
             self.session.warn(
-                f"CSVLogger could not write epoch {epoch + 1} to {self.filename!r}: {error}. "
-                "Training goes on.",
+                f"CSVLogger could not write epoch {int(self._unwritten[0]['epoch']) + 1} to "
+                f"{self.filename!r}: {error}. Training goes on, and it is tried again.",
                 SaveWarning,
             )
 
     def _add(self, row: Mapping[str, str]) -> None:
         fresh = sorted(row.keys() - {"epoch"} - set(self.keys or ()))
         if self.keys is None:  # the first row of a new log, header and all at once
-            self._rewrite(["epoch", *fresh], [[row["epoch"], *(row[key] for key in fresh)]])
-            self.keys = fresh
+            self._last = [row["epoch"], *(row[key] for key in fresh)]
+            self._rewrite(["epoch", *fresh], [self._last])
+            self.keys, self._rows = fresh, 0
         else:
             if fresh:
                 header, rows, _ = self._read()
                 columns = ["epoch", *sorted({*header[1:], *fresh})]
                 self._rewrite(columns, self._widen(header, rows, columns))
                 self.keys = columns[1:]
-            self._append([[row.get(column, _MISSING) for column in ("epoch", *self.keys)]])
+            cells = [row.get(column, _MISSING) for column in ("epoch", *self.keys)]
+            self._append([cells])
+            self._last = cells
         self._written += 1
+        self._rows += 1
 
     def _widen(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[str]
@@ -214,7 +237,10 @@ class CSVLogger(Participant):
     def _append(self, rows: Sequence[Sequence[str]]) -> None:
         descriptor = os.open(self.filename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, self._lines(rows))
+            lines, before = self._lines(rows), os.fstat(descriptor).st_size
+            if os.write(descriptor, lines) < len(lines):  # a full disk takes what fits
+                os.ftruncate(descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             files.flush(descriptor)
         finally:
             os.close(descriptor)
@@ -239,8 +265,79 @@ class CSVLogger(Participant):
         rows = [row for row in rows if row]
         return (rows[0], rows[1:], torn) if rows else ([], [], torn)
 
+    # Resume
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is in the file, and what is not yet, as plain JSON."""
+        return {
+            **self._header(),
+            "rows": self._rows,
+            "written": self._written,
+            "keys": self.keys,
+            "last": list(self._last),
+            "unwritten": [dict(row) for row in self._unwritten],
+            # Rates seldom change: as often as each came in a row.
+            "rates": [[len(list(same)), rates] for rates, same in groupby(self._rates)],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state: in the next run, rows that were written after it are removed.
+
+        Raises:
+            InvalidArgumentError: If the state is of another class.
+        """
+        self._loaded = self._check_header(state)
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        self.keys, self._last = state["keys"], list(state["last"])
+        self._written, self._rows = int(state["written"]), int(state["rows"])
+        self._rates = [dict(rates) for count, rates in state["rates"] for _ in range(count)]
+        self._unwritten = [dict(row) for row in state["unwritten"]]
+        if self.keys is None:
+            if not self.append:
+                return
+            header, rows, torn = self._read()
+            if torn or len(rows) > self._rows:
+                self._rewrite(header, rows[: self._rows])
+            self.keys = header[1:] if rows[: self._rows] else None
+            return
+        columns, (header, rows, torn) = ["epoch", *self.keys], self._read()
+        kept = rows[: self._rows]
+        if header != columns:  # a column that came later goes with the rows that brought it
+            named = [dict(zip(header, row, strict=False)) for row in kept]
+            kept = [[row.get(column, _MISSING) for column in columns] for row in named]
+        if self._rows and len(kept) == self._rows - 1:
+            kept.append(self._last)
+        if len(kept) < self._rows:
+            self.session.warn(
+                f"CSVLogger goes on with {self.filename!r}, where {self._rows - len(kept)} rows "
+                "are missing that were there when the run was interrupted.",
+                SaveWarning,
+            )
+            self._rows, self._written = len(kept), min(self._written, len(kept))
+        if torn or header != columns or kept != rows:
+            self._cut(columns, kept)
+
+    def _cut(self, columns: Sequence[str], kept: Sequence[Sequence[str]]) -> None:
+        """Write header and rows anew; where they are the file's beginning, byte for byte."""
+        content = self._lines([columns, *kept])
+        try:
+            with open(self.filename, "rb") as file:
+                lines = file.read().splitlines(keepends=True)
+        except FileNotFoundError:
+            lines = []
+        head = lines[: len(kept) + 1]
+        if len(head) == len(kept) + 1 and _parsed(head, self.sep) == [list(columns), *kept]:
+            content = b"".join(head)
+        files.commit(self.filename, lambda file: file.write(content))
+
     def _tell(self, facts: Facts) -> Facts:
         return replace(facts, paths=(*facts.paths, os.path.abspath(self.filename)))
+
+
+def _parsed(lines: Iterable[bytes], separator: str) -> list[list[str]]:
+    text = b"".join(lines).decode("utf-8", "replace")
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
 
 
 def _logs_rate(callback: Any) -> bool:

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-1. The policy decides, the store commits, and only the committed file moves `best`.
+1. The policies decide when and whether, the store commits, and only a committed file has a path.
 2. What is about to be written is checked: the loss (computed before the last update) and every
    float variable. Nothing that is not finite is written over anything.
 3. What stood under the name before this run is given a second name first, unless this run goes on
@@ -18,41 +18,44 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from peakhold._core.arguments import check_count, check_number, check_text, check_verbose
+from peakhold._core.arguments import check_number, check_verbose
 from peakhold._core.decisions import Skip
-from peakhold._core.file_template import BUILT_IN, FileTemplate, TemplateError
 from peakhold._core.observation import Observation, is_finite
 from peakhold._core.policies.save_when import (
-    EveryBatches,
-    EveryBatchesState,
-    SaveBest,
+    AtEnd,
+    Due,
+    DueState,
+    Every,
     SaveBestState,
+    trigger_of,
 )
 from peakhold.advice import Checkpoint, Facts
-from peakhold.callbacks.checkpoint_folder import CheckpointFolder, static_folder
-from peakhold.callbacks.monitored import Monitored
+from peakhold.callbacks import checkpoint_arguments as arguments
+from peakhold.callbacks.checkpoint_save import wait_for_saves_to
+from peakhold.callbacks.checkpoint_writing import CheckpointWriting
 from peakhold.errors import (
     HostError,
     InvalidArgumentError,
     MonitorNotFoundError,
     MonitorWarning,
-    SaveError,
     SaveWarning,
 )
-from peakhold.host import rate_key, to_number
+from peakhold.host import to_number
 from peakhold.runtime.callback import no_op
 from peakhold.runtime.summary import Best
-from peakhold.store.sidecar import Entry
 
 __all__ = ["ModelCheckpoint"]
 
 
-class ModelCheckpoint(Monitored):
+class ModelCheckpoint(CheckpointWriting):
     """Save the model, or only its weights, at some frequency, or when it is the best so far.
 
     A file under its final name is whole at every moment: it is written beside it, flushed, renamed,
     and the folder flushed. A small JSON file beside it (`<name>.peakhold.json`) holds for each file
     its checksum, metrics and epoch.
+
+    In `fit`, training waits only until the state is copied; a thread writes the file, and `fit`
+    returns when all files are there. No file is left out, and each holds the epoch it names.
 
     A fit that begins at epoch 0 starts afresh: a file that an earlier run left under the name is
     first kept as `<name>.previous.<suffix>` (the better one, if there is one already). A fit that
@@ -63,24 +66,38 @@ class ModelCheckpoint(Monitored):
             metric, `{run_id}`, `{timestamp}` (UTC) and `{worker}`, each with a format
             (`{epoch:02d}`). In Keras: `.keras` or `.h5` for models, `.weights.h5` for weights; in
             other loops `.safetensors`, or any suffix with `LoopHost(save=...)`.
-        monitor: Name of the metric that ranks. Unused unless `save_best_only`. Defaults to
-            `"val_loss"`.
+        monitor: Name of the metric that ranks. Unused unless `save_best_only` or `keep_best`.
+            Defaults to `"val_loss"`.
         verbose: 0 is silent, 1 says each save. Defaults to `0`.
         save_best_only: Whether to save only what is better than every saved file. Defaults to
             `False`.
         save_weights_only: Whether to save weights (with the optimizer's state, as Keras does)
             instead of the model. Defaults to `False`.
         mode: `"min"`, `"max"` or `"auto"`. Defaults to `"auto"`.
-        save_freq: `"epoch"`, or a number of batches, counted over epochs; then the last state is
-            saved at the end, too. Defaults to `"epoch"`.
+        save_freq: `"epoch"`; a number of batches, counted over epochs; `Every(epochs=)`,
+            `Every(batches=)`, `Every(seconds=)` of training; `AtEnd()`. What the last save does not
+            hold is saved at the end, too. Batches and seconds are looked at after each batch.
+            Defaults to `"epoch"`.
         initial_value_threshold: Value to beat before anything is saved. Defaults to `None`.
         check_finite: Whether to refuse states with NaN or infinity. Variables that hold them from
             the start are exempt. Defaults to `True`.
         on_save_error: `"warn"`: say it and go on; `"raise"`: end training. Defaults to `"warn"`.
+        background: `True`: files are written while training goes on; `False`: training waits for
+            them; `None`: in the background in `fit`, unless a callback that is neither Keras's nor
+            Peakhold's stands after this one and may want the file. Defaults to `None`.
+        memory_budget: Bytes that copies of the state may take. Up to two are needed; with room for
+            one, training waits for the save before; with less, files are written directly. `None`:
+            no limit. Defaults to `None`.
+        keep_last: Number of newest files to keep, of a name with placeholders. `None`: all.
+        keep_best: Number of best files to keep, by `monitor`, of a name with placeholders. With
+            both, a file stays that either of the two keeps. `None`: all.
+        sigterm_timeout: Seconds for which SIGTERM waits for a file that is being written. Defaults
+            to `20.0`.
 
     Attributes:
-        best: Value of the best committed file, or the threshold; None before.
-        best_path: Its path; None before.
+        best: The value to beat: that of the best file, one that is being written included, or the
+            threshold; None before.
+        best_path: Path of the best committed file; None before.
         latest_path: Path of the newest committed file; None before.
 
     Raises:
@@ -106,7 +123,7 @@ class ModelCheckpoint(Monitored):
         (0.4, True)
 
     Source:
-        `keras.callbacks.ModelCheckpoint` of Keras 3.15; K-M1 to K-M10.
+        `keras.callbacks.ModelCheckpoint` of Keras 3.15; K-M1 to K-M11.
     """
 
     ranks_epochs = True
@@ -119,106 +136,67 @@ class ModelCheckpoint(Monitored):
         save_best_only: bool = False,
         save_weights_only: bool = False,
         mode: str = "auto",
-        save_freq: str | int = "epoch",
+        save_freq: str | int | Every | AtEnd = "epoch",
         initial_value_threshold: float | None = None,
         *,
         check_finite: bool = True,
         on_save_error: str = "warn",
+        background: bool | None = None,
+        memory_budget: int | None = None,
+        keep_last: int | None = None,
+        keep_best: int | None = None,
+        sigterm_timeout: float = 20.0,
     ) -> None:
         super().__init__(monitor, mode)
         self.save_best_only = bool(save_best_only)
         self.save_weights_only = bool(save_weights_only)
-        self.filepath = self._check_filepath(filepath)
+        self.filepath = arguments.check_filepath(
+            filepath, self._file_suffixes, weights_only=self.save_weights_only
+        )
         self.verbose = check_verbose(verbose)
-        self.save_freq = _check_save_freq(save_freq)
+        self.save_freq = save_freq
         self.initial_value_threshold = (
             None
             if initial_value_threshold is None
             else check_number("initial_value_threshold", initial_value_threshold, infinite=True)
         )
         self.check_finite = bool(check_finite)
-        if on_save_error not in {"warn", "raise"}:
-            raise InvalidArgumentError.for_argument(
-                "on_save_error", on_save_error, "'warn' or 'raise'", hint="pass 'warn' to go on."
-            )
-        self.on_save_error = on_save_error
+        self.on_save_error = arguments.check_on_save_error(on_save_error)
+        self.background = arguments.check_background(background)
+        self.memory_budget = arguments.check_budget(memory_budget)
+        self.keep_last = arguments.check_keep("keep_last", keep_last, self.filepath)
+        self.keep_best = arguments.check_keep("keep_best", keep_best, self.filepath)
+        self.sigterm_timeout = arguments.check_sigterm_timeout(sigterm_timeout)
         self._state = SaveBestState(best=self.initial_value_threshold)
-        self._batches = EveryBatchesState()
         self._loaded = False
         self._forget_run()
 
     def _forget_run(self) -> None:
         """What belongs to one run, at its beginning."""
-        self.best_path: str | None = None
-        self.latest_path: str | None = None
-        self.best_epoch: int | None = None
-        self._due = False
-        self._resumes = False
+        self._forget_files()
+        self._owed = False
+        self._replayed: int | None = None
         self._missing: MonitorNotFoundError | None = None
-        self._exempt: frozenset[str] = frozenset()
-        self._files: CheckpointFolder | None = None
-        self._why_not = "no epoch ended"
+        self._looked = time.monotonic()
 
-    # Arguments
+    # Views
 
     @property
-    def _template(self) -> FileTemplate:
-        return FileTemplate.parse(self.filepath)
+    def save_freq(self) -> Any:
+        """When to save."""
+        return self._save_freq
 
-    @property
-    def _suffix(self) -> str:
-        name = os.path.basename(self.filepath)
-        if name.endswith(".weights.h5"):
-            return ".weights.h5"
-        return os.path.splitext(name)[1]
-
-    def _check_filepath(self, filepath: Any) -> str:
-        path = os.fspath(filepath) if isinstance(filepath, (str, os.PathLike)) else filepath
-        text = check_text(
-            "filepath", path, "the path of a file", hint="pass a path such as 'best.keras'."
-        )
-        if "://" in text:
-            raise InvalidArgumentError.for_argument(
-                "filepath", text, "a path on this machine", hint="save locally, then copy."
-            )
-        if os.path.isdir(text):
-            raise InvalidArgumentError.for_argument(
-                "filepath",
-                text,
-                "a non-directory filepath",
-                hint=f"pass a file in it: {os.path.join(text, 'best.keras')!r}.",
-            )
-        try:
-            FileTemplate.parse(text)
-        except TemplateError as error:
-            raise InvalidArgumentError.for_argument(
-                "filepath",
-                text,
-                f"names of metrics between braces ({error})",
-                hint="write {epoch:02d} or {val_loss:.4f}; a literal brace is written twice.",
-            ) from error
-        if self._file_suffixes is not None:
-            wanted = [
-                s for s in self._file_suffixes if (s == ".weights.h5") == self.save_weights_only
-            ]
-            weights = text.endswith(".weights.h5")
-            if not text.endswith(tuple(wanted)) or weights != self.save_weights_only:
-                raise InvalidArgumentError.for_argument(
-                    "filepath",
-                    text,
-                    f"a name that ends in {' or '.join(wanted)} for "
-                    f"save_weights_only={self.save_weights_only}",
-                    hint="weights alone need '.weights.h5' and save_weights_only=True; "
-                    "whole models '.keras' (or the legacy '.h5').",
-                )
-        return text
-
-    # Views of the state
+    @save_freq.setter
+    def save_freq(self, value: str | int | Every | AtEnd) -> None:
+        trigger = trigger_of(value)
+        is_count = isinstance(trigger, Every) and not isinstance(value, (Every, str))
+        self._save_freq: Any = trigger.batches if is_count else value  # type: ignore[union-attr]
+        self._due, self._counted = Due(trigger), DueState()
 
     @property
     def best(self) -> float | None:
-        """Value of the best committed file, or the threshold."""
-        return self._state.best
+        """The value to beat: of the best file, one that is being written included."""
+        return self._state.to_beat
 
     @best.setter
     def best(self, value: float | None) -> None:
@@ -226,88 +204,27 @@ class ModelCheckpoint(Monitored):
 
     @property
     def _ranks(self) -> bool:
-        return self.save_best_only
-
-    @property
-    def _policy(self) -> SaveBest:
-        return SaveBest(self._criterion, self.initial_value_threshold)
+        return self.save_best_only or self.keep_best is not None
 
     # Handlers
 
     def _reset(self) -> None:
+        self.wait()  # a fit that raised may have left some
         super()._reset()
         self._forget_run()
         if not self._loaded:
             self._state = SaveBestState(best=self.initial_value_threshold)
-            self._batches = EveryBatchesState()
+            self._counted = DueState()
 
     def _check(self) -> None:
         super()._check()
-        suffixes = self.host.file_suffixes()
-        if suffixes is not None and not self.filepath.endswith(suffixes):
-            raise HostError.lacks(
-                f"{self._name}({self.filepath!r})",
-                f"a model that can be written as {self._suffix}",
-                self.host.describe(),
-                hint=self._hint_for_suffix(suffixes),
-            )
-        self._check_placeholders()
+        self._check_suffix()
+        self._check_placeholders(counts_batches=self._due.needs_batches)
         self._check_folder()
 
-    def _hint_for_suffix(self, suffixes: tuple[str, ...]) -> str:
-        if not suffixes:
-            return "pass a model with state_dict(), or host=LoopHost(save=...)."
-        # Keras's class takes Keras's suffixes only; the neutral one works in both lists.
-        other = self._file_suffixes is not None and not set(suffixes) & set(self._file_suffixes)
-        name = "use peakhold.ModelCheckpoint and name" if other else "name"
-        return f"{name} the file {' or '.join(suffixes)}."
-
-    def _check_placeholders(self) -> None:
-        names = self.host.metric_names()
-        if names is None or self.session.has_strangers:
-            return
-        validates = self.host.validates()
-        known = {*BUILT_IN, *names, *map(rate_key, self.host.learning_rates())}
-        if validates is not False:
-            known |= {f"val_{name}" for name in names}
-        if self.save_freq == "epoch":
-            known.discard("batch")
-        for field in sorted(self._template.fields - known):
-            raise InvalidArgumentError.for_argument(
-                "filepath",
-                self.filepath,
-                "placeholders that something fills",
-                hint=f"{{{field}}} is none of {', '.join(sorted(known))}"
-                + ("; {batch} needs save_freq=<batches>." if field == "batch" else "."),
-            )
-
-    def _check_folder(self) -> None:
-        folder = os.path.abspath(static_folder(self.filepath))
-        try:
-            os.makedirs(folder, exist_ok=True)
-            probe = os.path.join(folder, f".{os.getpid()}.peakhold-probe")
-            with open(probe, "xb"):
-                pass
-            os.unlink(probe)
-        except OSError as error:
-            raise SaveError.for_path(
-                folder, error.strerror or str(error), expected="a folder that can be written"
-            ) from error
-        needed = self.host.state_bytes()
-        if needed is not None and hasattr(os, "statvfs"):
-            status = os.statvfs(folder)
-            free = status.f_bavail * status.f_frsize
-            if free - needed < 0:
-                raise SaveError.for_path(
-                    folder,
-                    f"the model has {needed} bytes and {free} are free",
-                    expected="a folder with room for the model",
-                    hint="free some space, or save elsewhere.",
-                )
-
     def _begin(self) -> None:
-        self._files = CheckpointFolder(self.filepath, self._suffix, self.session.run_id)
-        self._files.sweep()
+        wait_for_saves_to(self.filepath)  # another callback's fit may have raised
+        self._folder().sweep()
         if self.check_finite:
             self._exempt = self.host.nonfinite()
             if self._exempt:
@@ -318,18 +235,28 @@ class ModelCheckpoint(Monitored):
                 )
 
     def _epoch_begin(self, epoch: int) -> None:
+        self._hear()
         if self._missing is not None:
             error, self._missing = self._missing, None
+            self.wait()  # whoever catches it finds the file
             raise error
         if self.session.n_epochs_done == 0:
             self._resumes = epoch > 0 or self._loaded
             self._loaded = False
 
+    def _seconds(self) -> float:
+        """Seconds of training since the last time this was asked, if seconds were asked for."""
+        before, self._looked = self._looked, time.monotonic()
+        trigger = self._due.trigger
+        counts = isinstance(trigger, Every) and trigger.seconds is not None
+        return self._looked - before if counts else 0.0  # a state holds no chance numbers
+
     def _batch_end(self, batch: int, logs: Any = None) -> None:
         if self.session.broken_epoch:
             return
-        self._batches, due = EveryBatches(int(self.save_freq)).step(self._batches, batch)
+        self._counted, due = self._due.batch_end(self._counted, batch, self._seconds())
         if due:
+            self.session.pool.new_moment()
             self._save(self.session.epoch, batch, logs or {})
 
     @no_op
@@ -337,214 +264,160 @@ class ModelCheckpoint(Monitored):
 
     @property
     def on_train_batch_end(self) -> Any:
-        """The batch hook: a no-op in Keras's sense unless `save_freq` counts batches (K-D1)."""
-        return self._no_batch_end if self.save_freq == "epoch" else self._batch_end
+        """The batch hook: a no-op in Keras's sense unless batches must be looked at (K-D1)."""
+        return self._batch_end if self._due.needs_batches else self._no_batch_end
+
+    @property
+    def _batch(self) -> int | None:
+        """Index of the last batch, if batches are looked at."""
+        return self._counted.last_batch if self._due.needs_batches else None
 
     def _keep(self, epoch: int, logs: dict[str, Any]) -> None:
-        if self.save_freq == "epoch":
-            self._save(epoch, None, logs)
-        elif self._due:  # a save came due when its metric was not there; now it may be
-            self._save(epoch, self._batches.last_batch, logs)
+        self._counted, due = self._due.epoch_end(self._counted, self._seconds())
+        if due or self._owed:  # owed: a save came due when its metric was not there; now it may be
+            self._save(epoch, self._batch, logs)
+        else:
+            self._hear()
 
     def _keep_last(self, logs: Any) -> None:
-        if self.save_freq != "epoch" and self._batches.seen:
-            self._batches = replace(self._batches, seen=0)
-            self._save(self.session.epoch, self._batches.last_batch, logs or {})
+        self._counted, due = self._due.end(self._counted)
+        if due:
+            self._save(self.session.epoch, self._batch, logs or {})
 
     def _end(self, logs: Any) -> None:
+        self.wait()
         if self._missing is None:
             super()._end(logs)
+
+    def save_now(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Save at once, under the same template, whatever `save_freq` says.
+
+        To be called while training runs, from a callback of yours for instance. With
+        `save_best_only` nothing is saved that is not better than every saved file.
+
+        Args:
+            logs: Metrics, for placeholders and the sidecar, and to rank by. Defaults to none.
+
+        Raises:
+            HostError: If no run has begun.
+            InvalidArgumentError: If `save_best_only` and `logs` does not hold the metric.
+
+        Example:
+            >>> class SaveAtStart(peakhold.Callback):
+            ...     def __init__(self, saver):
+            ...         super().__init__()
+            ...         self.saver = saver
+            ...     def on_epoch_begin(self, epoch, logs=None):
+            ...         if epoch == 0:
+            ...             self.saver.save_now()
+        """
+        if self._session is None:
+            raise HostError.lacks(
+                f"{self._name}.save_now()",
+                "a run that has begun",
+                self._model,
+                hint="call it while training runs, from a callback's hook.",
+            )
+        logs = logs or {}
+        if self.save_best_only and logs.get(self.monitor) is None:
+            raise InvalidArgumentError.for_argument(
+                "logs",
+                dict(logs),
+                f"a value of {self.monitor!r}, by which save_best_only ranks",
+                hint="pass the logs of your hook, or save with another ModelCheckpoint.",
+            )
+        self.session.pool.new_moment()
+        self._save(self.session.epoch, self._batch, logs)
+        self._counted = self._due.reset(self._counted)
 
     # A save
 
     def _save(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
-        self._resume()
-        self._due = False
+        self._take_over()
+        self._hear(looks=self.save_best_only)
+        self._owed = False
         path = self._template.fill(self._fillings(epoch, batch, logs))
         value = self._value(epoch, logs) if self._ranks else to_number(logs.get(self.monitor))
-        if self._ranks:
-            wanted = self._wanted(epoch, value, logs, path)
-            if not wanted:
+        counts, text = False, f"saving model to {path}"
+        if self.save_best_only and value is None:
+            if not self._save_unranked(logs):
                 return
-        else:
-            defect = self._defect(logs)
-            if defect is not None:
-                self._refuse(epoch, defect)
+        elif self.save_best_only and value is not None:
+            counts = self._is_better(epoch, value)
+            if not counts:
                 return
-            self._say(f"\nEpoch {epoch + 1}: saving model to {path}")
-        try:
-            self._write(path, epoch, batch, logs, value)
-        except BaseException as error:
-            if self._state.pending is not None:
-                self._state = self._policy.failed(self._state)
-            if not isinstance(error, (OSError, MemoryError)):
-                raise  # the model cannot be written at all: no later save would fare better
-            self._failed(epoch, path, error)
+            text = f"{self.monitor} improved from {self._best_text} to {value:.5f}, {text}"
+        defect, plan = self._loss_defect(logs), None
+        if defect is None:
+            plan = self._plan()
+            defect = self._defect_now() if plan is None else None
+        if defect is not None:
+            self._refuse(epoch, defect)
             return
-        if self._state.pending is not None:
-            self._state = self._policy.committed(self._state)
-            self.best_path, self.best_epoch = path, epoch
-        self.latest_path = path
-        self._say(f"\nEpoch {epoch + 1}: finished saving model to {path}")
+        self._say(f"\nEpoch {epoch + 1}: {text}")
+        self._carry_out(self._order(path, epoch, batch, logs, value, counts=counts), plan)
 
-    def _wanted(self, epoch: int, value: float | None, logs: Mapping[str, Any], path: str) -> bool:
-        """Whether a ranked save is wanted; if so it is pending from now on."""
-        if value is None:
-            self._due = self.save_freq != "epoch"
-            return self._save_unranked(epoch, logs)
-        observation = Observation(epoch, value)
-        state, decision = self._policy.step(self._state, observation)
-        if not isinstance(decision, Skip):
-            defect = self._defect(logs)
-            if defect is not None:
-                self._refuse(epoch, defect)
-                return False
-        best = "None" if self._state.to_beat is None else f"{self._state.to_beat:.5f}"
-        if isinstance(decision, Skip):
-            self._why_not = f"{self.monitor} {decision.reason}"
-            self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {best}")
-            return False
-        self._say(
-            f"\nEpoch {epoch + 1}: {self.monitor} improved from {best} to {value:.5f}, "
-            f"saving model to {path}"
+    @property
+    def _best_text(self) -> str:
+        return "None" if self.best is None else f"{self.best:.5f}"
+
+    def _is_better(self, epoch: int, value: float) -> bool:
+        """Whether this epoch is better than every file, those under way included."""
+        _, decision = self._policy.step(self._state, Observation(epoch, value))
+        if not isinstance(decision, Skip) or self._replays(epoch, value):
+            return True
+        self._why_not = f"{self.monitor} {decision.reason}"
+        self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {self._best_text}")
+        return False
+
+    def _replays(self, epoch: int, value: float) -> bool:
+        """Whether the best file is of this very epoch, from before the interruption, and no better.
+
+        Then the epoch is trained again, and what comes of it replaces the file.
+        """
+        best = self._state.best
+        return (
+            self._replayed == epoch
+            and self._state.pending is None
+            and is_finite(value)
+            and not self._criterion.better(best, value)
         )
-        self._state = state
-        return True
 
-    def _save_unranked(self, epoch: int, logs: Mapping[str, Any]) -> bool:
+    def _save_unranked(self, logs: Mapping[str, Any]) -> bool:
         """The monitor is not there: save once if it should have been and nothing is known."""
+        self._owed = not self._due.at_every_epoch
         error = self._missed(logs)
         if error is None:
             return False
         self._why_not = f"{self.monitor!r} was not logged"
-        first = self._missing is None and self.latest_path is None and self._state.to_beat is None
+        first = self._missing is None and self.latest_path is None and self.best is None
         self._missing = error
         self._warn_once(
             f"Can save best model only with {self.monitor} available. {error}", MonitorWarning
         )
-        return first and self._defect(logs) is None
+        return first
 
-    def _defect(self, logs: Mapping[str, Any]) -> str | None:
-        """Why this state must not be written, or None."""
-        if not self.check_finite:
-            return None
-        loss = to_number(logs.get("loss"))
-        if loss is not None and not is_finite(loss):
-            return f"the loss is {loss}"
-        bad = sorted(self.host.nonfinite() - self._exempt)
-        if not bad:
-            return None
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        return f"{bad[0]}{more} holds NaN or infinity"
+    def _loss_defect(self, logs: Mapping[str, Any]) -> str | None:
+        """What the loss tells against a save, or None."""
+        loss = to_number(logs.get("loss")) if self.check_finite else None
+        return None if loss is None or is_finite(loss) else f"the loss is {loss}"
 
-    def _refuse(self, epoch: int, defect: str) -> None:
-        self._why_not = defect
-        kept = f" {self.latest_path!r} stays as it is." if self.latest_path else ""
-        self._warn_once(
-            f"{self._name} does not save epoch {epoch + 1}: {defect}.{kept} "
-            "Pass check_finite=False to save such states.",
-            SaveWarning,
-        )
-
-    def _write(
-        self,
-        path: str,
-        epoch: int,
-        batch: int | None,
-        logs: Mapping[str, Any],
-        value: float | None,
-    ) -> None:
-        files = self._files
-        if files is None:  # hooks called by hand, without train begin
-            files = self._files = CheckpointFolder(self.filepath, self._suffix, self.session.run_id)
-        numbers = {key: to_number(one) for key, one in logs.items()}
-        mode = None if self._direction is None else str(self._direction)
-        entry = Entry(
-            checksum="",
-            size=0,
-            epoch=epoch,
-            batch=batch,
-            monitor=self.monitor,
-            mode=mode if self._ranks else None,
-            value=value if is_finite(value) else None,
-            saved_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            run_id=self.session.run_id,
-            metrics={k: v for k, v in sorted(numbers.items()) if v is not None and is_finite(v)},
-            versions=self.host.versions(),
-        )
-        again = files.was_written(path)
-        keeps = self._resumes or self.initial_value_threshold is not None
-        aside = files.write(
-            path,
-            entry,
-            lambda file, folder: self.host.write(file, self._suffix, folder),
-            goes_on=keeps,
-            better=self._criterion.better if self._ranks else None,
-        )
-        if aside is not None:
-            self._tell_once(f"{path} was there before this run; it is kept as {aside}.")
-        if again and not self._template.is_fixed:
-            self.host.say(
-                f"{path} is the name of an earlier save of this run, too, and was replaced; put "
-                "{epoch} or {batch} into the name to keep both."
-            )
-
-    def _tell_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            self.host.say(message)
-
-    def _failed(self, epoch: int, path: str, error: BaseException) -> None:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        self._why_not = reason
-        if self.on_save_error == "raise":
-            raise SaveError.for_path(path, reason, expected="a file that can be written") from error
-        self.session.warn(
-            f"{self._name} could not save epoch {epoch + 1} to {path!r}: {reason}. "
-            "What was saved before is as it was; training goes on.",
-            SaveWarning,
-        )
-
-    def _resume(self) -> None:
+    def _take_over(self) -> None:
         """In a run that goes on: take the best from the files that are there, once."""
-        if not self._resumes or self._files is None or self._files.resumed:
+        files = self._files
+        if not self._resumes or files is None or files.resumed:
             return
-        self._files.resumed = True
-        if not self._ranks or self._direction is None:
+        files.resumed = True
+        if not self.save_best_only or self._direction is None:
             return
-        found = self._files.best(self.monitor, str(self._direction), self._criterion.better)
+        found = files.best(self.monitor, str(self._direction), self._criterion.better)
         if found is None:
             self._state = SaveBestState(best=self.initial_value_threshold)
             return
         path, entry = found
         self.best_path, self.best_epoch = path, entry.epoch
         if not self._criterion.better(self.initial_value_threshold, entry.value):
-            self._state = SaveBestState(best=entry.value)
-
-    def _fillings(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> dict[str, Any]:
-        session = self.session
-        values: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "run_id": session.run_id,
-            "timestamp": session.timestamp,
-            "worker": session.worker,
-        }
-        if batch is not None:
-            values["batch"] = batch + 1
-        for key, value in logs.items():
-            number = to_number(value)
-            values[key] = value if number is None else number
-        missing = self._template.missing(values)
-        if missing:
-            self._tell_once(
-                f"{self._name}: nothing fills {{{missing[0]}}} in {self.filepath!r} here; "
-                "the name reads NA there."
-            )
-        return values
-
-    def _say(self, message: str) -> None:
-        if self.verbose:
-            self.host.say(message)
+            self._state, self._replayed = SaveBestState(best=entry.value), entry.epoch
 
     # Words
 
@@ -573,16 +446,16 @@ class ModelCheckpoint(Monitored):
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and the best committed value, as plain JSON.
+        """Counters and the value to beat, as plain JSON.
 
         In the next run the value counts only if the sidecar proves a file with it: what is known
         of files comes from files.
         """
-        best = self._state.best
+        best = self.best
         return {
             **self._header(),
             "state": {"best": best if is_finite(best) else None},
-            "batches": asdict(self._batches),
+            "due": asdict(self._counted),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -593,18 +466,4 @@ class ModelCheckpoint(Monitored):
         """
         self._check_header(state)
         self._state = SaveBestState(best=state["state"]["best"])
-        self._batches, self._loaded = EveryBatchesState(**state["batches"]), True
-
-
-def _check_save_freq(save_freq: Any) -> str | int:
-    if save_freq == "epoch":
-        return "epoch"
-    hint = (
-        f"Unrecognized save_freq: {save_freq}. Expected save_freq are 'epoch' or integer values; "
-        "save_freq=100 saves after every 100 batches."
-    )
-    if isinstance(save_freq, (bool, str, float)):
-        raise InvalidArgumentError.for_argument(
-            "save_freq", save_freq, "'epoch' or an int of at least 1", hint=hint
-        )
-    return check_count("save_freq", save_freq, at_least=1, hint=hint)
+        self._counted, self._loaded = DueState(**state["due"]), True

@@ -30,10 +30,11 @@ from peakhold.errors import (
     MonitorWarning,
     NotAScalarError,
 )
-from peakhold.host import to_number
+from peakhold.host import Host, to_number
 from peakhold.runtime.callback import Participant
+from peakhold.runtime.session import Session
 
-__all__ = ["Monitored", "View", "value_text"]
+__all__ = ["Monitored", "OneOfSeveral", "View", "value_text"]
 
 T = TypeVar("T")
 
@@ -196,8 +197,11 @@ class Monitored(Participant):
         self._warn_once(self._missing_message(logs), MonitorWarning)
 
     def _missing_message(self, logs: Mapping[str, Any]) -> str:
+        return self._missing_words(self.monitor, logs)
+
+    def _missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
         return (
-            f"{self._name} is conditioned on metric `{self.monitor}` which is not available. "
+            f"{self._name} is conditioned on metric `{monitor}` which is not available. "
             f"Available metrics are: {','.join(logs)}"
         )
 
@@ -215,3 +219,37 @@ class Monitored(Participant):
 
     def _header(self) -> dict[str, Any]:
         return {**super()._header(), "monitor": self.monitor}
+
+
+class OneOfSeveral(Monitored):
+    """One of the metrics that a callback watches: it is in no list, and acts for its owner.
+
+    Args:
+        owner: The callback.
+        monitor: Name of the metric.
+        mode: `"min"`, `"max"` or `"auto"`.
+        min_delta: Smallest change that counts, absolute or `Relative(fraction)`.
+    """
+
+    def __init__(
+        self, owner: Monitored, monitor: str, mode: str, min_delta: float | Relative
+    ) -> None:
+        self._owner = owner
+        super().__init__(monitor, mode, min_delta)
+
+    @property
+    def _name(self) -> str:
+        return self._owner._name
+
+    @property
+    def host(self) -> Host:
+        """The owner's."""
+        return self._owner.host
+
+    @property
+    def session(self) -> Session:
+        """The owner's."""
+        return self._owner.session
+
+    def _missing_message(self, logs: Mapping[str, Any]) -> str:
+        return self._owner._missing_words(self.monitor, logs)

@@ -10,9 +10,11 @@ from peakhold._core.arguments import check_count, check_number, check_verbose
 from peakhold._core.decisions import SetLearningRate
 from peakhold._core.monitor import Relative
 from peakhold._core.observation import Observation
+from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
 from peakhold.advice import Facts, Plateau
 from peakhold.callbacks.monitored import Monitored, View
+from peakhold.callbacks.training_clock import TrainingClock
 from peakhold.errors import AdviceWarning
 from peakhold.host import rate_key
 
@@ -28,7 +30,8 @@ class ReduceLROnPlateau(Monitored):
     Args:
         monitor: Name of the metric. Defaults to `"val_loss"`.
         factor: New rate = old rate * `factor`; at least 0 and below 1. Defaults to `0.1`.
-        patience: Epochs without improvement before a cut. Defaults to `10`.
+        patience: Epochs without improvement before a cut; or `Steps(n)`, or `Seconds(s)` of
+            training. Defaults to `10`.
         verbose: 0 is silent, 1 says each cut. Defaults to `0`.
         mode: `"min"`, `"max"` or `"auto"`. Defaults to `"auto"`.
         min_delta: Smallest change that counts, in the metric's unit, or `Relative(0.01)` for one
@@ -63,7 +66,7 @@ class ReduceLROnPlateau(Monitored):
         self,
         monitor: str = "val_loss",
         factor: float = 0.1,
-        patience: int = 10,
+        patience: int | Epochs | Steps | Seconds = 10,
         verbose: int = 0,
         mode: str = "auto",
         min_delta: float | Relative = 1e-4,
@@ -80,11 +83,14 @@ class ReduceLROnPlateau(Monitored):
             below=1.0,
             hint="ReduceLROnPlateau does not support a factor >= 1.0; factor=0.5 halves the rate.",
         )
-        self.patience = check_count("patience", patience, hint="pass a number of epochs.")
+        self.patience: Patience = check_patience(
+            "patience", patience, hint="pass a number of epochs."
+        )
         self.verbose = check_verbose(verbose)
         self.cooldown = check_count("cooldown", cooldown, hint="pass a number of epochs.")
         self.min_lr = check_number("min_lr", min_lr, "a number of at least 0", at_least=0.0)
         self._ignored = dict(kwargs)
+        self._clock = TrainingClock()
         self._state = PlateauState()
         self._loaded = False
         self._continued: PlateauState | None = None
@@ -101,6 +107,7 @@ class ReduceLROnPlateau(Monitored):
 
     def _reset(self) -> None:
         super()._reset()
+        self._clock = TrainingClock()
         if self._loaded:
             self._loaded = False
             return
@@ -119,6 +126,8 @@ class ReduceLROnPlateau(Monitored):
             )
 
     def _epoch_begin(self, epoch: int) -> None:
+        if self.session.start_epoch == epoch:
+            self._clock.start(self.session, self.patience)
         if epoch > 0 and self._continued is not None:
             self._state = self._continued
         self._continued = None
@@ -129,16 +138,19 @@ class ReduceLROnPlateau(Monitored):
 
     def _act(self, epoch: int, logs: dict[str, Any]) -> None:
         value = self._value(epoch, logs)
+        spent = self._clock.lap(self.session, self.patience, self._name)
         if value is None:
             error = self._missed(logs)
             if error is not None:
                 raise error
+            if spent:
+                self._state = replace(self._state, waited=self._state.waited + spent)
             return
         policy = PlateauPolicy(
             self._criterion, self.factor, self.patience, self.cooldown, self.min_lr
         )
         self._state, decisions = policy.step(
-            self._state, Observation(epoch, value), self.host.learning_rates()
+            self._state, Observation(epoch, value), self.host.learning_rates(), spent
         )
         for decision in decisions:
             if isinstance(decision, SetLearningRate):
@@ -157,14 +169,18 @@ class ReduceLROnPlateau(Monitored):
         )
 
     def _tell(self, facts: Facts) -> Facts:
-        plateau = Plateau(self.monitor, self.mode, self.patience)
+        patience = self.patience if isinstance(self.patience, int) else None
+        plateau = Plateau(self.monitor, self.mode, patience)
         return replace(facts, plateaus=(*facts.plateaus, plateau))
 
     # State
 
     def state_dict(self) -> dict[str, Any]:
         """Counters as plain JSON."""
-        return {**self._header(), "state": asdict(self._state)}
+        state = asdict(self._state)
+        if not self._state.waited:
+            del state["waited"]
+        return {**self._header(), "state": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; counts for the next run.

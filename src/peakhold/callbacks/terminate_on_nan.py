@@ -54,4 +54,4 @@ class TerminateOnNaN(Participant):
                 "Terminating training immediately."
             )
         self.host.say(f"Batch {batch}: Invalid loss, terminating training")
-        self.session.stop(f"{decision.reason} at batch {batch} (TerminateOnNaN)")
+        self.session.stop(f"{decision.reason} at batch {batch} (TerminateOnNaN)", bad=True)

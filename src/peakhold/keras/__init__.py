@@ -4,36 +4,47 @@
 from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger, TensorBoard
 ```
 
-Each class is the neutral one of `peakhold` *and* a `keras.callbacks.Callback`. `LambdaCallback` and
-`History` are Keras's own: there is nothing to improve. Needs `pip install peakhold[keras]` and a
-backend of Keras 3.
+Each class is the neutral one of `peakhold` *and* a `keras.callbacks.Callback`. `LambdaCallback`,
+`History` and `ProgbarLogger` are Keras's own: there is nothing to improve. Needs
+`pip install peakhold[keras]` and a backend of Keras 3.
 """
 
-from keras.callbacks import History, LambdaCallback
+from keras.callbacks import History, LambdaCallback, ProgbarLogger
 
 from peakhold import callbacks as neutral
 from peakhold._core.monitor import Relative
+from peakhold._core.patience import Epochs, Seconds, Steps
 from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold.keras.adapter import adapt
+from peakhold.keras.batches import Batches
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
+from peakhold.keras.swap_ema_weights import SwapEMAWeights
 from peakhold.keras.tensorboard import TensorBoard
 
 __all__ = [
     "AtEnd",
+    "BackupAndRestore",
+    "Batches",
     "CSVLogger",
     "Callback",
     "CallbackList",
     "EarlyStopping",
+    "Epochs",
     "Every",
     "History",
     "KerasHost",
     "LambdaCallback",
     "LearningRateScheduler",
     "ModelCheckpoint",
+    "ProgbarLogger",
     "ReduceLROnPlateau",
     "Relative",
+    "RemoteMonitor",
+    "Seconds",
+    "Steps",
+    "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
     "adapt",
@@ -43,6 +54,10 @@ __all__ = [
 
 class Callback(KerasCallback):
     __doc__ = KerasCallback.__doc__
+
+
+class BackupAndRestore(neutral.BackupAndRestore, KerasCallback):
+    __doc__ = neutral.BackupAndRestore.__doc__
 
 
 class EarlyStopping(neutral.EarlyStopping, KerasCallback):
@@ -67,3 +82,7 @@ class TerminateOnNaN(neutral.TerminateOnNaN, KerasCallback):
 
 class LearningRateScheduler(neutral.LearningRateScheduler, KerasCallback):
     __doc__ = neutral.LearningRateScheduler.__doc__
+
+
+class RemoteMonitor(neutral.RemoteMonitor, KerasCallback):
+    __doc__ = neutral.RemoteMonitor.__doc__

@@ -48,6 +48,7 @@ class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
             pass_over_no_ops(driver)
             if isinstance(self, neutral.Participant):
                 self._driver = weakref.ref(driver)
+                self._attached(driver)
 
     @property
     def model(self) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 from keras.callbacks import CallbackList as KerasList
 
-__all__ = ["calling_list", "is_fit_of", "validation_runs"]
+__all__ = ["calling_list", "fit_runs", "is_fit_of", "validation_runs"]
 
 _NEAR = 6  # frames between our hook and Keras's list: a user's override or two
 
@@ -45,6 +45,16 @@ def calling_list(callback: Any) -> Any:
 def is_fit_of(frame: FrameType, model: Any) -> bool:
     """Whether a frame is this model's `fit`."""
     return frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model
+
+
+def fit_runs(model: Any) -> bool:
+    """Whether this model's `fit` is running, in this thread."""
+    return any(is_fit_of(frame, model) for frame in _stack(sys._getframe(1)))
+
+
+def fit_locals(model: Any) -> dict[str, Any]:
+    """What the running `fit` of this model knows; empty if none is on the stack."""
+    return next((f.f_locals for f in _stack(sys._getframe(1)) if is_fit_of(f, model)), {})
 
 
 def validation_runs(model: Any) -> bool | None:

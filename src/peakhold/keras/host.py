@@ -11,7 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any, BinaryIO
 
@@ -21,13 +21,18 @@ import keras
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError, LearningRateScheduleError
-from peakhold.host import OPTIMIZER, WEIGHTS, Snapshot, nonfinite_names
-from peakhold.keras import saving
-from peakhold.keras.fit_frame import is_fit_of, validation_runs
+from peakhold.host import OPTIMIZER, WEIGHTS, CannotPlanError, Snapshot, nonfinite_names
+from peakhold.keras import file_plan, saving
+from peakhold.keras.fit_frame import fit_runs, is_fit_of, validation_runs
+from peakhold.keras.planned_file import PlannedKerasFile, places_of
+from peakhold.keras.resume import KerasResumption
+from peakhold.store.arrays import source_of
 
 __all__ = ["KerasHost", "host_for"]
 
 AVERAGE = "average"
+SEEDS = "seeds"
+METRICS = "metrics"
 _DIRECTIONS: dict[Any, Direction] = {"up": Direction.MAX, "down": Direction.MIN}
 
 
@@ -81,48 +86,96 @@ class KerasHost:
     def parts(self) -> tuple[str, ...]:
         optimizer = self._optimizer
         if optimizer is None:
-            return (WEIGHTS,)
-        return (WEIGHTS, AVERAGE, OPTIMIZER) if _averages(optimizer) else (WEIGHTS, OPTIMIZER)
+            return (WEIGHTS, SEEDS, METRICS)
+        average = (AVERAGE,) if _averages(optimizer) else ()
+        return (WEIGHTS, *average, OPTIMIZER, SEEDS, METRICS)
+
+    def _variables(self, part: str) -> list[Any]:
+        """The variables of a part, in the order in which it lists them."""
+        if part == WEIGHTS:
+            return list(self.model.weights)
+        if part == AVERAGE:
+            return _average_variables(self._optimizer)
+        if part == OPTIMIZER:
+            return _optimizer_variables(self._optimizer)
+        if part == METRICS:
+            return list(self.model.metrics_variables)
+        weights = {id(variable) for variable in self.model.weights}
+        return [v for v in self.model.variables if id(v) not in weights]
+
+    def live(self, parts: Iterable[str]) -> Snapshot:
+        self._synced()
+        known = self.parts()
+        trees = Snapshot()
+        for part in parts:
+            if part not in known:
+                continue
+            variables = self._variables(part)
+            arrays = [_live(variable) for variable in variables]
+            keyed = part == OPTIMIZER
+            trees[part] = dict(zip(_keys(variables), arrays, strict=True)) if keyed else arrays
+        return trees
+
+    def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
+        if isinstance(tree, dict):
+            return list(tree.items())
+        paths = [variable.path for variable in self._variables(part)]
+        if not isinstance(tree, list) or len(tree) != len(paths):
+            return []
+        return list(zip(paths, tree, strict=True))
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        model, copies = self._synced(), Snapshot()
-        for part in parts:
-            if part == WEIGHTS:
-                copies[part] = model.get_weights()
-            elif part == AVERAGE:
-                copies[part] = [_array(v) for v in _average_variables(self._optimizer)]
-            elif part == OPTIMIZER:
-                copies[part] = {v.path: _array(v) for v in _optimizer_variables(self._optimizer)}
-        return copies
+        return {part: _map_arrays(tree, np.array) for part, tree in self.live(parts).items()}
 
     def restore(self, snapshot: Snapshot) -> None:
         model = self._synced()
         if WEIGHTS in snapshot:
-            model.set_weights(snapshot[WEIGHTS])
+            model.set_weights([_own(array) for array in snapshot[WEIGHTS]])
         if OPTIMIZER in snapshot:
-            for variable in _optimizer_variables(self._optimizer):
-                if variable.path in snapshot[OPTIMIZER]:
-                    variable.assign(snapshot[OPTIMIZER][variable.path])
+            self._restore_optimizer(snapshot[OPTIMIZER])
+        for part in (SEEDS, METRICS):
+            if part in snapshot:
+                _assign(part, self._variables(part), snapshot[part])
         if AVERAGE in snapshot:
-            for variable, value in zip(
-                _average_variables(self._optimizer), snapshot[AVERAGE], strict=True
-            ):
-                variable.assign(value)
+            _assign(AVERAGE, self._variables(AVERAGE), snapshot[AVERAGE])
             # What `fit` does at its end: with `use_ema` the average is the result (K-E3).
             self._optimizer.finalize_variable_values(model.trainable_variables)
+
+    def _restore_optimizer(self, arrays: dict[str, Any]) -> None:
+        if len(_optimizer_variables(self._optimizer)) < len(arrays):
+            self._build_optimizer()
+        variables = _optimizer_variables(self._optimizer)
+        # Keras numbers names by what the process has built before: the order is what stays.
+        if _fit(variables, list(arrays.values())):
+            _assign(OPTIMIZER, variables, list(arrays.values()))
+            return
+        for key, variable in zip(_keys(variables), variables, strict=True):
+            if key in arrays:
+                variable.assign(_own(arrays[key]))
+
+    def complete(self, parts: Iterable[str]) -> bool:
+        if not self.model.built:
+            return False
+        if OPTIMIZER in parts:
+            self._build_optimizer()
+        return True
+
+    def _build_optimizer(self) -> None:
+        # JAX and PyTorch do so before training begins, TensorFlow within its first batch, when
+        # memory for a copy would come too late. Not where a strategy decides on places.
+        model, optimizer = self.model, self._optimizer
+        build = getattr(optimizer, "build", None)
+        if build is not None and not optimizer.built and not _distributed(model):
+            build(model.trainable_variables)
 
     def nonfinite(self) -> frozenset[str]:
         model = self._synced()
         variables = [*model.variables, *_optimizer_variables(self._optimizer)]
-        arrays = ((v.path, keras.ops.convert_to_numpy(v)) for v in variables if _is_float(v))
+        arrays = ((v.path, _live(v)) for v in variables if _is_float(v))
         return nonfinite_names(arrays)
 
     def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
-        weights = snapshot.get(WEIGHTS)
-        paths = [v.path for v in self.model.weights]
-        if not isinstance(weights, list) or len(weights) != len(paths):
-            return frozenset()
-        return nonfinite_names(zip(paths, weights, strict=True))
+        return nonfinite_names(self.named(WEIGHTS, snapshot.get(WEIGHTS)))
 
     def state_bytes(self) -> int | None:
         model = self.model
@@ -136,7 +189,14 @@ class KerasHost:
             yield variable.path, keras.ops.convert_to_numpy(variable)
 
     def steps_done(self) -> int | None:
-        optimizer = self._optimizer
+        counts = [
+            count
+            for _, optimizer in self._optimizers()
+            if (count := self._updates_of(optimizer)) is not None
+        ]
+        return max(counts, default=None)
+
+    def _updates_of(self, optimizer: Any) -> int | None:
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         counter = getattr(inner, "_iterations", None)
         if counter is None:
@@ -220,12 +280,31 @@ class KerasHost:
     def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
         saving.write(self._synced(), file, suffix, scratch)
 
+    def plan_file(self, suffix: str) -> PlannedKerasFile:
+        model = self._synced()
+        try:
+            plan = file_plan.plan(model, suffix)
+        except (file_plan.CannotPlanError, ValueError) as error:
+            raise CannotPlanError(str(error)) from error
+        lists = {WEIGHTS: model.weights}
+        dicts = {OPTIMIZER: _optimizer_variables(self._optimizer)}
+        return PlannedKerasFile(plan, places_of(lists, dicts))
+
+    def runs_fit(self) -> bool:
+        model = self._model()
+        return model is not None and fit_runs(model)
+
     def versions(self) -> dict[str, str]:
         return {
             "peakhold": __version__,
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
         }
+
+    # Resume
+
+    def resumption(self) -> KerasResumption:
+        return KerasResumption(self)
 
     # Metrics
 
@@ -262,8 +341,76 @@ class KerasHost:
         io_utils.print_msg(message)
 
 
-def _array(variable: Any) -> np.ndarray:
-    return np.array(keras.ops.convert_to_numpy(variable))
+def _live(variable: Any) -> Any:
+    """A variable's value as an array, without a copy where its framework lets us look.
+
+    To be let go before training goes on: TensorFlow copies a buffer that somebody else looks at
+    before it writes to it, PyTorch writes, and JAX gives the buffer away.
+    """
+    value = variable.value
+    if hasattr(value, "read_value"):  # TensorFlow's: `numpy()` would copy
+        try:
+            return np.asarray(memoryview(value.read_value()))
+        except (TypeError, ValueError, BufferError):  # bfloat16, strings, another device
+            return np.asarray(keras.ops.convert_to_numpy(variable))
+    if hasattr(value, "detach"):
+        value = value.detach()
+        try:
+            return value.numpy(force=True)
+        except TypeError:  # bfloat16 and float8 are not NumPy's
+            source = source_of(value)
+            if source is None:
+                raise
+            return source.array.view(np.dtype(str(variable.dtype)))
+    try:
+        return np.asarray(value)
+    except TypeError:
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def _own(array: Any) -> Any:
+    """An array for a framework to keep: JAX takes aligned memory as it is, and ours is reused."""
+    return np.array(array)
+
+
+def _map_arrays(tree: Any, visit: Callable[[Any], Any]) -> Any:
+    if isinstance(tree, dict):
+        return {key: visit(array) for key, array in tree.items()}
+    return [visit(array) for array in tree]
+
+
+def _keys(variables: list[Any]) -> list[str]:
+    """A name for each variable; two optimizers may use the same paths."""
+    seen: dict[str, int] = {}
+    keys = []
+    for variable in variables:
+        count = seen[variable.path] = seen.get(variable.path, 0) + 1
+        keys.append(variable.path if count == 1 else f"{variable.path}#{count}")
+    return keys
+
+
+def _fit(variables: list[Any], arrays: list[Any]) -> bool:
+    return len(variables) == len(arrays) and all(
+        tuple(variable.shape) == tuple(np.shape(array))
+        for variable, array in zip(variables, arrays, strict=True)
+    )
+
+
+def _assign(part: str, variables: list[Any], arrays: list[Any]) -> None:
+    if not _fit(variables, arrays):
+        raise HostError.lacks(
+            f"restoring {part!r}",
+            f"{len(arrays)} variables of the shapes that were copied",
+            [tuple(variable.shape) for variable in variables][:5],
+            hint="restore into the model that the copy was taken from, or one built like it.",
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(_own(array))
+
+
+def _distributed(model: Any) -> bool:
+    strategy = getattr(model, "distribute_strategy", None)
+    return getattr(strategy, "num_replicas_in_sync", 1) > 1
 
 
 def _is_float(variable: Any) -> bool:

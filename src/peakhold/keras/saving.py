@@ -1,21 +1,22 @@
-"""Keras's own file formats, written to an open file.
+"""Keras's own file formats, written to an open file by the thread that trains.
 
-HDF5 is written in memory first. Its library may end the process with a segmentation fault when a
-write to a real file fails (seen on full disks); in memory nothing of the kind can happen, and the
-bytes then reach the disk by plain writes that fail in plain words. This costs the size of the
-weights in memory for the time of the save. `.keras` is a zip and goes straight to the file.
-
-A model whose class overrides `save` or `save_weights` is written by its own method, through a
-scratch file in the same folder.
+A file is planned, then written from the live variables, one at a time. What cannot be planned (a
+model whose class overrides `save`, for one) is written by the model's own method, through a scratch
+file in the same folder.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import tempfile
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any, BinaryIO, final, overload
+
+import numpy as np
+
+import keras
+from peakhold.keras.file_plan import CannotPlanError, plan
 
 __all__ = ["SUFFIXES", "write"]
 
@@ -24,62 +25,51 @@ SUFFIXES = (".keras", ".h5", ".weights.h5")
 
 def write(model: Any, file: BinaryIO, suffix: str, scratch: str) -> None:
     """Write a model (`.keras`, `.h5`) or its weights (`.weights.h5`)."""
-    own = "save_weights" if suffix == ".weights.h5" else "save"
-    if _overrides(model, own):
-        _by_own_method(model, own, file, suffix, scratch)
-        return
     try:
-        buffer = _in_memory(model, file, suffix)
-    except ImportError:  # another version of Keras keeps these functions elsewhere
-        _by_own_method(model, own, file, suffix, scratch)
-        return
-    if buffer is not None:
-        file.write(buffer.getbuffer())
+        planned = plan(model, suffix)
+    except CannotPlanError:
+        _by_own_method(model, file, suffix, scratch)
+    else:
+        planned.write(file, _LiveArrays(planned.variables))
 
 
-def _in_memory(model: Any, file: BinaryIO, suffix: str) -> io.BytesIO | None:
-    if suffix == ".keras":
-        from keras.src.saving.saving_lib import _save_model_to_fileobj
-
-        _save_model_to_fileobj(model, file, "h5")
-        return None
-    buffer = io.BytesIO()
-    if suffix == ".weights.h5":
-        from keras.src.saving.saving_lib import H5IOStore, _save_state
-
-        if not model.built:
-            raise ValueError(
-                "expected a model that has been built, got one without weights.\n"
-                "Hint: call it on some data, or build(), before saving its weights."
-            )
-        store = H5IOStore(buffer, mode="w")
-        try:
-            _save_state(
-                model,
-                weights_store=store,
-                assets_store=None,
-                inner_path="",
-                visited_saveables=set(),
-            )
-        finally:
-            store.close()
-        return buffer
-    import h5py
-    from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
-
-    with h5py.File(buffer, "w") as hdf5:
-        save_model_to_hdf5(model, hdf5)
-    return buffer
-
-
-def _overrides(model: Any, method: str) -> bool:
-    defined = next(cls for cls in type(model).__mro__ if method in vars(cls))
-    return not defined.__module__.startswith("keras.") or method in vars(model)
-
-
-def _by_own_method(model: Any, method: str, file: BinaryIO, suffix: str, scratch: str) -> None:
+def _by_own_method(model: Any, file: BinaryIO, suffix: str, scratch: str) -> None:
+    method = "save_weights" if suffix == ".weights.h5" else "save"
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".peakhold-") as folder:
         path = os.path.join(folder, f"model{suffix}")
         getattr(model, method)(path)
         with open(path, "rb") as written:
             shutil.copyfileobj(written, file, 1 << 20)
+
+
+@final
+class _LiveArrays(Sequence[np.ndarray]):
+    """The values of variables, each read when it is asked for."""
+
+    def __init__(self, variables: Sequence[Any]) -> None:
+        self._variables = variables
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        if isinstance(index, slice):
+            return _LiveArrays(self._variables[index])
+        return _view(self._variables[index])
+
+
+def _view(variable: Any) -> np.ndarray:
+    """The values, without a copy where the framework gives a view of its memory."""
+    value = variable.value
+    try:
+        if hasattr(value, "detach"):
+            return np.asarray(value.detach().cpu().numpy())
+        if hasattr(value, "unsafe_buffer_pointer"):  # JAX, on one device
+            return np.asarray(value)
+    except (TypeError, RuntimeError, ValueError):
+        pass  # a dtype that NumPy does not have, a device that gives no view
+    return np.asarray(keras.ops.convert_to_numpy(variable))

@@ -25,6 +25,7 @@ from peakhold.host import Host, host_for
 from peakhold.runtime.summary import Best
 
 if TYPE_CHECKING:
+    from peakhold.runtime.pool import Held
     from peakhold.runtime.session import Session
 
 __all__ = ["Callback", "Participant", "is_no_op", "no_op"]
@@ -204,10 +205,13 @@ class Participant(Callback):
     Handlers, in the order in which a session calls them for participants that stand side by side.
     On train begin: `_resume` (take over what an interrupted run left), `_reset`, `_check`,
     `_begin`. Before the first `_epoch_begin`: `_put_back` (the interrupted run's state). Then
-    `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes training),
-    `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all of ours
-    have seen the event. On train end: `_keep_last`, `_end`, and at last `_settle` (wait for the
-    writer).
+    `_test_begin`, `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes
+    training), `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all
+    of ours have seen the event, between `_before_commit` and `_after_commit` (whoever lends the
+    model other weights takes them out meanwhile). On train end: `_keep_last`, `_end`, then `_settle`
+    (wait for the writer), and at last `_conclude` (everything of this run is on disk). On SIGTERM:
+    `_terminate`, on another thread (finish what is under way, and return by the deadline, a time of
+    `time.monotonic()`). `_attached` when a list that drives this callback is known.
     """
 
     _session: Session | None = None
@@ -249,9 +253,42 @@ class Participant(Callback):
 
     def _put_back(self) -> None: ...
 
+    def _before_commit(self) -> None: ...
+
     def _commit(self, epoch: int, logs: dict[str, Any]) -> None: ...
 
+    def _after_commit(self) -> None: ...
+
     def _settle(self) -> None: ...
+
+    def _conclude(self) -> None: ...
+
+    def _attached(self, driver: Any) -> None: ...
+
+    def _terminate(self, deadline: float) -> None: ...
+
+    adds_to_files = False
+    """Whether it adds to a file that an earlier run may have begun, and knows what it found."""
+
+    # Snapshots that a backup must hold
+
+    def _held(self) -> dict[str, Held]:
+        """Snapshots in memory without which this callback could not go on, by name."""
+        return {}
+
+    def _load_held(self, held: Mapping[str, Held]) -> None:
+        """Take such snapshots back, each with a reference; after `load_state_dict`."""
+
+    memory_budget: int | None = None
+    """Bytes of host memory that the callbacks of a run may hold together, or None."""
+
+    def _holds(self) -> Mapping[str, int]:
+        """How many copies of each part it will hold at a time, the one being taken included.
+
+        Asked once on train begin, after `_check`; what is returned is booked and allocated. It may
+        ask `session.pool.affordable(...)` first, and do without.
+        """
+        return {}
 
     def _reset(self) -> None: ...
 
@@ -260,6 +297,8 @@ class Participant(Callback):
     def _begin(self) -> None: ...
 
     def _epoch_begin(self, epoch: int) -> None: ...
+
+    def _test_begin(self) -> None: ...
 
     def _test_end(self) -> None: ...
 

@@ -15,63 +15,64 @@ Not found: the handler is stale; it puts the old one back and passes the signal 
 
 What still fails. A loop that never looks at `stop_training` goes on until the second Ctrl-C.
 SIG_IGN and handlers not made by Python are left alone: somebody meant that.
+
+`LoopSignal` is what Ctrl-C and SIGTERM (`termination.py`) have in common.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, final
 
-__all__ = ["Interrupt"]
+__all__ = ["Interrupt", "LoopSignal"]
 
 
-@final
-class Interrupt:
-    """The SIGINT handler of one training run.
+class LoopSignal:
+    """A signal's handler for the time of one training run.
 
     Args:
         owns_frame: Whether a frame is the loop of this run.
-        on_request: Called at the first signal, in the handler: set flags, nothing else.
     """
 
-    def __init__(
-        self, owns_frame: Callable[[FrameType], bool], on_request: Callable[[], Any]
-    ) -> None:
-        self._owns_frame, self._on_request = owns_frame, on_request
+    number: signal.Signals
+
+    def __init__(self, owns_frame: Callable[[FrameType], bool]) -> None:
+        self._owns_frame = owns_frame
         self._previous: Any = None
+        self._pid = os.getpid()
         self.installed = False
         self.requested = False
 
     def install(self) -> bool:
-        """Take SIGINT over; False where that is not possible or not wanted."""
+        """Take the signal over; False where that is not possible or not wanted."""
         if threading.current_thread() is not threading.main_thread():
             return False
-        previous = signal.getsignal(signal.SIGINT)
+        previous = signal.getsignal(self.number)
         # A run that raised left its handler behind: take what it had found, not itself.
-        while isinstance(stale := getattr(previous, "__self__", None), Interrupt):
+        while isinstance(stale := getattr(previous, "__self__", None), LoopSignal):
             if stale.is_running():
                 break
             previous = stale._previous
         if previous is None or previous is signal.SIG_IGN:
             return True
         self._previous = previous
-        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(self.number, self._handle)
         self.installed = True
         return True
 
     def uninstall(self) -> None:
-        """Give SIGINT back, if it is still ours."""
-        if self.installed and getattr(signal.getsignal(signal.SIGINT), "__self__", None) is self:
-            signal.signal(signal.SIGINT, self._previous)
+        """Give the signal back, if it is still ours."""
+        if self.installed and getattr(signal.getsignal(self.number), "__self__", None) is self:
+            signal.signal(self.number, self._previous)
         self.installed = False
 
     def is_running(self) -> bool:
         """Whether the loop of this run is on the stack of the thread that asks."""
-        import sys
-
         return self._loop_is_in(sys._getframe())
 
     def _loop_is_in(self, frame: FrameType | None) -> bool:
@@ -80,6 +81,27 @@ class Interrupt:
                 return True
             frame = frame.f_back
         return False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        raise NotImplementedError
+
+
+@final
+class Interrupt(LoopSignal):
+    """The SIGINT handler of one training run.
+
+    Args:
+        owns_frame: Whether a frame is the loop of this run.
+        on_request: Called at the first signal, in the handler: set flags, nothing else.
+    """
+
+    number = signal.SIGINT
+
+    def __init__(
+        self, owns_frame: Callable[[FrameType], bool], on_request: Callable[[], Any]
+    ) -> None:
+        super().__init__(owns_frame)
+        self._on_request = on_request
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         stale = not self._loop_is_in(frame)

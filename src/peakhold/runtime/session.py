@@ -10,32 +10,40 @@ Rules of this file:
    after `super()` may rely on the work being done, and what it does before, on its not being done.
 3. If one handler raises, the others of the segment still run; then the first error is raised.
 4. What must wait for everybody (the summary, KeyboardInterrupt) is done by the last one.
+5. What an interrupted run left is put back before any callback, users' too, sees an epoch begin (or
+   training end, if no epoch is left): the list itself is made to wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 from peakhold._core.observation import Event
 from peakhold.advice import Facts, give
-from peakhold.errors import AdviceWarning
+from peakhold.errors import AdviceWarning, HostError
 from peakhold.host import Host
-from peakhold.runtime.callback import Callback, Participant
+from peakhold.runtime.callback import Callback as OwnCallback
+from peakhold.runtime.callback import Participant
 from peakhold.runtime.interrupt import Interrupt
 from peakhold.runtime.pool import SnapshotPool
 from peakhold.runtime.summary import Ending, summarize
+from peakhold.runtime.termination import Termination
 
-__all__ = ["Session", "session_of"]
+__all__ = ["Session", "run_ahead", "session_of"]
+
+_TERMINATION_S = 20.0
 
 _HANDLERS = {
     Event.TRAIN_BEGIN: ("_begin",),
     Event.EPOCH_BEGIN: ("_epoch_begin",),
+    Event.TEST_BEGIN: ("_test_begin",),
     Event.TEST_END: ("_test_end",),
     Event.EPOCH_END: ("_measure", "_act", "_keep", "_record"),
 }
@@ -82,6 +90,7 @@ class Session:
         self.callbacks = list(callbacks)
         self.members = [cb for cb in self.callbacks if isinstance(cb, Participant)]
         self.driven = driver is not None
+        self._driver = None if driver is None else weakref.ref(driver)
         self.run_id = os.urandom(4).hex()
         self.timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.stop_reasons: list[str] = []
@@ -94,6 +103,8 @@ class Session:
         self.n_epochs_done = 0
         self.tested = False
         """Whether validation has run in this epoch."""
+        self.ended_badly = False
+        """Whether training was stopped because its state is worth nothing (NaN), or failed."""
         self.test_logs: Any = None
         """Metrics of the last evaluation that ended."""
         self.interrupted = False
@@ -110,7 +121,11 @@ class Session:
         self._segments = _segments(self.callbacks)
         self._arrived: dict[int, tuple[Event, set[int]]] = {}
         self._interrupt: Interrupt | None = None
-        self.pool = SnapshotPool(lambda: self.host)
+        self._termination: Termination | None = None
+        self._resumed = False
+        self._has_put_back = False
+        reference = weakref.ref(self)
+        self.pool = SnapshotPool(lambda: _host_of(reference))
         """Snapshots that the callbacks of this run share."""
         self._uncommitted: tuple[int, Any] | None = None
         self._seen_epoch_end: set[int] = set()
@@ -149,13 +164,37 @@ class Session:
         """Whether a user's callback could add to `logs` or change the model."""
         return any(map(_is_strange, self.callbacks))
 
+    def strangers_follow(self, member: Participant) -> bool:
+        """Whether a user's hook may look, in the same event, at what this member has done."""
+        mine = next((i for i, one in enumerate(self.callbacks) if one is member), 0)
+        return any(map(_is_strange, self.callbacks[mine:]))
+
+    def seconds(self) -> float:
+        """Seconds since this run began."""
+        return time.monotonic() - self._clock
+
+    def steps(self) -> tuple[int | None, ...]:
+        """Steps done, by each of those who may count them; None from those who cannot.
+
+        The list, told of each batch; the model's optimizer; and the epochs, if their length is
+        known. A batch hook of ours would know, too, and cost Keras its asynchronous dispatch.
+        """
+        driver = self._driver() if self._driver is not None else None
+        length = self.params.get("steps")
+        return (
+            getattr(driver, "n_batches_done", None),
+            self.host.steps_done(),
+            length * self.n_epochs_done if isinstance(length, int) else None,
+        )
+
     def has_called(self, member: Participant) -> bool:
         """Whether this member's `on_train_begin` was called in this session."""
         return id(member) in self._called
 
-    def stop(self, reason: str) -> None:
-        """Ask for the end of training."""
+    def stop(self, reason: str, *, bad: bool = False) -> None:
+        """Ask for the end of training; `bad`: the state it ends with is not one to go on from."""
         self.stop_reasons.append(reason)
+        self.ended_badly |= bad
         self.host.request_stop()
 
     def warn(self, message: str, category: type[Warning]) -> None:
@@ -198,8 +237,13 @@ class Session:
     def _commit(self) -> None:
         waiting, self._uncommitted = self._uncommitted, None
         self._seen_epoch_end = set()
-        if waiting is not None:
+        if waiting is None or all(type(m)._commit is Participant._commit for m in self.members):
+            return
+        _run(self.members, ("_before_commit",), ())
+        try:
             _run(self.members, ("_commit",), waiting)
+        finally:
+            _run(self.members, ("_after_commit",), ())
 
     def _is_first(self, member: Participant, event: Event) -> bool:
         """Whether this is the first of its segment to be called for this event."""
@@ -215,7 +259,7 @@ class Session:
         if event is Event.EPOCH_BEGIN:
             if self.start_epoch is None:
                 self.start_epoch = args[0]
-                _run(self.members, ("_put_back",), ())
+                self.put_back()
             self.epoch, self.tested = args[0], False
             # `fit` looks at the flag only after a batch: an epoch begun after Ctrl-C is cut short.
             self._in_batches, self.broken_epoch = True, self.interrupted
@@ -236,9 +280,11 @@ class Session:
         if self._checked:
             return
         self._checked = True
-        for handler in ("_resume", "_reset", "_check"):
+        self.resume()
+        for handler in ("_reset", "_check"):
             for member in self.members:
                 getattr(member, handler)()
+        self.pool.prepare_for(self.members)
         self._advise()
         if self.driven and self.members:
             reference = weakref.ref(self)
@@ -246,11 +292,49 @@ class Session:
                 lambda frame: (s := reference()) is not None and s.host.owns_frame(frame),
                 lambda: s._on_interrupt() if (s := reference()) is not None else None,
             )
+            self._install_termination()
             if not self._interrupt.install() and not self.quiet:
                 self.host.say(
                     "Ctrl-C cannot be caught outside the main thread: "
                     "it will end this training without restoring the best weights."
                 )
+
+    def resume(self) -> None:
+        """Once, before anybody's train begin: take over what an interrupted run left."""
+        if not self._resumed:
+            self._resumed = True
+            self.host.resumption().set_first_epoch(None)  # of a fit that raised before it began
+            for member in self.members:
+                member._resume()
+
+    def put_back(self) -> None:
+        """Once, before the first epoch or, if none is left, the end: what was interrupted."""
+        if not self._has_put_back:
+            self._has_put_back = True
+            _run(self.members, ("_put_back",), ())
+
+    def ahead_of_all(self, hook: str, work: Callable[[], Any]) -> None:
+        """Have work done before any callback of the list is called for a hook the next time."""
+        driver = self._driver() if self._driver is not None else None
+        if driver is not None:
+            run_ahead(driver, hook, work)
+
+    def _install_termination(self) -> None:
+        if all(type(m)._terminate is Participant._terminate for m in self.members):
+            return
+        reference = weakref.ref(self)
+        self._termination = Termination(
+            lambda frame: (s := reference()) is not None and s.host.owns_frame(frame),
+            lambda: s._terminate() if (s := reference()) is not None else None,
+        )
+        self._termination.install()
+
+    def _terminate(self) -> None:
+        # On a thread of its own, while training goes on.
+        now = time.monotonic()
+        for member in self.members:
+            with contextlib.suppress(Exception):  # the others must have their time, and the signal
+                member._terminate(now + getattr(member, "sigterm_timeout", _TERMINATION_S))
 
     def _begin_late(self, segment: Iterable[Participant]) -> None:
         """For hooks that somebody calls by hand, without `on_train_begin`."""
@@ -285,6 +369,7 @@ class Session:
     def _end(self, member: Participant, logs: Any) -> None:
         if self._finished:
             return
+        self.put_back()
         segment = self._segments[id(member)]
         self.pool.new_moment()
         self._begin_late(segment)
@@ -313,8 +398,15 @@ class Session:
             _run(self.members, ("_settle",), ())
         except Exception as caught:
             error = error or caught
-        if self._interrupt is not None:
-            self._interrupt.uninstall()
+        self.ended_badly |= error is not None or self.interrupted
+        try:
+            _run(self.members, ("_conclude",), ())
+        except Exception as caught:
+            error = error or caught
+        self.pool.close()
+        for handler in (self._interrupt, self._termination):
+            if handler is not None:
+                handler.uninstall()
         if not self.quiet:
             for line in summarize(self._ending(), self.members):
                 self.host.say(line)
@@ -328,10 +420,35 @@ class Session:
             n_epochs_done=self.n_epochs_done,
             last_epoch=self.last_epoch,
             epochs=self.epochs,
-            seconds=time.monotonic() - self._clock,
+            seconds=self.seconds(),
             reason=self.stop_reasons[0] if self.stop_reasons else None,
             interrupted=self.interrupted,
         )
+
+
+def run_ahead(driver: Any, hook: str, work: Callable[[], Any]) -> None:
+    """Have work done before a list calls its callbacks for a hook the next time, once."""
+    before = vars(driver).get(hook)
+    own = getattr(driver, hook)
+
+    def ahead(*args: Any, **kwargs: Any) -> Any:
+        if before is None:
+            vars(driver).pop(hook, None)
+        else:
+            setattr(driver, hook, before)
+        work()
+        return own(*args, **kwargs)
+
+    setattr(driver, hook, ahead)
+
+
+def _host_of(reference: weakref.ref[Session]) -> Host:
+    session = reference()
+    if session is None:
+        raise HostError.lacks(
+            "a snapshot", "the run it was taken in", None, hint="keep the callback."
+        )
+    return session.host
 
 
 def _run(members: Iterable[Participant], handlers: Sequence[str], args: tuple[Any, ...]) -> None:
@@ -374,7 +491,7 @@ def _segments(callbacks: Iterable[Any]) -> dict[int, list[Participant]]:
                 segments[id(callback)] = row
                 continue
             segments[id(callback)] = [callback]
-        elif not isinstance(callback, Callback) and _is_silent(callback):
+        elif not isinstance(callback, OwnCallback) and _is_silent(callback):
             continue
         row = []
     return segments

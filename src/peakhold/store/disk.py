@@ -1,9 +1,9 @@
-"""Every call to the operating system that the store makes for checkpoints, one method each.
+"""Every call to the operating system that the store makes for what it commits, one method each.
 
 Rules for this file:
 
-1. Nothing else under `peakhold.store` touches a file of a checkpoint folder. What is not a method
-   here cannot happen, so the tests can fail, kill and record every single call.
+1. Nothing else under `peakhold.store` writes to a folder of checkpoints, or a single file. What is
+   not a method here cannot happen, so the tests can fail, kill and record every single call.
 2. Files are named relative to an open folder descriptor and never followed through a link: a folder
    that is swapped under us, a link or a FIFO in a checkpoint cannot lead us elsewhere or hang us.
 3. A method does one call and decides nothing. Retrying is not an option: after a failed `fsync` the
@@ -34,7 +34,7 @@ def _flags(*names: str) -> int:
 
 _FOLDER = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
 _READ = _flags("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
-_CREATE = _flags("O_WRONLY", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC")
+_CREATE = _flags("O_RDWR", "O_BINARY", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC")
 _LOCK = _flags("O_RDWR", "O_CREAT", "O_NOFOLLOW", "O_CLOEXEC")
 
 
@@ -54,7 +54,7 @@ class Disk:
         return os.open(name, _READ, dir_fd=at)
 
     def create(self, name: str, at: int) -> int:
-        """Create a file for writing; it must not exist."""
+        """Create a file for writing and reading; it must not exist."""
         return os.open(name, _CREATE, 0o666, dir_fd=at)
 
     def open_lock(self, name: str, at: int) -> int:
@@ -69,17 +69,25 @@ class Disk:
         """
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def truncate(self, fd: int) -> None:
-        """Make a file empty."""
-        os.ftruncate(fd, 0)
+    def truncate(self, fd: int, size: int = 0) -> None:
+        """Cut a file to a size in bytes."""
+        os.ftruncate(fd, size)
+
+    def set_mode(self, fd: int, mode: int) -> None:
+        """Give a file these permissions."""
+        os.fchmod(fd, mode)
 
     def make_folder(self, name: str, at: int) -> None:
         """Create a folder; it must not exist."""
         os.mkdir(name, 0o777, dir_fd=at)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
-        """Write at the end; may write less than asked."""
+        """Write where the last write ended; may write less than asked."""
         return os.write(fd, data)
+
+    def seek(self, fd: int, offset: int, whence: int) -> int:
+        """Let the next write be elsewhere; returns where."""
+        return os.lseek(fd, offset, whence)
 
     def start_writeback(self, fd: int, offset: int, length: int) -> None:
         """Let the kernel begin to write these dirty pages now instead of at the flush.
@@ -124,8 +132,12 @@ class Disk:
         os.close(fd)
 
     def rename(self, old: str, new: str, old_at: int, new_at: int) -> None:
-        """Rename; callers make sure that `new` is free (only an empty folder would be replaced)."""
+        """Rename. A file takes the place of a file; of folders, only an empty one is replaced."""
         os.rename(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
+
+    def link(self, old: str, new: str, old_at: int, new_at: int) -> None:
+        """Give a file a second name, which must be free; a link is not followed."""
+        os.link(old, new, src_dir_fd=old_at, dst_dir_fd=new_at, follow_symlinks=False)
 
     def remove(self, name: str, at: int) -> None:
         """Remove a file or a link."""
@@ -150,6 +162,13 @@ class Disk:
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino
+
+    def look(self, name: str, at: int) -> os.stat_result | None:
+        """All that is known of what has this name now, a link not followed; None if nothing has."""
+        try:
+            return os.stat(name, dir_fd=at, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
 
     def free_bytes(self, at: int) -> int:
         """Bytes that this user may still write."""

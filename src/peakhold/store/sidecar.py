@@ -7,6 +7,8 @@ Rules of this file:
    between the two, whichever file stands under the name, its entry is true.
 2. A sidecar that is damaged or missing costs knowledge, never a file.
 3. What has no valid entry was not written by Peakhold, or was changed since: it is never deleted.
+4. A file is deleted before its entry is: an entry without a file is harmless, and goes with the
+   next record; a file without an entry would be a stranger's for ever.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, final
 
 from peakhold.store import files
+from peakhold.store.disk import Disk
 
-__all__ = ["Entry", "Sidecar"]
+__all__ = ["PREVIOUS", "Entry", "Sidecar"]
 
 FORMAT = 1
 SUFFIX = ".peakhold.json"
+PREVIOUS = ".previous"
 _LARGEST = 64 << 20  # bytes; a sidecar of ten thousand files has about 5 MB
 
 
@@ -52,6 +57,12 @@ class Entry:
     """All finite metrics of that moment."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of Peakhold and of the framework."""
+    order: int = 0
+    """Running number of the commit, over all names of the template; 0 in old sidecars."""
+    mtime_ns: int | None = None
+    """When the file was last changed, in nanoseconds; None in old sidecars."""
+    finite: bool = True
+    """False if the loss or a variable was NaN or infinite when it was saved."""
 
 
 def _read_entry(raw: Any) -> Entry | None:
@@ -60,9 +71,10 @@ def _read_entry(raw: Any) -> Entry | None:
         return None
     value = raw.get("value")
     rankable = value is None or (isinstance(value, (int, float)) and math.isfinite(value))
-    if not (
-        isinstance(raw.get("checksum"), str) and isinstance(raw.get("epoch"), int) and rankable
-    ):
+    numbers = [raw.get("epoch"), raw.get("order", 0), raw.get("batch") or 0]
+    if not (isinstance(raw.get("checksum"), str) and rankable):
+        return None
+    if not all(isinstance(number, int) for number in numbers):
         return None
     try:
         return Entry(**{key: value for key, value in raw.items() if key in known})
@@ -78,13 +90,15 @@ class Sidecar:
         folder: Where the files are.
         template: Base name of the template, braces and all; it names the sidecar.
         plain: The template without braces, for the sidecar's own name.
+        disk: The calls to the system. Defaults to the real ones.
     """
 
-    def __init__(self, folder: str, template: str, plain: str) -> None:
-        self.folder, self.template = folder, template
+    def __init__(self, folder: str, template: str, plain: str, *, disk: Disk | None = None) -> None:
+        self.folder, self.template, self._disk = folder, template, disk
         self.path = os.path.join(folder, plain + SUFFIX)
         self.damaged = False
         self._entries: dict[str, list[Entry]] = self._read()
+        self._identified: dict[tuple[str, int, int], Entry | None] = {}
 
     def _read(self) -> dict[str, list[Entry]]:
         import json
@@ -115,6 +129,26 @@ class Sidecar:
         digest = files.checksum(os.path.join(self.folder, name))
         return next((entry for entry in entries if entry.checksum == digest), None)
 
+    def entry_by_look(self, name: str) -> Entry | None:
+        """Like `entry_for`, but a file of the recorded size and time is believed unread.
+
+        That is enough to count what there is, not to delete it.
+        """
+        try:
+            status = os.stat(os.path.join(self.folder, name))
+        except OSError:
+            return None
+        sized = [e for e in self._entries.get(name, ()) if e.size == status.st_size]
+        if not sized or not stat.S_ISREG(status.st_mode):
+            return None
+        known = next((e for e in sized if e.mtime_ns == status.st_mtime_ns), None)
+        if known is not None:
+            return known
+        key = name, status.st_size, status.st_mtime_ns  # copied, or of an old sidecar: read it once
+        if key not in self._identified:
+            self._identified[key] = self.entry_for(name)
+        return self._identified[key]
+
     def entries(self, name: str) -> list[Entry]:
         """All entries of a name, the newest first; at most one of them is of the file there."""
         return list(self._entries.get(name, ()))
@@ -123,18 +157,31 @@ class Sidecar:
         """Names that have entries, sorted."""
         return sorted(self._entries)
 
-    def record(self, name: str, entry: Entry, *, standing: Entry | None = None) -> None:
+    def record(
+        self, name: str, entry: Entry, *, standing: Entry | None = None, after: int = 0
+    ) -> Entry:
         """Add an entry, durably, and keep the one of the file that stands there now.
+
+        An entry of the same name and epoch is replaced, unless it is that of the file that stands
+        there: then it goes with the record after this one.
 
         Args:
             name: Base name of the file.
-            entry: What is about to stand under it.
+            entry: What is about to stand under it. It gets its `order`, if it has none.
             standing: The valid entry of the file it replaces, if that is known already.
+            after: An `order` that the new one must come after.
+
+        Returns:
+            The entry as recorded.
         """
         import json
 
         known = self._read() or self._entries  # another callback may write the same template
-        old = [standing] if standing is not None else known.get(name, [])
+        if not entry.order:
+            orders = (e.order for entries in known.values() for e in entries)
+            entry = replace(entry, order=1 + max([after, *orders]))
+        old = [e for e in known.get(name, []) if e.epoch != entry.epoch]
+        old = old if standing is None else [standing]
         merged = {
             other: entries
             for other, entries in known.items()
@@ -147,8 +194,9 @@ class Sidecar:
             "files": {key: [asdict(e) for e in merged[key]] for key in sorted(merged)},
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        files.commit(self.path, lambda file: file.write(text.encode()))
+        files.commit(self.path, lambda file: file.write(text.encode()), disk=self._disk)
         self._entries = merged
+        return entry
 
     def set_aside(
         self, name: str, suffix: str, better: Callable[[float | None, float | None], bool] | None
@@ -168,7 +216,7 @@ class Sidecar:
         """
         standing = self.entry_for(name)
         stem = name.removesuffix(suffix)
-        aside = f"{stem}.previous{suffix}"
+        aside = f"{stem}{PREVIOUS}{suffix}"
         for number in itertools.count(2):
             if not os.path.lexists(os.path.join(self.folder, aside)):
                 break
@@ -176,7 +224,7 @@ class Sidecar:
             if held is None or standing is None:
                 if held is standing and self._is_same(name, aside):
                     return aside  # by a run that was killed before its save
-                aside = f"{stem}.previous-{number}{suffix}"
+                aside = f"{stem}{PREVIOUS}-{number}{suffix}"
                 continue
             same = (held.monitor, held.mode) == (standing.monitor, standing.mode)
             if same and better is not None and better(held.value, standing.value):
@@ -184,7 +232,9 @@ class Sidecar:
             break
         if standing is not None:
             self.record(aside, standing)
-        files.keep_aside(os.path.join(self.folder, name), os.path.join(self.folder, aside))
+        files.keep_aside(
+            os.path.join(self.folder, name), os.path.join(self.folder, aside), disk=self._disk
+        )
         return aside
 
     def _is_same(self, name: str, other: str) -> bool:

@@ -30,7 +30,7 @@ import numpy as np
 from peakhold.store.arrays import DTYPES, STORED_AS, Array, ArraySource
 from peakhold.store.tree import flatten
 
-__all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "draft"]
+__all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "allocate", "draft"]
 
 _PAGE: Final = mmap.PAGESIZE
 _FIXED_NOREPLACE: Final = 0x100000  # MAP_FIXED_NOREPLACE, Linux 4.17
@@ -148,8 +148,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_fill_gaps_in_child)
 
 
-def _allocate(nbytes: int) -> Array:
-    """Fresh private memory with every page touched."""
+def allocate(nbytes: int) -> Array:
+    """Fresh private memory with every page touched, which forked children do not get."""
     nbytes = max(nbytes, _PAGE)
     if sys.platform == "win32":
         memory: Array = np.empty(nbytes, np.uint8)
@@ -193,7 +193,7 @@ class HostBuffers:
         layout = Layout(drafts)
         if self._memory is None or self._memory.nbytes < layout.nbytes:
             self._views, self._memory = {}, None  # let the old memory go before the new one comes
-            self._memory = _allocate(layout.nbytes)
+            self._memory = allocate(layout.nbytes)
         self._layout = layout
         self._views = {
             part.name: [

@@ -25,8 +25,6 @@ __all__ = [
     "Due",
     "DueState",
     "Every",
-    "EveryBatches",
-    "EveryBatchesState",
     "SaveBest",
     "SaveBestState",
     "Trigger",
@@ -84,40 +82,6 @@ class SaveBest:
     def failed(self, state: SaveBestState) -> SaveBestState:
         """Fact: the pending save came to nothing."""
         return replace(state, pending=None)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class EveryBatchesState:
-    """Plain numbers: its own JSON."""
-
-    seen: int = 0
-    """Batches since the last save."""
-    last_batch: int | None = None
-    """Index of the last batch seen in this epoch."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class EveryBatches:
-    """Due after every `n` batches, counted over epochs (Keras's `save_freq=n`).
-
-    With `steps_per_execution` a hook stands for several batches: their number is the distance
-    between two indices.
-    """
-
-    n: int
-
-    def init(self) -> EveryBatchesState:
-        """The state before the first batch."""
-        return EveryBatchesState()
-
-    def step(self, state: EveryBatchesState, batch: int) -> tuple[EveryBatchesState, bool]:
-        """Take one hook into account; True when a save is due."""
-        new_epoch = state.last_batch is None or batch <= state.last_batch
-        seen = state.seen + (batch + 1 if new_epoch else batch - (state.last_batch or 0))
-        due = seen >= self.n
-        return EveryBatchesState(0 if due else seen, batch), due
 
 
 @final

@@ -1,0 +1,192 @@
+"""Send the metrics of each epoch to a server."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from peakhold._core.arguments import check_number, check_text
+from peakhold.errors import InvalidArgumentError, RemoteWarning
+from peakhold.host import to_number
+from peakhold.runtime.callback import Participant
+
+if TYPE_CHECKING:
+    import urllib.request
+
+    from peakhold.callbacks.remote_sender import Sender
+
+__all__ = ["RemoteMonitor"]
+
+
+class RemoteMonitor(Participant):
+    """Send the metrics of each epoch to a server, by HTTP POST.
+
+    In `fit`, and in loops that a `CallbackList` drives, a thread sends them, in order; an epoch
+    costs no more than putting its metrics into a queue. At most 100 epochs wait; then the oldest is
+    dropped. The end of training waits at most `timeout` seconds for the last of them. A server that
+    cannot be reached, or refuses, is told of once for each run, as a warning: training goes on.
+    Called by hand, `on_epoch_end` sends at once.
+
+    It needs no package: `requests` is not used. A proxy is taken from the environment
+    (`http_proxy`), a name and password from the URL.
+
+    Args:
+        root: URL of the server, `http` or `https`. Defaults to `"http://localhost:9000"`.
+        path: Path on it. Defaults to `"/publish/epoch/end/"`.
+        field: Name of the form's field that holds the JSON; unused if `send_as_json`. Defaults to
+            `"data"`.
+        headers: HTTP headers to send. Defaults to `None`.
+        send_as_json: Whether the body is JSON (`application/json`) instead of a form. NaN and
+            infinity, which JSON does not have, are `null` there. Defaults to `False`.
+        timeout: Seconds to wait for each answer of the server, and for all that is missing at the
+            end of training (one second more if it hangs). Defaults to `5`.
+
+    Raises:
+        InvalidArgumentError: For a `root` that is no URL, headers that are no dict, `timeout=0`.
+
+    Example:
+        >>> monitor = RemoteMonitor("https://metrics.example", path="/epochs", send_as_json=True)
+        >>> monitor.root + monitor.path
+        'https://metrics.example/epochs'
+
+    Source:
+        `keras.callbacks.RemoteMonitor` of Keras 3.15; K-T5.
+    """
+
+    def __init__(
+        self,
+        root: str = "http://localhost:9000",
+        path: str = "/publish/epoch/end/",
+        field: str = "data",
+        headers: Mapping[str, str] | None = None,
+        send_as_json: bool = False,
+        *,
+        timeout: float = 5,
+    ) -> None:
+        super().__init__()
+        self.root = _check_root(root)
+        self.path = path
+        self.field = check_text("field", field, "a name", hint="pass field='data'.")
+        if headers is not None and not isinstance(headers, Mapping):
+            raise InvalidArgumentError.for_argument(
+                "headers", headers, "a dict of HTTP headers", hint="pass {'X-Run': 'first'}."
+            )
+        self.headers = headers
+        self.send_as_json = bool(send_as_json)
+        self.timeout = check_number(
+            "timeout", timeout, "seconds, at least 0.001", at_least=0.001, hint="pass timeout=5."
+        )
+        self._sender: Sender | None = None
+        self._told = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_sender": None}
+
+    # Handlers
+
+    def _reset(self) -> None:
+        self._sender, self._told = None, False
+
+    def _record(self, epoch: int, logs: dict[str, Any]) -> None:
+        from peakhold.callbacks.remote_sender import Sender, post  # loads sockets and TLS
+
+        request = self._request(epoch, logs)
+        if not self.session.driven:
+            self._tell_failure(post(request, self.timeout, []))
+            return
+        if self._sender is None:
+            self._sender = Sender(self.timeout)
+        self._sender.push(request)
+        self._tell_failure(self._sender.failure)
+
+    def _settle(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            self._tell_failure(sender.close())
+
+    def _tell_failure(self, reason: str | None) -> None:
+        if reason is not None and not self._told:
+            self._told = True
+            self.session.warn(
+                f"Could not reach RemoteMonitor root server at {_without_password(self.root)}: "
+                f"{reason}. Training goes on.",
+                RemoteWarning,
+            )
+
+    # What is sent
+
+    def _request(self, epoch: int, logs: Mapping[str, Any]) -> urllib.request.Request:
+        import urllib.parse
+        import urllib.request
+
+        event = {"epoch": epoch, **{name: _plain(value) for name, value in logs.items()}}
+        if self.send_as_json:
+            body, kind = json.dumps(_strict(event)).encode(), "application/json"
+        else:
+            text = json.dumps(event)
+            body = urllib.parse.urlencode({self.field: text}).encode()
+            kind = "application/x-www-form-urlencoded"
+        url, authorization = _split_password(self.root + self.path)
+        headers = {"Content-Type": kind, **authorization, **(self.headers or {})}
+        request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310 - http only
+        request.method = "POST"
+        return request
+
+
+def _plain(value: Any) -> Any:
+    """A log value as JSON has it."""
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    shape = tuple(getattr(value, "shape", ()))
+    if hasattr(value, "item") and math.prod(shape) == 1:
+        return value.item()  # an int stays an int
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    number = to_number(value)
+    if number is not None:
+        return number
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else str(value)
+
+
+def _strict(value: Any) -> Any:
+    """The same without NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _strict(one) for key, one in value.items()}
+    return [_strict(one) for one in value] if isinstance(value, list) else value
+
+
+def _check_root(root: Any) -> str:
+    from urllib.parse import urlsplit
+
+    text = check_text("root", root, "a URL", hint="pass root='http://localhost:9000'.")
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise InvalidArgumentError.for_argument(
+            "root", text, "a URL of http or https", hint="pass root='http://localhost:9000'."
+        )
+    return text
+
+
+def _split_password(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without name and password, and the header that holds them."""
+    from base64 import b64encode
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, {}
+    token = b64encode(unquote(user).encode()).decode()
+    return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {token}"}
+
+
+def _without_password(url: str) -> str:
+    return _split_password(url)[0]

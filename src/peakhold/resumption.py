@@ -1,0 +1,190 @@
+"""What a resume asks of a framework, beyond copying parts of the model and putting them back.
+
+A host answers with a `Resumption`: `LoopResumption` here for loops, and one in each framework's own
+package. Like the host, it is the only one that looks into users' objects.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+__all__ = ["LoopResumption", "Passed", "Resumption"]
+
+
+class Passed(NamedTuple):
+    """The epochs that were trained, as the framework's own record has them."""
+
+    epochs: list[int]
+    """Indices of the epochs, from 0."""
+    metrics: dict[str, list[Any]]
+    """Values by metric, in the order in which they were logged."""
+
+
+class Resumption(Protocol):
+    """All that `BackupAndRestore` asks of the world, besides `Host`."""
+
+    def set_first_epoch(self, epoch: int | None) -> None:
+        """Have the loop that begins now start at this epoch; None takes that back."""
+
+    def build_config(self) -> Any:
+        """What `build` needs, as a plain tree; None if nothing is known or needed."""
+
+    def build(self, config: Any) -> bool:
+        """Make the model's variables where they are missing; whether they are there now."""
+
+    def more(self) -> dict[str, Any]:
+        """Copies of state that is none of the host's parts: seeds, metrics, the framework's RNG."""
+
+    def names(self) -> dict[str, list[str]]:
+        """What people call the arrays of each part, in their order; for messages only."""
+
+    def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
+        """What does not fit the model, in words, the first first; empty if all does."""
+
+    def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        """Put parts and the rest back, exactly: the next epoch runs as if nothing had happened."""
+
+    def passed(self, callbacks: Iterable[Any]) -> Passed | None:
+        """What the framework's own record of this run holds; None if there is none."""
+
+    def set_passed(self, callbacks: Iterable[Any], passed: Passed) -> None:
+        """Fill the framework's own record."""
+
+    def is_stateless(self, callback: Any) -> bool:
+        """Whether this is a callback of the framework that a resume may begin anew."""
+
+    def stop_requested(self) -> bool:
+        """Whether somebody has asked for the end of training."""
+
+    def call_batch_hooks(self, driver: Any) -> None:
+        """See that hooks for a batch's end are called from now on, in the thread that trains."""
+
+    def unrepeatable(self) -> str | None:
+        """Why this run cannot be repeated exactly, and what to do; None if nothing is known."""
+
+    def foreign_backup(self, folder: str) -> tuple[str, ...]:
+        """Paths of a backup that the framework's own class left in `folder`; empty if none."""
+
+    def take_foreign_backup(self, folder: str) -> int:
+        """Load that backup into the model; the epoch to go on with.
+
+        Raises:
+            CheckpointDamagedError: If it cannot be read.
+        """
+
+
+class LoopResumption:
+    """A loop that somebody wrote: it asks `BackupAndRestore.initial_epoch` where to begin.
+
+    Args:
+        host: The host of the loop; its parts are trees of arrays.
+    """
+
+    def __init__(self, host: Any) -> None:
+        self._host = host
+
+    def set_first_epoch(self, epoch: int | None) -> None:
+        """Nothing to tell a loop."""
+
+    def build_config(self) -> Any:
+        """Nothing is known of how the model is built."""
+
+    def build(self, config: Any) -> bool:
+        """A loop's model is there, or nobody can make it."""
+        return True
+
+    def more(self) -> dict[str, Any]:
+        """Rates that no part holds."""
+        return {"rates": self._host.learning_rates()}
+
+    def names(self) -> dict[str, list[str]]:
+        """Trees carry their own names."""
+        return {}
+
+    def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
+        """Weights are compared by name and shape; an optimizer may not have its slots yet."""
+        if "weights" not in parts:
+            return []
+        live = dict(_leaves(self._host.snapshot(["weights"]).get("weights")))
+        kept = dict(_leaves(parts["weights"]))
+        return [
+            f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
+            for name in dict.fromkeys([*kept, *live])
+            if _shape(kept.get(name)) != _shape(live.get(name))
+        ]
+
+    def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        """Put back by the host's own functions, as tensors where the loop is one of torch."""
+        torch = sys.modules.get("torch")
+        wants_tensors = torch is not None and (
+            isinstance(self._host.model, torch.nn.Module)
+            or isinstance(self._host.optimizer, torch.optim.Optimizer)
+        )
+        snapshot = {
+            part: _as_tensors(tree, torch) if wants_tensors else tree
+            for part, tree in parts.items()
+            if part in self._host.parts()
+        }
+        self._host.restore(snapshot)
+        now = self._host.learning_rates()
+        for name, rate in more.get("rates", {}).items():
+            if name in now and now[name] != rate:
+                self._host.set_learning_rate(name, rate)
+
+    def passed(self, callbacks: Iterable[Any]) -> Passed | None:
+        """A loop keeps its own record."""
+
+    def set_passed(self, callbacks: Iterable[Any], passed: Passed) -> None:
+        """A loop keeps its own record."""
+
+    def is_stateless(self, callback: Any) -> bool:
+        """Nothing is known."""
+        return False
+
+    def stop_requested(self) -> bool:
+        """As the host was told."""
+        return bool(
+            getattr(self._host, "stop_training", False)
+            or getattr(self._host.model, "stop_training", False)
+        )
+
+    def call_batch_hooks(self, driver: Any) -> None:
+        """A loop's list always calls them."""
+
+    def unrepeatable(self) -> str | None:
+        """Nothing is known."""
+
+    def foreign_backup(self, folder: str) -> tuple[str, ...]:
+        """No other class writes backups of loops."""
+        return ()
+
+    def take_foreign_backup(self, folder: str) -> int:
+        """There is none."""
+        raise NotImplementedError
+
+
+def _leaves(tree: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, (list, tuple)):
+        for index, value in enumerate(tree):
+            yield from _leaves(value, f"{path}.{index}" if path else str(index))
+    elif hasattr(tree, "shape"):
+        yield path or "0", tree
+
+
+def _shape(leaf: Any) -> str:
+    return "nothing" if leaf is None else str(tuple(leaf.shape))
+
+
+def _as_tensors(tree: Any, torch: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _as_tensors(value, torch) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_as_tensors(value, torch) for value in tree)
+    if hasattr(tree, "__array__") and hasattr(tree, "setflags"):
+        return torch.from_numpy(tree.copy())
+    return tree

@@ -1,0 +1,64 @@
+"""The states of all callbacks of a run, filed so that the next process finds whose each is.
+
+A state is filed under the callback's class, what it monitors and what it writes, and a number where
+two agree in all of that. The order of the list does not matter otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable as Function
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from peakhold.runtime.callback import Callback, Participant
+
+__all__ = ["collect", "filed", "without_state"]
+
+_OF_EVERY_CALLBACK = {"params", "_model", "_host", "_driver", "_session", "validation_data"}
+
+
+def filed(callbacks: Iterable[Any]) -> dict[str, Any]:
+    """The callbacks by the name that their state is filed under."""
+    names: dict[str, Any] = {}
+    for callback in callbacks:
+        base, number = _name(callback), 1
+        name = base
+        while name in names:
+            number += 1
+            name = f"{base} #{number}"
+        names[name] = callback
+    return names
+
+
+def _name(callback: Any) -> str:
+    if not isinstance(callback, Participant):
+        return f"{type(callback).__module__}.{type(callback).__qualname__}"
+    header = {str(key): value for key, value in callback._header().items()}
+    path = vars(callback).get("filepath", vars(callback).get("filename"))
+    words = [str(value) for key, value in sorted(header.items()) if key != "class"]
+    return f"{header['class']}({', '.join(words if path is None else [*words, str(path)])})"
+
+
+def has_state(callback: Any) -> bool:
+    """Whether a callback says what its state is."""
+    own = getattr(type(callback), "state_dict", None)
+    return callable(own) and own is not Callback.state_dict and hasattr(callback, "load_state_dict")
+
+
+def collect(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    """The states there are, by name."""
+    states = {name: cb.state_dict() for name, cb in callbacks.items() if has_state(cb)}
+    return {name: state for name, state in states.items() if state}
+
+
+def without_state(callbacks: Iterable[Any], is_stateless: Function[[Any], bool]) -> list[str]:
+    """Class names of callbacks that may have a state and do not say what it is."""
+    names = [
+        type(cb).__name__
+        for cb in callbacks
+        if not isinstance(cb, Participant)
+        and not has_state(cb)
+        and not is_stateless(cb)
+        and vars(cb).keys() - _OF_EVERY_CALLBACK
+    ]
+    return list(dict.fromkeys(names))

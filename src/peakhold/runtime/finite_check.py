@@ -1,0 +1,59 @@
+"""Looking for NaN and infinity in a snapshot while training goes on.
+
+Each check has a thread of its own, which ends with it: it does not queue behind a writer that is
+busy with the disk. A check that was not started, or whose thread stayed behind in the parent of a
+fork, is made by whoever asks for its result.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import final
+
+__all__ = ["FiniteCheck"]
+
+
+@final
+class FiniteCheck:
+    """One look at one part of one snapshot, shared by all who hold it.
+
+    Args:
+        look: Returns the names of arrays that hold NaN or infinity.
+    """
+
+    def __init__(self, look: Callable[[], frozenset[str]]) -> None:
+        self._look: Callable[[], frozenset[str]] | None = look
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._bad: frozenset[str] = frozenset()
+
+    def start(self) -> None:
+        """Begin; does nothing the second time."""
+        if self._thread is not None or self._look is None:
+            return
+        thread = threading.Thread(target=self._run, name="peakhold-finite", daemon=False)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, or the system is out of threads
+            return
+        self._thread = thread
+
+    def result(self) -> frozenset[str]:
+        """The names; waits for the end."""
+        if os.getpid() != self._pid:
+            # The parent's thread may have held the lock when it forked, and is not here.
+            return self._look() if self._look is not None else self._bad
+        self._run()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()  # it is done; now it is gone, too
+        return self._bad
+
+    def _run(self) -> None:
+        with self._lock:
+            if self._look is not None:
+                self._bad = self._look()
+                self._look = None  # an ended check holds nobody's arrays

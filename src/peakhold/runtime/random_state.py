@@ -1,0 +1,51 @@
+"""The random generators of the process: Python's, NumPy's global one, PyTorch's.
+
+All of it as plain numbers and arrays. Generators that somebody made (`np.random.default_rng()`) are
+his: they belong into the `state_dict` of the callback or data set that uses them.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["random_state", "set_random_state"]
+
+
+def random_state() -> dict[str, Any]:
+    """The generators' state now, as a tree that a store can save."""
+    import numpy as np
+
+    version, words, gauss = random.getstate()
+    state: dict[str, Any] = {
+        "python": {
+            "version": version,
+            "words": np.array(words, np.uint64),
+            "gauss": gauss,
+        },
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - the one that others draw from
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        state["torch"] = torch.get_rng_state().numpy()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            state["cuda"] = [one.numpy() for one in torch.cuda.get_rng_state_all()]
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` returned; PyTorch's only if it is imported."""
+    import numpy as np
+
+    python = state["python"]
+    random.setstate((python["version"], tuple(map(int, python["words"])), python["gauss"]))
+    np.random.set_state(state["numpy"])  # noqa: NPY002 - see above
+    torch = sys.modules.get("torch")
+    if torch is None or "torch" not in state:
+        return
+    torch.set_rng_state(torch.from_numpy(state["torch"].copy()))
+    devices = state.get("cuda", [])
+    if devices and torch.cuda.is_available() and torch.cuda.device_count() == len(devices):
+        torch.cuda.set_rng_state_all([torch.from_numpy(one.copy()) for one in devices])

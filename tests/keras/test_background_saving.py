@@ -1,0 +1,618 @@
+"""`ModelCheckpoint` writes while training goes on: what is in the files, and what is left behind.
+
+The writer thread is held by a job of the test's own wherever a test needs a save to be under way.
+"""
+
+import contextlib
+import copy
+import gc
+import io
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import weakref
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+import keras
+import peakhold.keras as pk
+from conftest import BACKEND
+from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
+from peakhold.callbacks import checkpoint_save
+from peakhold.errors import SaveError, SaveWarning
+from peakhold.store import background, files
+
+FORMATS = (".weights.h5", ".keras", ".h5")
+
+
+@pytest.fixture(params=FORMATS)
+def suffix(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(tmp_path):
+    """No thread, no open file, no lock and no temporary file outlives a test."""
+    yield
+    background.drain()
+    assert not checkpoint_save._under_way
+    assert [t.name for t in threading.enumerate() if t.name.startswith("peakhold")] == []
+    assert [p for p in tmp_path.rglob("*") if "peakhold-" in p.name] == []
+    descriptors = "/proc/self/fd"
+    for number in os.listdir(descriptors) if os.path.isdir(descriptors) else ():
+        with contextlib.suppress(FileNotFoundError):
+            assert not os.readlink(f"{descriptors}/{number}").startswith(str(tmp_path))
+
+
+class Hold:
+    """Keeps the writer thread busy from `close` to `open`."""
+
+    def __init__(self):
+        self.gate = None
+
+    def close(self):
+        if self.gate is None:
+            gate, busy = threading.Event(), threading.Event()
+            background.submit(lambda: (busy.set(), gate.wait(60)))
+            assert busy.wait(60)
+            self.gate = gate
+
+    def open(self, *_):
+        if self.gate is not None:
+            self.gate.set()
+            self.gate = None
+
+
+@pytest.fixture
+def hold():
+    holds = Hold()
+    yield holds
+    holds.open()
+
+
+@pytest.fixture
+def commits(monkeypatch):
+    """`(name, thread)` of each model's file that is committed, in order."""
+    seen, commit = [], files.commit
+
+    def noting(path, *args, **kwargs):
+        done = commit(path, *args, **kwargs)
+        if not str(path).endswith(".peakhold.json"):
+            seen.append((os.path.basename(path), threading.current_thread().name))
+        return done
+
+    monkeypatch.setattr(files, "commit", noting)
+    return seen
+
+
+def saver(path, **arguments):
+    weights = str(path).endswith(".weights.h5")
+    return pk.ModelCheckpoint(path, save_weights_only=weights, **arguments)
+
+
+# What is in the files
+
+
+@keras.saving.register_keras_serializable("test_background_saving")
+class Scalar(keras.layers.Layer):
+    """A weight without dimensions."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+def rich(functional=False):
+    layers = [
+        keras.layers.Dense(8, activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.25, seed=3),
+        Scalar(),
+        keras.layers.Dense(1),
+    ]
+    if functional:
+        x = entry = keras.Input((3,))
+        for layer in layers:
+            x = layer(x)
+        net = keras.Model(entry, x)
+    else:
+        net = keras.Sequential([keras.Input((3,)), *layers])
+    net.compile(keras.optimizers.Adam(0.01), keras.losses.MeanSquaredError(), metrics=["mae"])
+    return net
+
+
+def content(path):
+    """Every array and attribute of a file, and whatever else a zip holds, without its date."""
+    parts = {}
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        parts.pop("metadata.json")
+        stream = io.BytesIO(parts.pop("model.weights.h5"))
+    else:
+        stream = path
+    with h5py.File(stream) as file:
+        parts["attributes"] = {key: str(value) for key, value in file.attrs.items()}
+
+        def note(name, node):
+            array = np.array(node) if isinstance(node, h5py.Dataset) else None
+            attributes = {key: str(value) for key, value in node.attrs.items()}
+            told = None if array is None else (array.dtype.str, array.shape, array.tobytes())
+            parts[name] = told, attributes
+
+        file.visititems(note)
+    return parts
+
+
+class StockFiles(keras.callbacks.Callback):
+    """A user's callback before ours: Keras's own file of each epoch; then the writer is held."""
+
+    def __init__(self, folder, suffix, hold):
+        super().__init__()
+        self.folder, self.suffix, self.hold = folder, suffix, hold
+
+    def on_epoch_end(self, epoch, logs=None):
+        path = self.folder / f"{epoch + 1}{self.suffix}"
+        if self.suffix == ".weights.h5":
+            self.model.save_weights(path)
+        else:
+            self.model.save(path)
+        self.hold.close()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.hold.open()  # the weights have been changed since the save was asked for
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights([w + 1 for w in self.model.get_weights()])
+        self.hold.open()
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize(("suffix", "n_saves"), [(".weights.h5", 200), (".keras", 30), (".h5", 30)])
+def test_no_file_is_torn(suffix, n_saves, tmp_path, hold, commits):
+    """The writer begins when the next batch has changed the weights: each file is its epoch's."""
+    stock = tmp_path / "stock"
+    stock.mkdir()
+    x, y = data(16)
+    callback = saver(tmp_path / f"{{epoch}}{suffix}", background=True)
+    rich().fit(
+        x, y, batch_size=8, epochs=n_saves, verbose=0,
+        callbacks=[StockFiles(stock, suffix, hold), callback],
+    )  # fmt: skip
+
+    assert commits == [(f"{n}{suffix}", "peakhold-writer") for n in range(1, n_saves + 1)]
+    contents = [content(tmp_path / name) for name, _ in commits]
+    assert contents == [content(stock / name) for name, _ in commits]
+    arrays = [[told for told in parts.values() if isinstance(told, tuple)] for parts in contents]
+    assert all(one != other for one, other in zip(arrays, arrays[1:], strict=False))
+    assert any(told[0] and told[0][1] == () for told in arrays[0]), "one without dimensions"
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading", "ignore:You are saving")
+@pytest.mark.parametrize("functional", [True, False])
+def test_usual_models_are_written_in_the_background(functional, suffix, tmp_path, commits):
+    path = tmp_path / f"last{suffix}"
+    net = rich(functional)
+    fit(net, [saver(path)], 2)
+
+    assert commits[-1] == (path.name, "peakhold-writer")
+    assert same(saved_weights(path, rich(functional)), net.get_weights())
+
+
+# Which thread
+
+
+def test_a_users_callback_behind_it_finds_the_file(tmp_path, commits):
+    found = []
+    behind = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: found.append(os.path.exists(tmp_path / "w1.keras"))
+    )
+    fit(model(), [saver(tmp_path / "w{epoch}.keras"), behind], 1)
+
+    assert found == [True]
+    assert commits == [("w1.keras", "MainThread")]
+
+
+def test_who_overrides_a_hook_finds_the_file(tmp_path):
+    class Uploads(pk.ModelCheckpoint):
+        found = None
+
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            self.found = os.path.exists(self.filepath)
+
+    callback = Uploads(tmp_path / "m.keras")
+    fit(model(), [callback], 1)
+
+    assert callback.found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "behind", "thread"),
+    [
+        ({}, [], "peakhold-writer"),
+        ({}, [Recorder], "MainThread"),
+        ({"background": True}, [Recorder], "peakhold-writer"),
+        ({"background": False}, [], "MainThread"),
+        ({"background": True, "memory_budget": 10}, [], "MainThread"),
+    ],
+)
+def test_the_thread_can_be_chosen(arguments, behind, thread, tmp_path, commits):
+    path = tmp_path / "w{epoch}.keras"
+    fit(model(), [Recorder(), saver(path, **arguments), *(kind() for kind in behind)], 2)
+
+    assert commits == [("w1.keras", thread), ("w2.keras", thread)]
+
+
+def test_a_loop_by_hand_reads_right_after_the_event(tmp_path):
+    callbacks = pk.CallbackList(saver(tmp_path / "w{epoch}.keras"), model=model(), epochs=1)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    callbacks.on_epoch_end(0, {"loss": 1.0})
+
+    assert (tmp_path / "w1.keras").exists()
+    callbacks.on_train_end()
+
+
+def test_a_model_with_its_own_save_is_written_directly_and_that_is_said_once(
+    tmp_path, commits, capsys
+):
+    class Own(keras.Sequential):
+        def save_weights(self, filepath, overwrite=True):
+            super().save_weights(filepath, overwrite=overwrite)
+
+    net = Own([keras.Input((3,)), keras.layers.Dense(1)])
+    net.compile("sgd", "mse")
+    fit(net, [saver(tmp_path / "{epoch}.weights.h5")], 3, verbose=2)
+
+    assert [thread for _, thread in commits] == ["MainThread"] * 3
+    assert capsys.readouterr().out.count("has a save_weights() of its own") == 1
+
+
+def test_a_memory_budget_is_kept_and_said_once(tmp_path, commits, capsys):
+    net = rich()
+    fit(net, [saver(tmp_path / "{epoch}.keras", memory_budget=100)], 3, verbose=2)
+
+    assert [thread for _, thread in commits] == ["MainThread"] * 3
+    assert capsys.readouterr().out.count("memory_budget=100") == 1
+
+
+# What is dropped, and what is not
+
+
+class Holds(keras.callbacks.Callback):
+    """The writer is held from the end of one epoch to that of another."""
+
+    def __init__(self, hold, first, last):
+        super().__init__()
+        self.hold, self.first, self.last = hold, first, last
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.first:
+            self.hold.close()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.last + 1:
+            self.hold.open()
+
+    def on_train_end(self, logs=None):
+        self.hold.open()
+
+
+def test_a_fixed_name_is_written_once_for_several_epochs(tmp_path, hold, commits):
+    recorder, path = Recorder(), tmp_path / "last.weights.h5"
+    callback = saver(path)
+    fit(model(), [recorder, Holds(hold, 0, 8), callback], 9)
+
+    assert len(commits) == 2, "the one that had its place first, and the last"
+    assert epoch_of(saved_weights(path), recorder) == 8
+    assert callback.latest_path == str(path)
+
+
+def test_no_file_of_its_own_name_is_dropped(tmp_path, hold, commits, monkeypatch):
+    """Training waits when two are under way: only then the writer goes on."""
+    waits = checkpoint_save.SavesUnderWay.wait_for_room
+
+    def wait_for_room(self, limit):
+        if len([s for s in self._saves if not s.task.done]) >= limit:
+            hold.open()
+        waits(self, limit)
+
+    monkeypatch.setattr(checkpoint_save.SavesUnderWay, "wait_for_room", wait_for_room)
+    recorder = Recorder()
+    fit(model(), [recorder, Holds(hold, 0, 99), saver(tmp_path / "{epoch}.weights.h5")], 9)
+
+    assert [name for name, _ in commits] == [f"{n}.weights.h5" for n in range(1, 10)]
+    for epoch in range(9):
+        weights = saved_weights(tmp_path / f"{epoch + 1}.weights.h5")
+        assert epoch_of(weights, recorder) == epoch
+
+
+class Explodes(keras.callbacks.Callback):
+    def __init__(self, *epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch in self.epochs:
+            self.good = self.model.get_weights()
+            self.model.set_weights([w * np.nan for w in self.good])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch - 1 in self.epochs:
+            self.model.set_weights(self.good)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_is_not_finite_takes_nobodys_place(background, tmp_path, hold):
+    """Neither that of a file, nor that of a save that waits."""
+    recorder, path = Recorder(), tmp_path / "last.weights.h5"
+    callbacks = [Explodes(3), recorder, saver(path, background=background)]
+    if background:
+        callbacks.insert(0, Holds(hold, 0, 3))
+    with pytest.warns(SaveWarning, match="does not save epoch 4: .* NaN or infinity"):
+        fit(model(), callbacks, 4)
+
+    assert epoch_of(saved_weights(path), recorder) == 2
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_is_not_finite_is_never_the_best(background, tmp_path):
+    recorder, path = Recorder(), tmp_path / "best.weights.h5"
+    callback = saver(path, monitor="m", mode="min", save_best_only=True, background=background)
+    curve = Curve(m=[0.5, 0.1, 0.4, 0.45])
+    with pytest.warns(SaveWarning, match="does not save epoch 2"):
+        fit(model(), [curve, Explodes(1), recorder, callback], 4)
+
+    assert (callback.best, callback.best_epoch) == (0.4, 2)
+    assert epoch_of(saved_weights(path), recorder) == 2
+
+
+def test_the_optimizer_is_looked_at_too(tmp_path):
+    class Breaks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            for variable in self.model.optimizer.variables:
+                if "momentum" in variable.path:
+                    variable.assign(keras.ops.convert_to_tensor(variable) * np.nan)
+
+    with pytest.warns(SaveWarning, match="momentum.* holds NaN or infinity"):
+        fit(
+            model(keras.optimizers.SGD(0.01, momentum=0.9)),
+            [Breaks(), saver(tmp_path / "m.keras")],
+            1,
+        )
+
+    assert os.listdir(tmp_path) == []
+
+
+# What is known, and when
+
+
+def test_the_value_to_beat_includes_what_is_under_way_and_paths_do_not(tmp_path, hold):
+    path, seen = tmp_path / "best{epoch}.weights.h5", []
+    callback = saver(path, monitor="m", mode="min", save_best_only=True, background=True)
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(
+            (callback.best, callback.best_path, callback.latest_path)
+        )
+    )
+    fit(model(), [Curve(m=[0.5, 0.6, 0.4]), Holds(hold, 0, 2), callback, look], 3)
+
+    assert seen == [(0.5, None, None), (0.5, None, None), (0.4, None, None)]
+    assert sorted(p.name for p in tmp_path.glob("*.h5")) == ["best1.weights.h5", "best3.weights.h5"]
+    assert callback.best_path == callback.latest_path == str(path).format(epoch=3)
+    assert (callback.best, callback.best_epoch) == (0.4, 2)
+
+
+class Waits(keras.callbacks.Callback):
+    def __init__(self, callback):
+        super().__init__()
+        self.callback = callback
+
+    def on_epoch_begin(self, epoch, logs=None):
+        assert self.callback.wait()
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_failed_save_gives_best_back(background, tmp_path):
+    """A folder stands where the second file should go."""
+    template = str(tmp_path / "w{epoch}.weights.h5")
+    os.mkdir(template.format(epoch=2))
+    callback = saver(template, monitor="m", mode="min", save_best_only=True, background=background)
+    with pytest.warns(SaveWarning, match="could not save epoch 2 .*training goes on"):
+        fit(model(), [Curve(m=[0.5, 0.3, 0.4]), Waits(callback), callback], 3)
+
+    assert (callback.best, callback.best_path) == (0.4, template.format(epoch=3))
+
+
+def test_a_failed_save_may_end_training(tmp_path):
+    template = str(tmp_path / "w{epoch}.keras")
+    os.mkdir(template.format(epoch=1))
+    with pytest.raises(SaveError):
+        fit(model(), [saver(template, on_save_error="raise")], 3)
+
+
+def test_what_only_the_writer_cannot_do_is_done_directly_from_then_on(
+    tmp_path, commits, monkeypatch
+):
+    from peakhold.keras.planned_file import PlannedKerasFile
+
+    def fails(self, file, held):
+        raise KeyError("not written")
+
+    monkeypatch.setattr(PlannedKerasFile, "write", fails)
+    callback = saver(tmp_path / "{epoch}.keras")
+    with pytest.warns(SaveWarning, match="could not save epoch 1"):
+        fit(model(), [Waits(callback), callback], 3)
+
+    assert commits == [("2.keras", "MainThread"), ("3.keras", "MainThread")]
+
+
+# Ends of all kinds
+
+
+class Raises(keras.callbacks.Callback):
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            raise ZeroDivisionError
+
+
+def test_after_a_fit_that_raised_the_file_comes_and_can_be_waited_for(tmp_path, hold):
+    recorder, path = Recorder(), tmp_path / "last.weights.h5"
+    callback = saver(path, background=True)
+    with pytest.raises(ZeroDivisionError):
+        fit(model(), [recorder, Holds(hold, 1, 9), Raises(2), callback], 4)
+    assert not callback.wait(timeout_s=0)
+    hold.open()
+    assert callback.wait()
+
+    assert callback.latest_path == str(path)
+    assert epoch_of(saved_weights(path), recorder) == 1
+
+
+@pytest.mark.parametrize("again", ["same", "new"])
+def test_a_fit_on_the_path_of_one_that_raised_finds_its_file(again, tmp_path, hold):
+    path, recorder = tmp_path / "last.weights.h5", Recorder()
+    first = saver(path, background=True)
+    with pytest.raises(ZeroDivisionError):
+        fit(model(), [recorder, Holds(hold, 0, 9), Raises(1), first], 4)
+
+    class Opens(keras.callbacks.Callback):
+        def set_params(self, params):  # before any train begin
+            hold.open()
+
+    second = first if again == "same" else saver(path, background=True)
+    fit(model(), [Opens(), second], 1)
+
+    assert epoch_of(saved_weights(tmp_path / "last.previous.weights.h5"), recorder) == 0
+    assert second.latest_path == str(path)
+
+
+def test_the_end_of_the_process_waits_for_the_file(tmp_path):
+    program = f"""
+        import sys
+        {"import torch" if BACKEND == "torch" else ""}
+        sys.path[:0] = {[os.path.dirname(os.path.dirname(__file__))]!r}
+        import keras
+        import peakhold.keras as pk
+        from keras_helpers import fit, model
+        from peakhold.store import background
+        import threading
+
+        class Raises(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                if epoch:
+                    raise ZeroDivisionError
+
+        gate = threading.Event()
+        background.submit(gate.wait)
+        threading.Timer(0.2, gate.set).start()
+        fit(model(), [Raises(), pk.ModelCheckpoint("last.keras", background=True)], 2)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert "ZeroDivisionError" in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["last.keras", "last.keras.peakhold.json"]
+    keras.models.load_model(tmp_path / "last.keras")
+
+
+def test_a_callback_that_is_gone_leaves_a_file_and_nothing_else(tmp_path, hold):
+    recorder, path = Recorder(), tmp_path / "last.weights.h5"
+
+    def train():
+        callback, net = saver(path, background=True), model()
+        with pytest.raises(ZeroDivisionError):
+            fit(net, [recorder, Holds(hold, 0, 9), Raises(1), callback], 2)
+        return weakref.ref(callback)
+
+    gone = train()
+    keras.utils.clear_session()
+    for _ in range(3):
+        gc.collect()
+    assert not path.exists()
+    assert gone() is None or BACKEND != "torch", "the save does not keep the callback"
+    hold.open()
+    background.drain()
+
+    assert epoch_of(saved_weights(path), recorder) == 0
+
+
+def test_a_forked_child_writes_nothing_and_does_not_hang(tmp_path, hold):
+    path = tmp_path / "last.keras"
+    callback, codes = saver(path, background=True), []
+
+    class Forks(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch != 1:
+                return
+            pid = os.fork()
+            if pid == 0:
+                quiet = callback.wait() and not checkpoint_save._under_way and not path.exists()
+                os._exit(0 if quiet else 1)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            hold.open()
+
+    fit(model(), [Forks(), Holds(hold, 0, 9), callback], 2)
+
+    assert codes == [0]
+    assert path.exists()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda cb: pickle.loads(pickle.dumps(cb))])
+def test_a_copy_has_no_part_in_the_saves(how, tmp_path, hold):
+    path, copies = tmp_path / "last.keras", []
+    callback = saver(path, background=True)
+    taker = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: copies.append(how(callback)) if epoch else None
+    )
+    fit(model(), [taker, Holds(hold, 0, 9), callback], 2)
+
+    assert copies[0].wait(0)
+    fit(model(), [copies[0]], 1)
+    assert path.exists()
+
+
+def test_fits_in_two_threads_share_the_writer(tmp_path, commits):
+    errors = []
+
+    def train(name):
+        try:
+            fit(model(), [saver(tmp_path / f"{name}{{epoch}}.weights.h5", background=True)], 5)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+        if BACKEND != "torch":  # Keras's own global state is not made for fits at the same time
+            thread.join()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+    for name in "ab":
+        mine = [file for file, _ in commits if file.startswith(name)]
+        assert mine == [f"{name}{n}.weights.h5" for n in range(1, 6)]
+
+
+def test_the_summary_speaks_of_the_file_that_is_there(tmp_path, capsys, hold):
+    path = tmp_path / "best.keras"
+    callback = saver(path, monitor="m", mode="min", save_best_only=True)
+    fit(model(), [Curve(m=[0.5, 0.4]), Holds(hold, 0, 9), callback], 2, verbose=2)
+
+    assert f"best m 0.40000 at epoch 2, saved in {path}" in capsys.readouterr().out

@@ -1,0 +1,407 @@
+"""A run that is interrupted and started again decides, and ends, as one that was not."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+import keras
+import peakhold.keras as pk
+import resume_runs
+from conftest import BACKEND
+from peakhold.errors import BackupMismatchError, CheckpointDamagedError, CheckpointDamagedWarning
+from peakhold.store import drain
+from resume_runs import KINDS, build, data, start
+
+
+class Crash(keras.callbacks.Callback):
+    """Raises at one moment."""
+
+    def __init__(self, hook, epoch, batch=None):
+        super().__init__()
+        self.at, self.epoch = (hook, epoch, batch), 0
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+    def reached(self, hook, batch=None):
+        if self.at == (hook, self.epoch, batch):
+            raise ZeroDivisionError
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self.reached("epoch begin")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.reached("batch", batch)
+
+    def on_test_begin(self, logs=None):
+        self.reached("test")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.reached("epoch end")
+
+
+def crash(folder, kind="scripted", *moment, **arguments):
+    with pytest.raises(ZeroDivisionError):
+        start(folder, kind, also=[Crash(*moment)], **arguments)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """What each kind of run leaves if nothing happens."""
+    return {kind: start(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+def test_the_unbroken_run_is_the_one_of_the_research(unbroken):
+    result = unbroken["scripted"]
+
+    assert result["stopped"][:3] == [8, 2, 0.20]
+    assert result["best epoch of the file"] == 2
+    assert result["best file"] == result["weights"]
+    assert result["epochs"] == list(range(9))
+    rates = [float(line.split(",")[4]) for line in result["csv"].splitlines()[1:]]
+    assert rates.index(min(rates)) == 8  # cut at the end of 7
+    assert not result["backup"]
+    assert result["leftovers"] == []
+
+
+MOMENTS = [
+    ("epoch begin", 1),
+    ("batch", 5, 1),
+    ("test", 7),
+    ("epoch end", 5),
+    ("epoch end", 7),
+    ("epoch end", 8),
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exception_changes_nothing(tmp_path, unbroken, kind, moment):
+    crash(tmp_path, kind, *moment)
+
+    assert start(tmp_path, kind, seed=2) == unbroken[kind]
+
+
+# Two crashes, the same objects again, positions within epochs
+
+
+def small(folder, also=(), *, epochs=4, ours=None, net=None, seed=1, before=(), **backup):
+    """A run with nothing but a backup and an early stopping; returns model, history, callbacks."""
+    keras.utils.set_random_seed(seed if BACKEND != "tensorflow" else 1)
+    net = net() if callable(net) and not isinstance(net, keras.Model) else net or build("real")
+    ours = ours or [
+        pk.BackupAndRestore(folder / "backup", **backup),
+        pk.EarlyStopping("loss", patience=50),
+    ]
+    x, y = data(32)
+    history = net.fit(
+        x, y, epochs=epochs, batch_size=8, verbose=0, callbacks=[*before, *ours, *also]
+    )
+    return net, history, ours
+
+
+def state_of(net):
+    arrays = [*net.variables, *net.optimizer.variables]
+    return resume_runs.digest(keras.ops.convert_to_numpy(v) for v in arrays)
+
+
+def crash_small(folder, *moment, also=(), **arguments):
+    with pytest.raises(ZeroDivisionError):
+        small(folder, [Crash(*moment), *also], **arguments)
+
+
+class Epochs(keras.callbacks.Callback):
+    """What a user's callback sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.n_batches, self.at_train_begin = [], 0, None
+
+    def on_train_begin(self, logs=None):
+        self.at_train_begin = self.model.get_weights() if self.model.built else None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun.append(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.n_batches += 1
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    net, history, _ = small(tmp_path_factory.mktemp("whole"))
+    return state_of(net), history.history
+
+
+def test_two_crashes_in_a_row(tmp_path, whole):
+    crash_small(tmp_path, "epoch end", 1)
+    crash_small(tmp_path, "batch", 2, 1, seed=2)
+    net, history, _ = small(tmp_path, seed=3)
+
+    assert (state_of(net), history.history) == whole
+    assert history.epoch == [0, 1, 2, 3]
+
+
+def test_the_same_objects_after_a_fit_that_raised(tmp_path, whole):
+    backup = pk.BackupAndRestore(tmp_path / "backup")
+    crash_small(tmp_path, "epoch end", 1, ours=[backup])
+    net, history, _ = small(tmp_path, ours=[backup], seed=2)
+
+    assert (state_of(net), history.history) == whole
+
+
+def test_a_second_fit_with_the_same_objects_begins_anew(tmp_path):
+    net, _, ours = small(tmp_path, epochs=2)
+    assert not (tmp_path / "backup").exists()
+    _, history, _ = small(tmp_path, epochs=3, ours=ours, net=net)
+
+    assert history.epoch == [0, 1, 2]
+    assert not (tmp_path / "backup").exists()
+
+
+def test_the_first_epoch_of_a_resume_does_not_leak_into_later_fits(tmp_path):
+    crash_small(tmp_path, "epoch begin", 2)
+    net, _, _ = small(tmp_path)
+    x, y = data(16)
+    assert net.fit(x, y, epochs=2, verbose=0).epoch == [0, 1]
+
+    crash_small(tmp_path, "epoch begin", 2)
+    net = build("real")
+    with pytest.raises(ZeroDivisionError):
+        small(tmp_path, [Crash("batch", 2, 0)], net=net, seed=2)
+    assert net.fit(x, y, epochs=2, verbose=0).epoch == [0, 1]
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_it_can_be_copied_and_pickled_unused_and_used(tmp_path, clone):
+    backup = clone(pk.BackupAndRestore(tmp_path / "backup"))
+    crash_small(tmp_path, "epoch end", 1, ours=[backup])
+    assert small(tmp_path, ours=[clone(backup)])[1].epoch == [0, 1, 2, 3]
+
+
+def test_callbacks_see_the_restored_model_wherever_they_stand(tmp_path):
+    crash_small(tmp_path, "epoch begin", 2)
+    first, last = Epochs(), Epochs()
+    crash_small(tmp_path, "epoch begin", 2, before=[first], also=[last], seed=2)
+
+    assert first.begun == [2]
+    for one in (first, last):
+        assert resume_runs.digest(one.at_train_begin) == resume_runs.digest(last.at_train_begin)
+
+
+def test_batches_as_save_freq_replay_the_epoch_on_its_weights(tmp_path, capsys):
+    """Keras's meaning: K-R3; and the epoch is right after a second crash, too: K-R4."""
+    crash_small(tmp_path, "batch", 2, 3, save_freq=3)
+    crash_small(tmp_path, "batch", 2, 2, save_freq=3)
+    seen = Epochs()
+    net, history, _ = small(tmp_path, [seen], save_freq=3)
+
+    assert seen.begun == [2, 3]
+    assert history.epoch == [0, 1, 2, 3]
+    assert int(keras.ops.convert_to_numpy(net.optimizer.iterations)) > 16
+
+
+def test_a_run_killed_in_its_first_epoch_begins_anew_with_any_model(tmp_path):
+    crash_small(tmp_path, "batch", 0, 1)
+    net = build("scripted")
+
+    assert small(tmp_path, net=net)[1].epoch == [0, 1, 2, 3]
+
+
+# No epoch is left
+
+
+def test_killed_after_the_last_commit_nothing_is_trained(tmp_path, whole):
+    crash_small(tmp_path, "epoch end", 3)
+    seen = Epochs()
+    net, history, _ = small(tmp_path, [seen], seed=2)
+
+    assert (state_of(net), history.history, seen.begun) == (*whole, [])
+    assert net.history is history
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_stop_is_recorded(tmp_path, unbroken):
+    result = start(tmp_path, delete_checkpoint=False)
+    again = start(tmp_path, seed=2, delete_checkpoint=False)
+
+    for one in (result, again):
+        assert one["backup"]
+        assert {**one, "backup": False} == unbroken["scripted"]
+
+
+def test_an_average_of_the_weights_is_the_result_of_a_run_without_epochs_too(tmp_path):
+    def averaging():
+        net = build("scripted")
+        net.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse")
+        return net
+
+    whole, _, _ = small(tmp_path / "whole", net=averaging)
+    crash_small(tmp_path, "epoch end", 3, net=averaging)
+    net, _, _ = small(tmp_path, net=averaging, seed=2)
+
+    assert resume_runs.digest(net.get_weights()) == resume_runs.digest(whole.get_weights())
+
+
+def test_a_model_that_is_not_built_is_built(tmp_path):
+    """K-R13."""
+
+    def unbuilt():
+        return build("scripted", with_input=False)
+
+    assert not unbuilt().built
+    whole, history, _ = small(tmp_path / "whole", net=unbuilt)
+    for moment in (("epoch end", 1), ("epoch end", 3)):
+        crash_small(tmp_path, *moment, net=unbuilt)
+        net, resumed, _ = small(tmp_path, net=unbuilt, seed=2)
+        assert resume_runs.digest(net.get_weights()) == resume_runs.digest(whole.get_weights())
+        assert resumed.history == history.history
+
+
+# What is not a backup of this run
+
+
+def test_a_backup_of_another_model_is_an_error_that_names_tensors(tmp_path):
+    crash_small(tmp_path, "epoch end", 1)
+    wide = keras.Sequential([keras.Input((4,)), keras.layers.Dense(9), keras.layers.Dense(1)])
+    wide.compile("adam", "mse")
+    with pytest.raises(BackupMismatchError, match=r"float32\(4, 8\).*float32\(4, 9\)") as caught:
+        small(tmp_path, net=wide)
+
+    assert caught.value.mismatches
+    assert small(tmp_path)[1].epoch == [0, 1, 2, 3]
+
+
+def newest(folder):
+    drain()  # the last save of a fit that raised may still be under way
+    return max(p for p in (folder / "backup").iterdir() if p.name.startswith("step-"))
+
+
+def test_a_damaged_backup_falls_back_loudly(tmp_path, whole):
+    crash_small(tmp_path, "epoch end", 2)
+    file = newest(tmp_path) / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(CheckpointDamagedWarning, match="optimizer"):
+        net, history, _ = small(tmp_path, seed=2)
+
+    assert (state_of(net), history.history) == whole
+    assert not (tmp_path / "backup").exists()
+
+
+def test_if_everything_is_damaged_it_is_an_error(tmp_path):
+    crash_small(tmp_path, "epoch end", 2)
+    drain()
+    for file in (tmp_path / "backup").glob("step-*/train_state.json"):
+        file.write_bytes(b"{}")
+    with pytest.raises(CheckpointDamagedError):
+        small(tmp_path)
+
+
+def test_foreign_files_are_never_touched(tmp_path):
+    (tmp_path / "backup").mkdir()
+    notes = tmp_path / "backup" / "notes.txt"
+    notes.write_text("mine")
+    small(tmp_path)
+
+    assert [p.name for p in (tmp_path / "backup").iterdir()] == ["notes.txt"]
+    assert notes.read_text() == "mine"
+
+
+def stock(folder, net, *, epochs=4, at=None):
+    x, y = data(32)
+    ours = [keras.callbacks.BackupAndRestore(folder / "backup"), *([Crash(*at)] if at else [])]
+    return net.fit(x, y, epochs=epochs, batch_size=8, verbose=0, callbacks=ours)
+
+
+def test_a_backup_of_keras_own_class_is_taken_over(tmp_path):
+    (tmp_path / "backup").mkdir()
+    net = build("scripted")
+    with pytest.raises(ZeroDivisionError):
+        stock(tmp_path, net, at=("epoch begin", 2))
+    seen = Epochs()
+    small(tmp_path, [seen], net=build("scripted"))
+
+    assert seen.begun == [2, 3]
+    assert resume_runs.digest(seen.at_train_begin) == resume_runs.digest(net.get_weights())
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_damaged_backup_of_keras_own_class_is_refused_in_words(tmp_path):
+    (tmp_path / "backup").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        stock(tmp_path, build("scripted"), at=("epoch begin", 2))
+    (tmp_path / "backup" / "training_metadata.json").write_text('{"epo')
+    with pytest.raises(CheckpointDamagedError, match=r"keras\.callbacks\.BackupAndRestore"):
+        small(tmp_path, net=build("scripted"))
+
+
+# How a run ended
+
+
+def test_the_backup_of_a_run_that_ended_badly_is_kept(tmp_path):
+    class Explode(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                self.model.set_weights([w * np.nan for w in self.model.get_weights()])
+
+    net = build("scripted")
+    net.compile("sgd", "mse")
+    ours = [pk.BackupAndRestore(tmp_path / "backup"), pk.TerminateOnNaN()]
+    small(tmp_path, ours=ours, before=[Explode()], net=net)
+
+    assert json.loads((newest(tmp_path) / "manifest.json").read_text())["epoch"] == 2
+    net = build("scripted")
+    net.compile("sgd", "mse")
+    _, history, _ = small(tmp_path, ours=[pk.BackupAndRestore(tmp_path / "backup")], net=net)
+    assert history.epoch == [0, 1, 2, 3]
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_callbacks_without_a_state_are_named_once(tmp_path, capsys):
+    class Remembers(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seen = 0
+
+    x, y = data(16)
+    build("scripted").fit(
+        x, y, epochs=1, verbose=2, callbacks=[pk.BackupAndRestore(tmp_path / "b"), Remembers()]
+    )
+
+    said = [line for line in capsys.readouterr().out.splitlines() if "BackupAndRestore" in line]
+    assert len([line for line in said if "Remembers" in line]) == 1
+    assert not any("History" in line or "Progbar" in line for line in said)
+
+
+def test_what_the_framework_cannot_repeat_is_said(tmp_path, capsys):
+    """K-R14: only TensorFlow, only unseeded."""
+    from keras.src.backend.common import global_state
+
+    if BACKEND == "tensorflow":
+        from tensorflow.python.eager import context
+
+        context.set_global_seed(None)
+        context.context()._seed = None
+    global_state.set_global_attribute("global_random_seed", None)
+    x, y = data(16)
+    for shuffle in (True, False):
+        build("scripted").fit(
+            x,
+            y,
+            epochs=1,
+            verbose=2,
+            shuffle=shuffle,
+            callbacks=pk.BackupAndRestore(tmp_path / "b"),
+        )
+        assert ("set_random_seed" in capsys.readouterr().out) == (
+            shuffle and BACKEND == "tensorflow"
+        )

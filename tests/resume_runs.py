@@ -1,0 +1,211 @@
+"""Runs that are interrupted and started again by the same line, and all that they leave.
+
+`start` is that line. As a program this module is one process of such a run:
+
+    python resume_runs.py <folder> <kind> <seed> [call:<n> | time:<seconds>]
+
+kills itself with `kill -9` before the n-th call that writes to the disk, or after so many seconds of
+`fit`, and otherwise writes what the run left into `<folder>/outcome.json`.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+
+if os.environ.get("KERAS_BACKEND") == "torch":
+    import torch
+
+    torch.set_num_threads(1)
+
+import numpy as np
+
+import keras
+import peakhold.keras as pk
+
+CURVE = (0.9, 0.5, 0.20, 0.3, 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
+"""Validation losses of K-R1: best at epoch 2, cut at 7, stopped at 8; an 8 that looks like a best to
+who has forgotten."""
+BACKEND = keras.backend.backend()
+KINDS = ("scripted", "real")
+
+
+class Script(keras.callbacks.Callback):
+    """A user's callback that logs a scripted loss."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = CURVE[epoch]
+
+
+class Counter(keras.callbacks.Callback):
+    """A user's callback with a state of its own, which it forgets on train begin."""
+
+    def on_train_begin(self, logs=None):
+        self.n_epochs, self.n_batches = 0, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.n_batches += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.n_epochs += 1
+
+    def state_dict(self):
+        return {"epochs": self.n_epochs, "batches": self.n_batches}
+
+    def load_state_dict(self, state):
+        self.n_epochs, self.n_batches = state["epochs"], state["batches"]
+
+
+def data(n=64):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 4)).astype("float32")
+    return x, (x.sum(axis=1, keepdims=True) > 0).astype("float32")
+
+
+def build(kind, *, with_input=True):
+    layers = [keras.Input((4,))] if with_input else []
+    layers.append(keras.layers.Dense(8, activation="relu"))
+    if kind == "real":
+        layers += [keras.layers.Dropout(0.4), keras.layers.BatchNormalization()]
+    layers.append(keras.layers.Dense(1, activation="sigmoid"))
+    net = keras.Sequential(layers)
+    optimizer = keras.optimizers.Adam(0.01) if kind == "real" else keras.optimizers.SGD(0.1)
+    net.compile(optimizer, "binary_crossentropy", metrics=["accuracy", "AUC"])
+    return net
+
+
+def callbacks(folder, kind, **backup):
+    """In an order in which each of Keras's own would go wrong."""
+    folder = pathlib.Path(folder)
+    patience = 6 if kind == "scripted" else 50
+    return [
+        *([Script()] if kind == "scripted" else []),
+        pk.CSVLogger(folder / "log.csv", append=True),
+        Counter(),
+        pk.ModelCheckpoint(folder / "best.keras", save_best_only=True),
+        pk.ReduceLROnPlateau(patience=5 if kind == "scripted" else 2, factor=0.5),
+        pk.BackupAndRestore(folder / "backup", **backup),
+        pk.EarlyStopping(patience=patience, restore_best_weights=kind == "scripted"),
+    ]
+
+
+def digest(arrays):
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()[:16]
+
+
+def start(folder, kind="scripted", *, seed=1, also=(), epochs=12, net=None, ours=None, **backup):
+    """The line that starts a run and resumes it.
+
+    Args:
+        folder: Where everything lies.
+        kind: One of `KINDS`.
+        seed: Of the process; on TensorFlow a resumed one needs the same (K-R14).
+        also: Further callbacks, at the end of the list.
+        epochs: As for `fit`.
+        net: The model; None builds one.
+        ours: The callbacks; None makes new ones.
+        **backup: Arguments of `BackupAndRestore`.
+    """
+    keras.utils.set_random_seed(1 if BACKEND == "tensorflow" else seed)
+    net = net or build(kind)
+    ours = ours or callbacks(folder, kind, **backup)
+    x, y = data()
+    history = net.fit(
+        x, y, epochs=epochs, batch_size=16, verbose=0, callbacks=[*ours, *also],
+        validation_split=0.25, class_weight={0: 1.0, 1: 2.0},
+    )  # fmt: skip
+    return outcome(folder, net, history, ours)
+
+
+def outcome(folder, net, history, ours):
+    """All that must be the same, interrupted or not."""
+    folder = pathlib.Path(folder)
+    stopper = next(cb for cb in ours if isinstance(cb, pk.EarlyStopping))
+    counter = next(cb for cb in ours if isinstance(cb, Counter))
+    plateau = next(cb for cb in ours if isinstance(cb, pk.ReduceLROnPlateau))
+    best = keras.models.load_model(folder / "best.keras")
+    sidecar = json.loads((folder / "best.keras.peakhold.json").read_text())
+    return {
+        "epochs": history.epoch,
+        "history": history.history,
+        "is the model's": net.history is history,
+        "weights": digest(net.get_weights()),
+        "optimizer": digest(keras.ops.convert_to_numpy(v) for v in net.optimizer.variables),
+        "rate": float(keras.ops.convert_to_numpy(net.optimizer.learning_rate)),
+        "csv": (folder / "log.csv").read_text(),
+        "best file": digest(best.get_weights()),
+        "best epoch of the file": sidecar["files"]["best.keras"][0]["epoch"],
+        "stopped": [stopper.stopped_epoch, stopper.best_epoch, stopper.best, stopper.wait],
+        "plateau": [plateau.best, plateau.wait],
+        "counted": counter.state_dict(),
+        "backup": (folder / "backup").exists(),
+        "leftovers": sorted(p.name for p in folder.iterdir() if p.name.startswith(".")),
+        "first epoch": net._initial_epoch,
+    }
+
+
+# One process of a run that is killed
+
+
+def process(folder, kind, seed, kill=None):
+    """Run this module as a program; returns its exit status."""
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": BACKEND,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "OMP_NUM_THREADS": "1",
+    }
+    arguments = [str(folder), kind, str(seed), *([kill] if kill else [])]
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode in {0, -signal.SIGKILL}, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.returncode
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _count_calls(fatal):
+    """Count the calls that change the disk; the fatal one is not made any more."""
+    made = [0]
+    lock = threading.Lock()
+
+    def counted(call):
+        def wrapped(*args, **kwargs):
+            with lock:
+                made[0] += 1
+                if made[0] == fatal:
+                    _die()
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    for name in ("write", "fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "link"):
+        setattr(os, name, counted(getattr(os, name)))
+    return made
+
+
+def main(folder, kind, seed, kill=""):
+    how, _, when = kill.partition(":")
+    made = _count_calls(int(when) if how == "call" else 0)
+    if how == "time":
+        timer = threading.Timer(float(when), _die)
+        timer.daemon = True
+        timer.start()
+    result = start(folder, kind, seed=int(seed))
+    result["calls"] = made[0]
+    pathlib.Path(folder, "outcome.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -130,9 +130,6 @@ class TensorBoard(Participant):
     def _model_json(self) -> str | None:
         """The model's configuration, if TensorBoard can draw it."""
 
-    def _graph_def(self) -> bytes | None:
-        """The graph of the training function, if there is one."""
-
     def _embeddings(self) -> list[Embedding]:
         """The embedding layers as they are now."""
         return []
@@ -275,8 +272,6 @@ class TensorBoard(Participant):
                 folders.of(VALIDATION).scalars(_points("epoch_", validation), epoch)
             if self.histogram_freq and epoch % self.histogram_freq == 0:
                 self._record_weights(folders, epoch)
-            if self.write_graph and self.session.n_epochs_done == 1:
-                self._record_graph(folders)
             if self.embeddings_freq and epoch % self.embeddings_freq == 0:
                 self._record_embeddings()
             folders.flush(durable=True)
@@ -305,13 +300,6 @@ class TensorBoard(Participant):
 
     def _channels_last(self) -> bool:
         return False
-
-    def _record_graph(self, folders: RunFolders) -> None:
-        from peakhold.tensorboard.run_folders import GRAPH
-
-        graph = None if folders.holds(TRAIN, GRAPH) else self._graph_def()
-        if graph is not None:
-            folders.of(TRAIN).graph(graph)
 
     def _end(self, logs: Any) -> None:
         with self._writing() as folders:

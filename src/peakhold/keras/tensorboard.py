@@ -43,15 +43,6 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
             warnings.warn(f"Model failed to serialize as JSON. Ignoring... {error}", stacklevel=2)
             return None
 
-    def _graph_def(self) -> bytes | None:
-        """The graph of TensorFlow's training function; other backends have none to show."""
-        function = getattr(self.host.model, "train_function", None)
-        for name in ("_concrete_stateful_fn", "_concrete_variable_creation_fn"):
-            graph = getattr(getattr(function, name, None), "graph", None)
-            if graph is not None:
-                return bytes(graph.as_graph_def().SerializeToString())
-        return None
-
     def _channels_last(self) -> bool:
         return bool(keras.config.image_data_format() == "channels_last")
 

@@ -7,12 +7,13 @@ Rules of this file:
    go through it. Two files that grow at a time would not do: TensorBoard leaves a file for good
    once it has seen a newer one, and what is added to it later is lost to who watches.
 3. A training function that TensorFlow has traced holds the writer that was the default one then.
-   A writer therefore lives as long as the model; for another folder the function is traced anew.
+   A writer therefore lives as long as the model; for another `log_dir` the function is traced anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 import weakref
@@ -23,7 +24,9 @@ from peakhold.tensorboard.records import newest_second
 
 __all__ = ["Summaries", "is_loaded"]
 
+# What a traced function of a model holds on to.
 _writers: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+_steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def is_loaded() -> bool:
@@ -58,13 +61,15 @@ class Summaries:
         self._step = 0
         self._variable: Any = None
         if keras.backend.backend() == "tensorflow":  # read inside the traced function
-            self._variable = self._tf.Variable(0, dtype="int64", trainable=False)
+            if model not in _steps:
+                _steps[model] = self._tf.Variable(0, dtype="int64", trainable=False)
+            self._variable = _steps[model]
 
     def _writer(self, folder: str) -> Any:
         model = self._model()
         writers = _writers.setdefault(model, {})
         if folder not in writers:
-            if writers and not any(one.owner is self for one in _entered):
+            if self._variable is not None and any(_is_elsewhere(folder, one) for one in writers):
                 _trace_anew(model)
             _wait_for_a_name(folder)
             writers[folder] = self._tf.summary.create_file_writer(folder)
@@ -116,9 +121,13 @@ def _wait_for_a_name(folder: str) -> None:
         time.sleep(0.05)
 
 
+def _is_elsewhere(folder: str, other: str) -> bool:
+    return os.path.dirname(folder) != os.path.dirname(other)
+
+
 def _trace_anew(model: Any) -> None:
     for name in ("train", "test"):
-        if hasattr(getattr(model, f"{name}_function", None), "function_spec"):
+        if getattr(model, f"{name}_function", None) is not None:
             getattr(model, f"make_{name}_function")(force=True)
 
 

@@ -23,7 +23,6 @@ __all__ = [
     "fields",
     "graph_event",
     "read_event",
-    "run_metadata_event",
     "scalar_head",
     "scalar_tail",
     "session_event",
@@ -140,12 +139,6 @@ def graph_event(wall_time: float, graph_def: bytes) -> bytes:
     return b"\x09" + struct.pack("<d", wall_time) + _bytes(4, graph_def)
 
 
-def run_metadata_event(wall_time: float, tag: str, step: int, content: bytes) -> bytes:
-    """An event that holds a serialized `RunMetadata`, as `tf.summary.trace_export` writes it."""
-    value = string_value(tag, content, "graph_run_metadata_graph", b"1")
-    return event(wall_time, step, value)
-
-
 # Reading
 
 
@@ -191,14 +184,13 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
 class EventHead:
     """What resuming asks of an event: its step, first tag, kind."""
 
-    __slots__ = ("graph", "ours", "status", "step", "tag")
+    __slots__ = ("ours", "status", "step", "tag")
 
     def __init__(self) -> None:
         self.step = 0
         self.tag: str | None = None
         self.status: int | None = None
         self.ours = False
-        self.graph = False
 
 
 def read_event(message: bytes) -> EventHead:
@@ -213,8 +205,6 @@ def read_event(message: bytes) -> EventHead:
             head.step = content - (1 << 64) if content >> 63 else content
         elif isinstance(content, int):
             continue
-        elif number == 4:
-            head.graph = True
         elif number == 5 and head.tag is None:
             value = next((c for n, c in fields(content) if n == 1 and isinstance(c, bytes)), b"")
             tag = next((c for n, c in fields(value) if n == 1 and isinstance(c, bytes)), None)

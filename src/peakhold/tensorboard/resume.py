@@ -37,8 +37,6 @@ class Left:
     """What a reader of a folder holds now, after all that was taken back already."""
 
     events: list[_Event] = field(default_factory=list)
-    graph: bool = False
-    """Whether a graph is among it."""
     unfinished: bool = False
     """Whether the last run was ours and did not end: killed, or broken by an exception."""
 
@@ -102,7 +100,6 @@ def left_by(log_dir: str) -> Left:
                 left.unfinished = head.status != proto.STOP
             if head.status == proto.START:
                 left.events = [event for event in left.events if event.step < head.step]
-            left.graph = left.graph or head.graph
             if head.tag is not None:
                 left.events.append(_Event(path, offset, head.step, head.tag))
     return left

@@ -63,8 +63,7 @@ class RunFolders:
             return
         mark = left.superseded_from(epoch, step)
         writer.begin(mark, () if mark is None else left.replay(mark, epoch, step))
-        known = left.tags_that_count(epoch, step)
-        self._known[kind] = known | {GRAPH} if left.graph else known
+        self._known[kind] = left.tags_that_count(epoch, step)
 
     def flush(self, *, durable: bool = False) -> None:
         """Show readers all that was written."""
@@ -83,7 +82,3 @@ class RunFolders:
         writers, self._writers = self._writers, {}
         for writer in writers.values():
             writer.close()
-
-
-GRAPH = "\0graph"
-"""Stands among the tags for a `GraphDef`, which has none."""

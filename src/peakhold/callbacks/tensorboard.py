@@ -105,7 +105,7 @@ class TensorBoard(Participant):
         self.write_images = bool(write_images)
         self.write_steps_per_second = bool(write_steps_per_second)
         self.update_freq = _check_update_freq(update_freq)
-        self.profile_batch = _check_profile_batch(profile_batch)
+        self.profile_batch = self._profilable(_check_profile_batch(profile_batch))
         self.embeddings_freq = check_count("embeddings_freq", embeddings_freq)
         self.embeddings_metadata = embeddings_metadata
         self._steps_loaded: int | None = None
@@ -142,6 +142,10 @@ class TensorBoard(Participant):
 
     def _stop_profile(self) -> None:
         """Stop it."""
+
+    def _profilable(self, batches: tuple[int, int]) -> tuple[int, int]:
+        """The batches that can be profiled, as far as that is known at construction."""
+        return batches
 
     def _check_profiler(self) -> None:
         if self.profile_batch != (0, 0):

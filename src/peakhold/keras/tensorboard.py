@@ -22,11 +22,6 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
     _summaries: tf_summary.Summaries | None = None
     _profiler: Any = None
 
-    def __init__(self, *args: Any, **arguments: Any) -> None:
-        super().__init__(*args, **arguments)
-        if self._profiles and not profiler.usable(self.profile_batch):
-            self.profile_batch = (0, 0)
-
     def _forget_run(self) -> None:
         super()._forget_run()
         self._test_batches = 0
@@ -80,6 +75,9 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
                 )
 
     # The profiler
+
+    def _profilable(self, batches: tuple[int, int]) -> tuple[int, int]:
+        return batches if batches == (0, 0) or profiler.usable(batches) else (0, 0)
 
     def _check_profiler(self) -> None:
         pass  # at construction

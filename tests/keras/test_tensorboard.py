@@ -15,7 +15,17 @@ import keras
 import peakhold
 import peakhold.keras as pk
 from conftest import BACKEND
-from event_reader import array, files, multiplexed, opened, raw_events, series, steps, tags
+from event_reader import (
+    array,
+    files,
+    multiplexed,
+    opened,
+    raw_events,
+    series,
+    steps,
+    tags,
+    values,
+)  # fmt: skip
 from keras_helpers import data, fit, model
 from peakhold.errors import InvalidArgumentError
 
@@ -115,9 +125,6 @@ def test_the_step_of_a_batch_is_the_optimizers(compiled, update_freq, expected, 
 
 
 def test_a_rate_is_that_of_the_epoch_wherever_the_callback_stands(tmp_path):
-    class Halve(pk.LearningRateScheduler):
-        pass
-
     for name, order in {"before": 1, "after": -1}.items():
         board = pk.TensorBoard(tmp_path / name)
         plateau = pk.ReduceLROnPlateau("loss", patience=1, min_delta=1e9, factor=0.5)
@@ -134,30 +141,23 @@ def test_a_rate_is_that_of_the_epoch_wherever_the_callback_stands(tmp_path):
 
 
 def test_a_killed_fit_and_its_restart_draw_one_line(tmp_path):
+    """The same lines twice; `BackupAndRestore` finds out where to go on."""
     code = (
         "import os, signal, sys\n"
         "sys.path[:0] = sys.argv[2].split(os.pathsep)\n"
         "import conftest, keras, peakhold.keras as pk\n"
         "from keras_helpers import fit, model\n"
-        "net, start = model(), int(sys.argv[3])\n"
-        "backup = sys.argv[1] + '/w.weights.h5'\n"
-        "if start:\n"
-        "    net.build((None, 3)); net.optimizer.build(net.trainable_variables)\n"
-        "    net.load_weights(backup)\n"
-        "class Backup(keras.callbacks.Callback):\n"
-        "    def on_epoch_end(self, epoch, logs=None):\n"
-        "        if epoch == 1: self.model.save_weights(backup)\n"
+        "class Dies(keras.callbacks.Callback):\n"
         "    def on_train_batch_end(self, batch, logs=None):\n"
-        "        if not start and self.model.optimizer.iterations >= 14:\n"
+        "        if sys.argv[3] == 'dies' and self.model.optimizer.iterations >= 14:\n"
         "            board._folders.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    on_epoch_begin = lambda self, epoch, logs=None: None\n"
         "board = pk.TensorBoard(sys.argv[1] + '/tb', update_freq=1, histogram_freq=1)\n"
-        "fit(net, [board, Backup()], 5, initial_epoch=start)\n"
+        "fit(model(), [board, pk.BackupAndRestore(sys.argv[1] + '/backup'), Dies()], 5)\n"
     )
     path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), *sys.path])
-    for start, status in [(0, -signal.SIGKILL), (2, 0)]:
+    for word, status in [("dies", -signal.SIGKILL), ("lives", 0)]:
         done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path), path, str(start)],
+            [sys.executable, "-c", code, str(tmp_path), path, word],
             env={**os.environ, "KERAS_BACKEND": BACKEND}, capture_output=True, text=True,
             timeout=300, check=False,
         )  # fmt: skip
@@ -166,6 +166,7 @@ def test_a_killed_fit_and_its_restart_draw_one_line(tmp_path):
     train, validation = reader.GetAccumulator("train"), reader.GetAccumulator("validation")
 
     assert len(files(tmp_path / "tb" / "train")) == 2
+    assert len(values(tmp_path / "tb" / "train")) > len(train.Tensors("batch_loss")) + 14
     assert steps(train, "batch_loss") == list(range(1, 5 * N_BATCHES + 1))
     for tag in tags(train) - {"batch_loss", "batch_mae", "keras"}:
         assert steps(train, tag) == [0, 1, 2, 3, 4], tag

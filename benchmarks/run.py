@@ -38,9 +38,9 @@ def machine():
     )
 
 
-def fit_overhead(rounds):
-    """The table over all backends; each has a process of its own."""
-    # What `fit_overhead.py` prints is one backend's table: the header once, then everybody's rows.
+def over_backends(script, rounds):
+    """The table of a script over all backends; each has a process of its own."""
+    # What it prints is one backend's table: the header once, then everybody's rows.
     header, rows = [], []
     for backend in BACKENDS:
         environment = {
@@ -50,7 +50,7 @@ def fit_overhead(rounds):
             "GLOG_minloglevel": "3",
         }
         done = subprocess.run(
-            [sys.executable, str(HERE / "fit_overhead.py"), "--rounds", str(rounds)],
+            [sys.executable, str(HERE / script), "--rounds", str(rounds)],
             env=environment,
             check=True,
             stdout=subprocess.PIPE,
@@ -83,6 +83,13 @@ batch that costs no more: a ratio of 1. Times are medians of the rounds' fastest
 quartiles are those of the rounds' ratios. The end of an epoch holds a flush of the CSV file to the
 disk, which Keras's has not."""
 
+BOARD = """\
+## TensorBoard
+
+`TensorBoard(update_freq="epoch")` and the event writer below it, beside Keras's and `tf.summary`. A
+batch is the list's batch hooks over those of a list without it; below zero, the list saves more by
+not asking Keras's thread pool than the callback costs."""
+
 IMPORT = """\
 ## Importing
 
@@ -102,8 +109,15 @@ def main(arguments=None):
     importing, _ = import_time.table()
     print(importing)
     print("\nfit, with four callbacks", flush=True)
-    fitting = fit_overhead(rounds)
-    sections = [f"{where}", f"{FIT}\n\n{fitting}", f"{IMPORT}\n\n{importing}"]
+    fitting = over_backends("fit_overhead.py", rounds)
+    print("\nTensorBoard", flush=True)
+    boards = over_backends("tensorboard_cost.py", min(rounds, 5))
+    sections = [
+        f"{where}",
+        f"{FIT}\n\n{fitting}",
+        f"{BOARD}\n\n{boards}",
+        f"{IMPORT}\n\n{importing}",
+    ]
     write_section("callbacks", "\n\n".join(sections))
 
     if (HERE / "store.py").exists():

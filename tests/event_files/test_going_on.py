@@ -1,9 +1,15 @@
 """A run that goes on in a folder: readers hold one value a step, and nothing that counts is lost."""
 
+import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -149,6 +155,41 @@ def test_a_damaged_file_in_the_folder_stops_nothing(damage, tmp_path):
 
     assert left_by(str(tmp_path / "train")).unfinished is False
     assert steps(opened(tmp_path / "train"), "epoch_loss") == [1, 2]
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_a_server_of_tensorboard_shows_one_line(fast, tmp_path):
+    """Its two ways of reading: its data server, and the reader of the tests above."""
+    for module in ("tensorboard", *(["tensorboard_data_server"] if fast == "true" else [])):
+        pytest.importorskip(module)
+    run(tmp_path, 5, stop_after=47, ends=False).close()
+    run(tmp_path, 6, start=2, offset=0.5)
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0",
+            "--load_fast", fast,
+        ],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        url = next(m.group() for line in server.stderr if (m := re.search(r"http://\S+", line)))
+        lines = {}
+        for name, tag in [("train", "batch_loss"), ("validation", "epoch_loss")]:
+            page = f"{url}data/plugin/scalars/scalars?run={name}&tag={tag}"
+            for _ in range(600):  # it loads while it serves
+                with contextlib.suppress(urllib.error.HTTPError):
+                    points = json.load(urllib.request.urlopen(page, timeout=60))
+                    lines[tag] = [(step, value) for _, step, value in points]
+                    if len(lines[tag]) >= (60 if tag == "batch_loss" else 6):
+                        break
+                time.sleep(0.1)
+    finally:
+        server.kill()
+        server.wait()
+
+    for tag, line in lines.items():
+        assert line == expected(tag, 6, 2, 0.5)
+    assert lines.keys() == {"batch_loss", "epoch_loss"}
 
 
 # The callback in a loop

@@ -1,5 +1,6 @@
 """TensorBoard in `fit`: beside Keras's own, in the same run, read by TensorBoard's own code."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -270,6 +271,8 @@ def test_a_layer_that_writes_dies_of_keras_own_callback_in_the_second_fit(tf, tm
 
     with pytest.raises(tf.errors.OpError):
         fit(net, [board], 1)
+    state = importlib.import_module("tensorflow.python.ops.summary_ops_v2")._summary_state
+    state.writer = state.is_recording = None  # what it left behind
 
 
 def test_the_default_writer_is_as_before_when_training_has_ended(tf, tmp_path):

@@ -124,6 +124,7 @@ class TensorBoard(Participant):
         self._epoch_clock = self._clock = 0.0
         self._written_at = 0
         self._batches = 0
+        self._due_batch: int | None = None
 
     # What a host's own class fills in
 
@@ -184,7 +185,7 @@ class TensorBoard(Participant):
         steps = self.host.steps_done()
         self._before = self._done = self._done if steps is None else steps
         self._epoch_clock = self._clock = time.perf_counter()
-        self._written_at = self._done
+        self._written_at, self._due_batch = self._done, None
 
     def _go_on_from(self, epoch: int) -> None:
         steps = self.host.steps_done()
@@ -207,15 +208,25 @@ class TensorBoard(Participant):
             self._start_profile(self._runs().path(TRAIN))
 
     def _batch_end(self, batch: int, logs: Any = None) -> None:
-        done = self._before + batch + 1
-        if self.update_freq != "epoch":
-            freq = int(self.update_freq)
-            due = done // freq != self._done // freq
-            self._done = done
-            if due:
-                self._record_batch(logs)
+        if self.update_freq != "epoch" and (
+            batch == self._due_batch if self._is_asked else self._is_due(batch)
+        ):
+            self._due_batch = None
+            self._record_batch(logs)
         if self._batches == self.profile_batch[1] != 0:
             self._stop_profile()
+
+    _is_asked = False
+    """Whether the list asks `_is_due` at each batch, and only then calls the hook for it."""
+
+    def _is_due(self, batch: int) -> bool:
+        """Whether this batch is written; called once for each, in the thread that trains."""
+        freq, before = int(self.update_freq), self._done
+        self._done = self._before + batch + 1
+        due = self._done // freq != before // freq
+        if due:
+            self._due_batch = batch
+        return due
 
     @no_op
     def _no_batch_hook(self, batch: int, logs: Any = None) -> None: ...

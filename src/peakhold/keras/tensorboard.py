@@ -127,6 +127,11 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
         return self.update_freq != "epoch" and tf_summary.is_loaded()
 
     @property
+    def async_safe(self) -> bool:
+        """Keras keeps asynchronous dispatch on: our list calls the hook of a batch that is due."""
+        return not (self.update_freq in {"epoch", 1} or self._profiles)
+
+    @property
     def on_train_batch_begin(self) -> Any:
         """The batch hook: a no-op unless batches are profiled or `tf.summary` is in use."""
         wanted = self._profiles or self._summarizes

@@ -66,7 +66,7 @@ class TensorBoard(Participant):
         SaveError: On train begin, if the folder cannot be made or written.
 
     Example:
-        >>> import tempfile
+        >>> import os, tempfile
         >>> from peakhold import CallbackList
         >>> board = TensorBoard(tempfile.mkdtemp())
         >>> callbacks = CallbackList(board, verbose=0)

@@ -42,7 +42,7 @@ class EventWriter:
             next event; what stands in the file stays readable.
 
     Example:
-        >>> import tempfile
+        >>> import os, tempfile
         >>> with EventWriter(tempfile.mkdtemp()) as writer:
         ...     for step in range(100):
         ...         writer.scalar("loss", 1 / (step + 1), step)

@@ -17,8 +17,11 @@ import pytest
 import xxhash
 
 import event_reader
+from peakhold import AtEnd, Every
 from peakhold.errors import (
     DirectionUnknownError,
+    HostError,
+    InvalidArgumentError,
     MonitorNotFoundError,
     MonitorWarning,
     NotAScalarError,
@@ -118,6 +121,27 @@ class Behaviours:
         ]  # fmt: skip
         assert table[2].split(maxsplit=4)[4] == "stop         no improvement for 1 epoch"
 
+    def test_several_metrics_are_waited_for_each_by_itself(self, rig):
+        stopper = rig.lib.EarlyStopping(
+            ["m", "n"], mode=["min", "max"], patience=2, restore_best_weights=True
+        )
+        curves = {"m": [0.5, 0.3, 0.4, 0.4, 0.4, 0.4], "n": [0.1, 0.2, 0.3, 0.2, 0.2, 0.2]}
+        rig.run([stopper], curves, 9)
+
+        assert rig.epochs_run == [0, 1, 2, 3, 4]
+        assert same(rig.weights(), rig.at[1])
+
+    @pytest.mark.parametrize("missing", [False, True])
+    def test_patience_in_steps_is_patience_in_epochs_of_as_many(self, rig, missing):
+        """An epoch has 4 steps; one that does not log the metric takes its steps, too."""
+        curve = {"m": [0.5, 0.3, None if missing else 0.4, 0.4, 0.4, 0.4]}
+        stopper = rig.lib.EarlyStopping("m", mode="min", patience=rig.lib.Steps(8))
+        plateau = rig.lib.ReduceLROnPlateau("m", mode="min", patience=rig.lib.Steps(8), factor=0.5)
+        rig.run([stopper, plateau], curve, 9)
+
+        assert rig.epochs_run == [0, 1, 2, 3]
+        assert rig.rate() == pytest.approx(rig.first_rate / 2)
+
     # Learning rate
 
     def test_the_rate_is_lowered_and_logged_as_it_was(self, rig):
@@ -175,6 +199,76 @@ class Behaviours:
 
         assert saved == ["1-3", "2-2", "2-4"]
         assert same(rig.load(str(tmp_path / f"2-4{rig.suffix}")), rig.at[1])
+
+    @pytest.mark.parametrize(
+        ("when", "saved"),
+        [
+            (Every(epochs=2), ["2", "4", "5"]),
+            (Every(batches=8), ["2-4", "4-4", "5-4"]),
+            (Every(seconds=1e-9), None),
+            (Every(seconds=1e9), ["5-4"]),
+            (AtEnd(), ["5"]),
+        ],
+        ids=str,
+    )
+    def test_when_to_save_can_be_asked_for(self, rig, tmp_path, when, saved):
+        """What the last save does not hold is saved at the end, once."""
+        counts = when != AtEnd() and when.epochs is None
+        name = "{epoch}-{batch}" if counts else "{epoch}"
+        rig.run([rig.saver(str(tmp_path / f"{name}{rig.suffix}"), save_freq=when)], {}, 5)
+        found = sorted(p.name.removesuffix(rig.suffix) for p in tmp_path.glob(f"*{rig.suffix}"))
+
+        if saved is None:  # after each batch; 4 an epoch
+            saved = sorted(f"{epoch}-{batch}" for epoch in range(1, 6) for batch in range(1, 5))
+        assert found == saved
+
+    def test_the_newest_and_the_best_files_are_kept(self, rig, tmp_path):
+        template = str(tmp_path / f"{{epoch}}{rig.suffix}")
+        (tmp_path / f"mine{rig.suffix}").write_bytes(b"mine")
+        saver = rig.saver(template, monitor="m", mode="min", keep_last=2, keep_best=1)
+        rig.run([saver], {"m": [0.5, 0.1, 0.4, 0.3, 0.2, 0.6]}, 6)
+        found = sorted(p.name.removesuffix(rig.suffix) for p in tmp_path.glob(f"*{rig.suffix}"))
+
+        assert found == ["2", "5", "6", "mine"]
+        assert same(rig.load(template.format(epoch=2)), rig.at[1])
+
+    @pytest.mark.parametrize("argument", ["keep_last", "keep_best"])
+    def test_one_name_is_one_file(self, rig, tmp_path, argument):
+        with pytest.raises(InvalidArgumentError, match="a filepath with placeholders"):
+            rig.saver(str(tmp_path / f"best{rig.suffix}"), **{argument: 2})
+
+    def test_a_users_callback_saves_now(self, rig, tmp_path):
+        path = str(tmp_path / f"{{epoch}}{rig.suffix}")
+        saver = rig.saver(path, save_freq=AtEnd())
+
+        class SavesFirst(rig.lib.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch == 0:
+                    saver.save_now(logs)
+
+        rig.run([SavesFirst(), saver], {}, 3)
+
+        assert same(rig.load(path.format(epoch=1)), rig.at[0])
+        assert same(rig.load(path.format(epoch=3)), rig.at[2])
+        assert len(list(tmp_path.glob(f"*{rig.suffix}"))) == 2
+
+    def test_there_is_nothing_to_save_before_a_run(self, rig, tmp_path):
+        with pytest.raises(HostError, match="a run that has begun"):
+            rig.saver(str(tmp_path / f"best{rig.suffix}")).save_now()
+
+    def test_a_replayed_epoch_replaces_its_own_file_and_no_other(self, rig, tmp_path):
+        """The file is newer than the backup that a run goes on from: its epoch is trained again."""
+        path = str(tmp_path / f"best{rig.suffix}")
+
+        def saver():
+            return rig.saver(path, monitor="m", mode="min", save_best_only=True)
+
+        rig.run([saver()], {"m": [0.5, 0.2]}, 2)
+        rig.run([saver()], {"m": [0, 0.2]}, 2, start=1)
+        assert same(rig.load(path), rig.at[1]), "the same value, as it is now"
+        before = rig.load(path)
+        rig.run([saver()], {"m": [0, 0.3, 0.2]}, 3, start=1)
+        assert same(rig.load(path), before), "worse, and another epoch's"
 
     def test_what_is_not_finite_replaces_nothing(self, rig, tmp_path):
         path = str(tmp_path / f"last{rig.suffix}")

@@ -2,12 +2,14 @@
 
 `start` is that line. As a program this module is one process of such a run:
 
-    python resume_runs.py <folder> <kind> <seed> [call:<n> | time:<seconds>]
+    python resume_runs.py <folder> <kind> <seed> [call:<n> | time:<seconds> | term:<epoch>]
 
 kills itself with `kill -9` before the n-th call that writes to the disk, or after so many seconds of
-`fit`, and otherwise writes what the run left into `<folder>/outcome.json`.
+`fit`, or with SIGTERM in an epoch, and otherwise writes what the run left into
+`<folder>/outcome.json`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +18,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 
 if os.environ.get("KERAS_BACKEND") == "torch":
     import torch
@@ -26,6 +30,7 @@ import numpy as np
 
 import keras
 import peakhold.keras as pk
+from peakhold.store import drain
 
 CURVE = (0.9, 0.5, 0.20, 0.3, 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
 """Validation losses of K-R1: best at epoch 2, cut at 7, stopped at 8; an 8 that looks like a best to
@@ -58,6 +63,18 @@ class Counter(keras.callbacks.Callback):
 
     def load_state_dict(self, state):
         self.n_epochs, self.n_batches = state["epochs"], state["batches"]
+
+
+class Terminate(keras.callbacks.Callback):
+    """Sends SIGTERM when an epoch begins."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def data(n=64):
@@ -155,7 +172,12 @@ def outcome(folder, net, history, ours):
 
 
 def process(folder, kind, seed, kill=None):
-    """Run this module as a program; returns its exit status."""
+    """Run this module as a process of its own; returns its exit status.
+
+    On PyTorch it is a fork of this one, which is quick; the others do not survive a fork.
+    """
+    if BACKEND == "torch":
+        return _fork(str(folder), kind, str(seed), kill or "")
     environment = {
         **os.environ,
         "KERAS_BACKEND": BACKEND,
@@ -167,8 +189,32 @@ def process(folder, kind, seed, kill=None):
         [sys.executable, __file__, *arguments],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert done.returncode in {0, -signal.SIGKILL}, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode in {0, -signal.SIGKILL, -signal.SIGTERM}, (
+        done.stdout[-3000:] + done.stderr[-3000:]
+    )
     return done.returncode
+
+
+def _fork(*arguments):
+    with contextlib.suppress(ImportError):
+        import tensorflow  # noqa: F401 - Keras would import it in each child, for seconds
+    drain()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            main(*arguments)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            drain()
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in {0, -signal.SIGKILL, -signal.SIGTERM}, "its traceback is above"
+    return status
 
 
 def _die():
@@ -195,6 +241,12 @@ def _count_calls(fatal):
     return made
 
 
+def finished(folder):
+    """What the last process of a run left, how long it took, and how many calls it made."""
+    result = json.loads(pathlib.Path(folder, "outcome.json").read_text())
+    return {k: v for k, v in result.items() if k not in {"calls", "seconds"}}, result
+
+
 def main(folder, kind, seed, kill=""):
     how, _, when = kill.partition(":")
     made = _count_calls(int(when) if how == "call" else 0)
@@ -202,8 +254,10 @@ def main(folder, kind, seed, kill=""):
         timer = threading.Timer(float(when), _die)
         timer.daemon = True
         timer.start()
-    result = start(folder, kind, seed=int(seed))
-    result["calls"] = made[0]
+    begun = time.monotonic()
+    also = [Terminate(int(when))] if how == "term" else []
+    result = start(folder, kind, seed=int(seed), also=also)
+    result.update(calls=made[0], seconds=time.monotonic() - begun)
     pathlib.Path(folder, "outcome.json").write_text(json.dumps(result))
 
 

@@ -456,6 +456,26 @@ def test_what_only_the_writer_cannot_do_is_done_directly_from_then_on(
     assert commits == [("2.keras", "MainThread"), ("3.keras", "MainThread")]
 
 
+def test_a_relative_path_means_where_the_process_was_when_the_save_was_asked_for(
+    tmp_path, hold, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    callback = saver("last.keras", background=True)
+    moves = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: os.chdir(tmp_path / "there") if epoch else None
+    )
+    with pytest.raises(ZeroDivisionError):
+        fit(model(), [Holds(hold, 0, 9), moves, Raises(1), callback], 2)
+    hold.open()
+    assert callback.wait()
+
+    assert callback.latest_path == "last.keras"
+    assert os.listdir(tmp_path / "there") == []
+    assert sorted(os.listdir(tmp_path / "here")) == ["last.keras", "last.keras.peakhold.json"]
+
+
 # Ends of all kinds
 
 

@@ -23,6 +23,7 @@ import peakhold.keras as ours
 from conftest import BACKEND
 from event_reader import opened, steps
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
+from peakhold.store import background
 
 stock = keras.callbacks
 needs_pool = pytest.mark.skipif(
@@ -158,6 +159,16 @@ def test_a_name_whose_metric_is_missing_does_not_end_training(lib, tmp_path):
     assert len(list(tmp_path.glob("w*.keras"))) == 2
 
 
+@defect("K-M7", raises=TypeError)
+def test_only_some_files_are_kept(lib, tmp_path):
+    saver = lib.ModelCheckpoint(
+        tmp_path / "w{epoch}.keras", "m", mode="min", keep_last=1, keep_best=1
+    )
+    fit(model(), [Curve(m=[0.5, 0.1, 0.4, 0.3]), saver], 4)
+
+    assert sorted(p.name for p in tmp_path.glob("w*.keras")) == ["w2.keras", "w4.keras"]
+
+
 @defect("K-M8")
 def test_the_last_state_is_saved_when_batches_do_not_divide(lib, tmp_path):
     path, net = tmp_path / "last.weights.h5", model()
@@ -189,6 +200,25 @@ def test_a_file_tells_which_epoch_it_is_and_how_good(lib, tmp_path):
     }
 
     assert told == {"w1.keras": (0, 0.5), "w2.keras": (1, 0.4)}
+
+
+@defect("K-M11")
+def test_training_goes_on_while_a_file_is_written(lib, tmp_path):
+    """The writer begins when the second epoch has trained, which Keras's class makes wait."""
+    path, begin, seen = tmp_path / "m.keras", threading.Event(), []
+
+    class Trains(stock.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(path.exists())
+
+        def on_epoch_end(self, epoch, logs=None):
+            begin.set() if epoch == 1 else None
+
+    background.submit(lambda: begin.wait(60))
+    fit(model(), [Trains(), lib.ModelCheckpoint(path)], 2)
+
+    assert seen and not any(seen)
+    assert path.exists()
 
 
 # EarlyStopping, ReduceLROnPlateau, schedules, NaN
@@ -237,6 +267,18 @@ def test_the_average_of_the_best_epoch_is_the_result_with_ema(lib):
     fit(net, [Curve(val_loss=[0.5, 0.1, 0.2, 0.3]), Watch(), stopper], 8)
 
     assert same([np.array(v) for v in net.trainable_variables], averages[1])
+
+
+@defect("K-E17", raises=TypeError)
+def test_several_metrics_can_be_waited_for(lib):
+    stopper = lib.EarlyStopping(["a", "b"], mode="max", patience=2)
+    history = fit(
+        model(),
+        [Curve(a=[0.5, 0.8, 0.7, 0.7, 0.7, 0.7], b=[0.1, 0.2, 0.3, 0.2, 0.2, 0.2]), stopper],
+        6,
+    )
+
+    assert history.epoch[-1] == 4
 
 
 @defect("K-E4")

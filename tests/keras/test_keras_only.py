@@ -26,9 +26,10 @@ from peakhold.errors import (
 
 DROP_INS = [
     "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "CSVLogger", "TerminateOnNaN",
-    "LearningRateScheduler",
+    "LearningRateScheduler", "BackupAndRestore",
 ]  # fmt: skip
 ARGUMENTS = {
+    "BackupAndRestore": ["backup"],
     "ModelCheckpoint": ["m.keras"],
     "CSVLogger": ["l.csv"],
     "LearningRateScheduler": [lambda epoch: 0.1],

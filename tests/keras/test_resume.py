@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import pickle
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +14,12 @@ import keras
 import peakhold.keras as pk
 import resume_runs
 from conftest import BACKEND
-from peakhold.errors import BackupMismatchError, CheckpointDamagedError, CheckpointDamagedWarning
+from peakhold.errors import (
+    BackupMismatchError,
+    CheckpointDamagedError,
+    CheckpointDamagedWarning,
+    SaveWarning,
+)
 from peakhold.store import drain
 from resume_runs import KINDS, build, data, start
 
@@ -405,3 +413,123 @@ def test_what_the_framework_cannot_repeat_is_said(tmp_path, capsys):
         assert ("set_random_seed" in capsys.readouterr().out) == (
             shuffle and BACKEND == "tensorflow"
         )
+
+
+def test_a_folder_that_somebody_deletes_costs_the_backup_and_not_the_run(tmp_path):
+    class Delete(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                drain()
+                shutil.rmtree(tmp_path / "backup")
+
+    with pytest.warns(SaveWarning, match="backup"):
+        _, history, _ = small(tmp_path, [Delete()])
+
+    assert history.epoch == [0, 1, 2, 3]
+
+
+# SIGTERM
+
+
+class Terminate(keras.callbacks.Callback):
+    """Sends SIGTERM at a batch, as a supervisor would."""
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.at, self.epoch = (epoch, batch), 0
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def supervisor():
+    """A handler as users install it: it ends the program in its own way."""
+    called = []
+
+    def handle(number, frame):
+        called.append(number)
+        raise SystemExit(3)
+
+    before = signal.signal(signal.SIGTERM, handle)
+    yield called
+    assert signal.getsignal(signal.SIGTERM) is handle
+    signal.signal(signal.SIGTERM, before)
+
+
+def terminate(folder, *at, **backup):
+    """Train until SIGTERM has taken its course: at the latest at the end, when it is ours no more."""
+    with pytest.raises(SystemExit) as ended:
+        small(folder, [Terminate(*at)], epochs=400, **backup)
+    return ended.value.code
+
+
+def test_sigterm_finishes_the_backup_and_takes_its_usual_course(tmp_path, supervisor):
+    assert terminate(tmp_path, 2, 1) == 3
+    assert supervisor == [signal.SIGTERM]
+    seen = Epochs()
+    n_epochs = json.loads((newest(tmp_path) / "manifest.json").read_text())["epoch"]
+    net, history, _ = small(tmp_path, [seen], epochs=n_epochs + 1, seed=2)
+    whole, one, _ = small(tmp_path / "whole", epochs=n_epochs + 1)
+
+    assert n_epochs >= 2
+    assert seen.begun == [n_epochs]
+    assert (state_of(net), history.history) == (state_of(whole), one.history)
+
+
+def test_without_save_freq_sigterm_saves_at_the_end_of_a_batch(tmp_path, supervisor):
+    assert terminate(tmp_path, 2, 1, save_freq=False) == 3
+    manifest = json.loads((newest(tmp_path) / "manifest.json").read_text())
+    seen = Epochs()
+    small(tmp_path, [seen], epochs=manifest["epoch"] + 2, save_freq=False)
+
+    assert manifest["reason"].startswith(("batch", "after epoch"))
+    assert manifest["epoch"] >= 2
+    assert seen.begun == [manifest["epoch"], manifest["epoch"] + 1]
+
+
+def test_without_save_freq_nothing_is_written_and_batches_stay_asynchronous(tmp_path):
+    modes = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            modes.append((list((tmp_path / "b").glob("step*")), driver_of(backup)._async_train))
+
+    def driver_of(callback):
+        return callback._driver()
+
+    backup = pk.BackupAndRestore(tmp_path / "b", save_freq=False)
+    x, y = data(16)
+    build("scripted").fit(x, y, epochs=2, verbose=0, callbacks=[backup, Look()])
+
+    idle = keras.callbacks.CallbackList([keras.callbacks.Callback()])._async_train
+    assert modes == [([], idle)] * 2
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_fit_that_raised_leaves_no_handler_that_swallows(tmp_path, supervisor):
+    crash_small(tmp_path, "batch", 1, 1)
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert supervisor == [signal.SIGTERM]
+
+
+def test_sigterm_that_is_ignored_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        _, history, _ = small(tmp_path, [Terminate(1, 1)])
+        assert history.epoch == [0, 1, 2, 3]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -383,6 +383,7 @@ class BackupAndRestore(Participant):
             "callbacks": callback_states.collect(writers),
         }
         run.folder.save({_STATE: state}, [], epoch=0, refers_to=[], reason="the beginning")
+        run.folder.wait()  # before the first row is written
 
     def _held_places(
         self, run: _Run, members: Mapping[str, Any], now: Held, step: int, keep: list[Held]

@@ -25,7 +25,13 @@ from types import FrameType
 from typing import Any, final
 
 from peakhold._core.policies.keep_backups import REFERS, KeepBackups
-from peakhold.errors import CheckpointNotFoundError, SaveError, SaveWarning, StoreOwnedError
+from peakhold.errors import (
+    CheckpointNotFoundError,
+    SaveError,
+    SaveWarning,
+    StoreError,
+    StoreOwnedError,
+)
 from peakhold.runtime.pool import Held
 from peakhold.store import Checkpoint, Pending, Store, drain, submit
 from peakhold.store import manifest as manifests
@@ -172,9 +178,16 @@ class BackupFolder:
         """
         with contextlib.suppress(SaveError):
             self._store.wait()
-        # The newest first: as long as one is there, all that it refers to is.
-        for name in sorted(self._names(), reverse=True):
-            self._store.delete(name)
+        try:
+            # The newest first: as long as one is there, all that it refers to is.
+            for name in sorted(self._names(), reverse=True):
+                self._store.delete(name)
+        except (OSError, StoreError) as error:  # training has ended well all the same
+            warnings.warn(
+                f"the backup in {self.path!r} could not be deleted: {error}",
+                SaveWarning,
+                stacklevel=2,
+            )
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(self.path, TRASH_NAME))
         for path in (*others, os.path.join(self.path, LOCK_NAME)):

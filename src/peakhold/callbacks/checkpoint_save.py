@@ -48,6 +48,9 @@ class Order:
     """What is to be written."""
 
     path: str
+    """As the user spelled it."""
+    target: str
+    """The same, absolute: the process may be elsewhere when it is written."""
     entry: Entry
     goes_on: bool
     """Whether this run goes on from a file of ours under this name."""
@@ -83,8 +86,12 @@ def write_now(
     Raises:
         OSError: If it could not be written; then what stood there stands.
     """
-    again = folder.was_written(order.path)
-    aside = folder.write(order.path, order.entry, write, goes_on=order.goes_on, better=order.better)
+    again = folder.was_written(order.target)
+    aside = folder.write(
+        order.target, order.entry, write, goes_on=order.goes_on, better=order.better
+    )
+    if aside is not None:
+        aside = os.path.join(os.path.dirname(order.path), os.path.basename(aside))
     return Fact(order, aside, again, _clear_away(folder, order))
 
 
@@ -123,7 +130,7 @@ class _Save:
         held: Held,
         exempt: frozenset[str] | None,
     ) -> None:
-        self.order, self.filepath = order, os.path.abspath(folder.filepath)
+        self.order, self.filepath = order, folder.filepath
         self.task = background.Task(self._write)
         self._folder, self._exempt = folder, exempt
         self._needs: tuple[PlannedFile, Held] | None = (plan, held)

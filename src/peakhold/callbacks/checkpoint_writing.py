@@ -14,6 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -78,7 +79,8 @@ class CheckpointWriting(CheckpointNaming):
 
     def _folder(self) -> CheckpointFolder:
         if self._files is None:  # hooks called by hand, without train begin
-            self._files = CheckpointFolder(self.filepath, self._suffix, self.session.run_id)
+            filepath = os.path.abspath(self.filepath)
+            self._files = CheckpointFolder(filepath, self._suffix, self.session.run_id)
         return self._files
 
     # Where: here or in the background
@@ -211,6 +213,7 @@ class CheckpointWriting(CheckpointNaming):
         )
         return Order(
             path,
+            os.path.abspath(path),
             entry,
             goes_on=self._resumes or self.initial_value_threshold is not None,
             better=self._criterion.better if ranks else None,

@@ -428,6 +428,7 @@ class EarlyStopping(Monitored):
                     "Restoring model weights from the end of the best epoch: "
                     f"{self.best_epoch + 1}."
                 )
+            self.session.pool.trim()  # JAX keeps the old weights until the new ones are there
             self.restore_best()
 
     def restore_best(self) -> None:

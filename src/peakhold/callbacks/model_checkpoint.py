@@ -19,8 +19,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from peakhold._core.arguments import check_number, check_verbose
-from peakhold._core.decisions import Skip
-from peakhold._core.observation import Observation, is_finite
+from peakhold._core.observation import is_finite
 from peakhold._core.policies.save_when import (
     AtEnd,
     Due,
@@ -31,13 +30,11 @@ from peakhold._core.policies.save_when import (
 )
 from peakhold.advice import Checkpoint, Facts
 from peakhold.callbacks import checkpoint_arguments as arguments
+from peakhold.callbacks.checkpoint_ranking import CheckpointRanking
 from peakhold.callbacks.checkpoint_save import wait_for_saves_to
-from peakhold.callbacks.checkpoint_writing import CheckpointWriting
 from peakhold.errors import (
     HostError,
     InvalidArgumentError,
-    MonitorNotFoundError,
-    MonitorWarning,
     SaveWarning,
 )
 from peakhold.host import to_number
@@ -47,7 +44,7 @@ from peakhold.runtime.summary import Best
 __all__ = ["ModelCheckpoint"]
 
 
-class ModelCheckpoint(CheckpointWriting):
+class ModelCheckpoint(CheckpointRanking):
     """Save the model, or only its weights, at some frequency, or when it is the best so far.
 
     A file under its final name is whole at every moment: it is written beside it, flushed, renamed,
@@ -175,8 +172,7 @@ class ModelCheckpoint(CheckpointWriting):
         """What belongs to one run, at its beginning."""
         self._forget_files()
         self._owed = False
-        self._replayed: int | None = None
-        self._missing: MonitorNotFoundError | None = None
+        self._replayed = self._missing = None
         self._looked = time.monotonic()
 
     # Views
@@ -192,15 +188,6 @@ class ModelCheckpoint(CheckpointWriting):
         is_count = isinstance(trigger, Every) and not isinstance(value, (Every, str))
         self._save_freq: Any = trigger.batches if is_count else value  # type: ignore[union-attr]
         self._due, self._counted = Due(trigger), DueState()
-
-    @property
-    def best(self) -> float | None:
-        """The value to beat: of the best file, one that is being written included."""
-        return self._state.to_beat
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._state = SaveBestState(best=value)
 
     @property
     def _ranks(self) -> bool:
@@ -303,6 +290,7 @@ class ModelCheckpoint(CheckpointWriting):
             InvalidArgumentError: If `save_best_only` and `logs` does not hold the metric.
 
         Example:
+            >>> import peakhold
             >>> class SaveAtStart(peakhold.Callback):
             ...     def __init__(self, saver):
             ...         super().__init__()
@@ -340,6 +328,7 @@ class ModelCheckpoint(CheckpointWriting):
         value = self._value(epoch, logs) if self._ranks else to_number(logs.get(self.monitor))
         counts, text = False, f"saving model to {path}"
         if self.save_best_only and value is None:
+            self._owed = not self._due.at_every_epoch
             if not self._save_unranked(logs):
                 return
         elif self.save_best_only and value is not None:
@@ -356,68 +345,6 @@ class ModelCheckpoint(CheckpointWriting):
             return
         self._say(f"\nEpoch {epoch + 1}: {text}")
         self._carry_out(self._order(path, epoch, batch, logs, value, counts=counts), plan)
-
-    @property
-    def _best_text(self) -> str:
-        return "None" if self.best is None else f"{self.best:.5f}"
-
-    def _is_better(self, epoch: int, value: float) -> bool:
-        """Whether this epoch is better than every file, those under way included."""
-        _, decision = self._policy.step(self._state, Observation(epoch, value))
-        if not isinstance(decision, Skip) or self._replays(epoch, value):
-            return True
-        self._why_not = f"{self.monitor} {decision.reason}"
-        self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {self._best_text}")
-        return False
-
-    def _replays(self, epoch: int, value: float) -> bool:
-        """Whether the best file is of this very epoch, from before the interruption, and no better.
-
-        Then the epoch is trained again, and what comes of it replaces the file.
-        """
-        best = self._state.best
-        return (
-            self._replayed == epoch
-            and self._state.pending is None
-            and is_finite(value)
-            and not self._criterion.better(best, value)
-        )
-
-    def _save_unranked(self, logs: Mapping[str, Any]) -> bool:
-        """The monitor is not there: save once if it should have been and nothing is known."""
-        self._owed = not self._due.at_every_epoch
-        error = self._missed(logs)
-        if error is None:
-            return False
-        self._why_not = f"{self.monitor!r} was not logged"
-        first = self._missing is None and self.latest_path is None and self.best is None
-        self._missing = error
-        self._warn_once(
-            f"Can save best model only with {self.monitor} available. {error}", MonitorWarning
-        )
-        return first
-
-    def _loss_defect(self, logs: Mapping[str, Any]) -> str | None:
-        """What the loss tells against a save, or None."""
-        loss = to_number(logs.get("loss")) if self.check_finite else None
-        return None if loss is None or is_finite(loss) else f"the loss is {loss}"
-
-    def _take_over(self) -> None:
-        """In a run that goes on: take the best from the files that are there, once."""
-        files = self._files
-        if not self._resumes or files is None or files.resumed:
-            return
-        files.resumed = True
-        if not self.save_best_only or self._direction is None:
-            return
-        found = files.best(self.monitor, str(self._direction), self._criterion.better)
-        if found is None:
-            self._state = SaveBestState(best=self.initial_value_threshold)
-            return
-        path, entry = found
-        self.best_path, self.best_epoch = path, entry.epoch
-        if not self._criterion.better(self.initial_value_threshold, entry.value):
-            self._state, self._replayed = SaveBestState(best=entry.value), entry.epoch
 
     # Words
 

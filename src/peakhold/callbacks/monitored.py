@@ -251,5 +251,10 @@ class OneOfSeveral(Monitored):
         """The owner's."""
         return self._owner.session
 
+    @property
+    def monitor_op(self) -> Function[[Any, Any], Any] | None:
+        """The comparison in use, of the owner's kind."""
+        return None if self._direction is None else self._owner._comparison(self._direction)
+
     def _missing_message(self, logs: Mapping[str, Any]) -> str:
         return self._owner._missing_words(self.monitor, logs)

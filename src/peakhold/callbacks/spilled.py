@@ -43,6 +43,7 @@ class Spill:
         """
         step = next(self._numbers)
         self._store.save(step, trees, immutable=True).result()
+        self._store.wait()  # until the one before is gone, too
         return Spilled(self, step, trees)
 
     def load(self, step: int, part: str) -> Any:

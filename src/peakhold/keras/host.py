@@ -130,7 +130,7 @@ class KerasHost:
     def restore(self, snapshot: Snapshot) -> None:
         model = self._synced()
         if WEIGHTS in snapshot:
-            model.set_weights([_own(array) for array in snapshot[WEIGHTS]])
+            _assign(WEIGHTS, self._variables(WEIGHTS), snapshot[WEIGHTS])
         if OPTIMIZER in snapshot:
             self._restore_optimizer(snapshot[OPTIMIZER])
         for part in (SEEDS, METRICS):

@@ -105,6 +105,8 @@ class PartBuffer:
 
     def writable(self) -> Any:
         """The snapshot, with arrays that their new owner may change."""
+        if not self.allocated:  # it came as it is
+            return self.tree
         slots = iter(zip(self._slots, self._shown, strict=True))
 
         def own(leaf: Any) -> Any:

@@ -208,10 +208,10 @@ class Participant(Callback):
     `_test_begin`, `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes
     training), `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all
     of ours have seen the event, between `_before_commit` and `_after_commit` (whoever lends the
-    model other weights takes them out meanwhile). On train end: `_keep_last`, `_end`, then `_settle`
-    (wait for the writer), and at last `_conclude` (everything of this run is on disk). On SIGTERM:
-    `_terminate`, on another thread (finish what is under way, and return by the deadline, a time of
-    `time.monotonic()`). `_attached` when a list that drives this callback is known.
+    model other weights takes them out meanwhile). On train end: `_keep_last`, `_end`, then
+    `_settle` (wait for the writer), and at last `_conclude` (everything of this run is on disk).
+    On SIGTERM: `_terminate`, on another thread (finish what is under way, and return by the
+    deadline, a time of `time.monotonic()`). `_attached` when a list that drives it is known.
     """
 
     _session: Session | None = None

@@ -335,14 +335,20 @@ class SnapshotPool:
             return
         self._free.setdefault(copy.part, []).append(copy.buffer)
 
+    def trim(self) -> None:
+        """Let memory go that nobody holds now; what is taken later is allocated anew."""
+        with self.lock:
+            for free in self._free.values():
+                for buffer in free:
+                    self._buffers.discard(buffer)
+            self._free, self._taken = {}, {}
+
     def close(self) -> None:
         """The run has ended: keep only what somebody holds."""
         with self.lock:
             self._closed = True
-            for free in self._free.values():
-                for buffer in free:
-                    self._buffers.discard(buffer)
-            self._free, self._taken, self._unprepared = {}, {}, set()
+            self._unprepared = set()
+            self.trim()
 
 
 def _together(booked: int, more: int) -> int:

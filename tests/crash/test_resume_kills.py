@@ -1,0 +1,101 @@
+"""`kill -9` at any moment of a run that is backed up: started again, it ends as if nothing happened.
+
+The scripted run of K-R1 and real training. A kill comes either before one of the calls that write
+to the disk (so it hits saves: of the backup, of the best file, of the log), or after a random time.
+`make test` runs a short form, `make crash` 20 kills of each kind. On PyTorch each victim is a fork;
+with `KERAS_BACKEND=jax` or `tensorflow` it is a process of its own, which takes minutes.
+"""
+
+import random
+import signal
+
+import pytest
+
+import resume_runs
+from resume_runs import KINDS
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """By kind: what an unbroken run leaves, and its calls and seconds."""
+    results = {}
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp(kind)
+        assert resume_runs.process(folder, kind, 1) == 0
+        results[kind] = resume_runs.finished(folder)
+    return results
+
+
+def kill_and_finish(folder, kind, whole, moments):
+    """Kill a run once or more, let it end, and compare; returns how many kills hit it."""
+    folder.mkdir()
+    n_hits = 0
+    for moment in moments:
+        status = resume_runs.process(folder, kind, 1, moment)
+        n_hits += status == -signal.SIGKILL
+        if status == 0 or was_over(folder):
+            break
+    else:
+        assert resume_runs.process(folder, kind, 1) == 0
+    expected, _ = whole[kind]
+    if was_over(folder) and not (folder / "outcome.json").exists():
+        assert (folder / "log.csv").read_text() == expected["csv"]
+        return n_hits
+    result, _ = resume_runs.finished(folder)
+    wrong = {key: (result[key], expected[key]) for key in expected if result[key] != expected[key]}
+    assert not wrong, f"killed at {moments}: {wrong}"
+    return n_hits
+
+
+def was_over(folder):
+    """Whether the run had ended, and its backup was deleted: the same line then begins another."""
+    backup = folder / "backup"
+    begun = (folder / "log.csv").exists()
+    return begun and not (backup.exists() and any(backup.glob("step-*")))
+
+
+def moments_of(rng, kind, whole, n):
+    """Half of them in saves, half at any time."""
+    _, numbers = whole[kind]
+    for number in range(n):
+        if number % 2:
+            yield f"time:{rng.uniform(0, numbers['seconds']):.4f}"
+        else:
+            yield f"call:{rng.randint(1, numbers['calls'])}"
+
+
+def run(folder, kind, whole, n, seed):
+    rng = random.Random(seed)
+    n_hits = sum(
+        kill_and_finish(folder / str(number), kind, whole, [moment])
+        for number, moment in enumerate(moments_of(rng, kind, whole, n))
+    )
+    print(f"\n{resume_runs.BACKEND}, {kind}: {n_hits} of {n} kills hit", end="")
+    assert n_hits * 2 >= n
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_9_changes_nothing(tmp_path, whole, kind):
+    run(tmp_path, kind, whole, 4, seed=1)
+
+
+def test_two_kills_in_a_row_change_nothing(tmp_path, whole):
+    _, numbers = whole["scripted"]
+    moments = [f"call:{numbers['calls'] // 2}", f"call:{numbers['calls'] // 6}"]
+
+    assert kill_and_finish(tmp_path / "run", "scripted", whole, moments) == 2
+
+
+def test_sigterm_ends_the_process_as_it_would_have(tmp_path, whole):
+    assert resume_runs.process(tmp_path, "real", 1, "term:5") == -signal.SIGTERM
+    backups = [p.name for p in (tmp_path / "backup").iterdir() if p.name.startswith("step-")]
+    assert len(backups) == 2
+    assert not any(p.name.startswith(".tmp") for p in (tmp_path / "backup").iterdir())
+    assert resume_runs.process(tmp_path, "real", 1) == 0
+    assert resume_runs.finished(tmp_path)[0] == whole["real"][0]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_9_at_20_moments_changes_nothing(tmp_path, whole, kind):
+    run(tmp_path, kind, whole, 20, seed=2)

@@ -1,0 +1,71 @@
+"""`BackupAndRestore` in loops by hand: PyTorch, and nested arrays of any kind."""
+
+import numpy as np
+import pytest
+import torch
+
+import peakhold
+from peakhold.errors import BackupMismatchError
+
+
+def train(folder, *, epochs=6, crash_at=None, seed=0, units=8, stop_at=None):
+    """A PyTorch loop with dropout, Adam and shuffled data."""
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(4, units), torch.nn.ReLU(), torch.nn.Dropout(0.4), torch.nn.Linear(units, 1)
+    )
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(32, 4)).astype("float32"))
+    backup = peakhold.BackupAndRestore(folder / "backup")
+    plateau = peakhold.ReduceLROnPlateau("loss", patience=1, min_delta=1.0)
+    logger = peakhold.CSVLogger(folder / "log.csv", append=True)
+    callbacks = peakhold.CallbackList(
+        [logger, backup, plateau], net, optimizer=optimizer, epochs=epochs, verbose=0
+    )
+    callbacks.on_train_begin()
+    begun = []
+    for epoch in range(backup.initial_epoch, epochs):
+        begun.append(epoch)
+        callbacks.on_epoch_begin(epoch)
+        for rows in torch.randperm(len(x)).split(8):
+            loss = torch.nn.functional.mse_loss(net(x[rows]), x[rows, :1])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if epoch == crash_at:
+            raise ZeroDivisionError
+        callbacks.on_epoch_end(epoch, {"loss": loss})
+        if epoch == stop_at:
+            break
+    callbacks.on_train_end()
+    state = [*net.state_dict().values()]
+    for slots in optimizer.state_dict()["state"].values():
+        state += [slots[name] for name in sorted(slots)]
+    rate = optimizer.param_groups[0]["lr"]
+    return begun, [t.numpy().tobytes() for t in state], rate, (folder / "log.csv").read_text()
+
+
+@pytest.mark.parametrize("crash_at", [1, 4])
+def test_a_torch_loop_goes_on_exactly(tmp_path, crash_at):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    _, *whole = train(tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "killed", crash_at=crash_at)
+    begun, *resumed = train(tmp_path / "killed", seed=5)
+
+    assert begun == list(range(crash_at, 6))
+    assert resumed == whole
+    assert not (tmp_path / "killed" / "backup").exists()
+
+
+def test_another_model_is_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, crash_at=2)
+    with pytest.raises(BackupMismatchError, match=r"0\.weight: \(8, 4\) .* \(9, 4\)"):
+        train(tmp_path, units=9)
+
+
+def test_a_loop_that_asks_twice_in_one_process_begins_anew(tmp_path):
+    assert train(tmp_path, epochs=2)[0] == [0, 1]
+    assert train(tmp_path, epochs=2)[0] == [0, 1]

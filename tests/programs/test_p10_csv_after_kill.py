@@ -1,0 +1,76 @@
+"""P10: `CSVLogger("logs/train.csv", append=True)`, the job is killed and started again.
+
+"Each epoch once, no torn row, no gap, late metrics have a column": also where the killed epoch has
+written its row already, also if that is the first, and also if its row came with a new column.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+PROGRAM = """
+import os, signal, sys
+if os.environ["KERAS_BACKEND"] == "torch":
+    import torch
+import keras
+import numpy as np
+from peakhold.keras import BackupAndRestore, CSVLogger
+
+KILL_AT = int(sys.argv[1])
+
+
+class Late(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch >= 2:
+            logs["late"] = float(epoch)
+
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == KILL_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Logger(CSVLogger):  # its row is on disk when the next callback is called
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+
+
+keras.utils.set_random_seed(3)
+x = np.random.default_rng(0).normal(size=(32, 3)).astype("float32")
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+model.compile("adam", "mse", metrics=["mae"])
+model.fit(x, x[:, :1], epochs=4, batch_size=8, verbose=0, callbacks=[
+    Late(), Logger("logs/train.csv", append=True), Kill(), BackupAndRestore("backup")])
+"""
+
+
+def run(folder, kill_at):
+    (folder / "program.py").write_text(PROGRAM)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.setdefault("KERAS_BACKEND", "tensorflow")
+    done = subprocess.run(
+        [sys.executable, "program.py", str(kill_at)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode in {0, -signal.SIGKILL}, done.stderr[-3000:]
+    return done.returncode, (folder / "logs" / "train.csv").read_bytes()
+
+
+def test_each_epoch_is_there_once_and_a_plain_second_run_adds_to_the_file(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    status, unbroken = run(whole, -1)
+    assert status == 0
+
+    for kill_at in (0, 2):
+        status, content = run(killed, kill_at)
+        assert status == -signal.SIGKILL
+        # Its row is written, and not in the backup.
+        assert content.splitlines()[-1].startswith(str(kill_at).encode())
+    assert run(killed, -1) == (0, unbroken)
+
+    head, *rows = unbroken.splitlines()
+    assert run(killed, -1)[1].splitlines() == [head, *rows, *rows]

@@ -55,7 +55,7 @@ $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 
 test-core: .venv/.test
-	$(PYTEST) tests/core tests/alerts tests/loops tests/house tests/store
+	$(PYTEST) tests/core tests/alerts tests/loops tests/house tests/store tests/event_files
 
 test-torch test-jax test-tensorflow: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance

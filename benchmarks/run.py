@@ -83,6 +83,13 @@ batch that costs no more: a ratio of 1. Times are medians of the rounds' fastest
 quartiles are those of the rounds' ratios. The end of an epoch holds a flush of the CSV file to the
 disk, which Keras's has not."""
 
+BOARD = """\
+## TensorBoard
+
+`TensorBoard(update_freq="epoch")` and the event writer below it, beside Keras's and `tf.summary`. A
+batch is the list's batch hooks over those of a list without it; below zero, the list saves more by
+not asking Keras's thread pool than the callback costs."""
+
 STOPPING = """\
 ## An improvement of `EarlyStopping`
 
@@ -120,7 +127,14 @@ def main(arguments=None):
     print(importing)
     print("\nfit, with four callbacks", flush=True)
     fitting = on_each_backend("fit_overhead.py", rounds)
-    sections = [f"{where}", f"{FIT}\n\n{fitting}", f"{IMPORT}\n\n{importing}"]
+    print("\nTensorBoard", flush=True)
+    boards = on_each_backend("tensorboard_cost.py", min(rounds, 5))
+    sections = [
+        f"{where}",
+        f"{FIT}\n\n{fitting}",
+        f"{BOARD}\n\n{boards}",
+        f"{IMPORT}\n\n{importing}",
+    ]
     write_section("callbacks", "\n\n".join(sections))
     print("\nan improvement of EarlyStopping", flush=True)
     stopping = on_each_backend("early_stopping.py", max(rounds // 2, 1))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import xxhash
 
+import event_reader
 from peakhold import AtEnd, Every
 from peakhold.errors import (
     DirectionUnknownError,
@@ -566,6 +567,41 @@ class Behaviours:
 
         rig.run([stopper], {"m": [0] * 5 + [0.85, 0.7, 0.9]}, 8, start=5)
         assert (stopper.best, stopper.wait) == (0.7, 1), "the wait that stopped is served"
+
+    # TensorBoard
+
+    def test_a_board_holds_every_epoch_and_a_run_that_goes_on_draws_one_line(self, rig, tmp_path):
+        board = rig.lib.TensorBoard(tmp_path, histogram_freq=2)
+        rig.run([board], {"val_m": [0.5, 0.25, 0.75, 0.5]}, 4)
+        rig.run([board], {"val_m": [0.5, 0.25, 0.0, 0.125, 1.0]}, 5, start=2)
+        validation, train = (event_reader.opened(tmp_path / run) for run in ("validation", "train"))
+
+        expected = [(0, 0.5), (1, 0.25), (2, 0.0), (3, 0.125), (4, 1.0)]
+        assert event_reader.series(validation, "epoch_m") == expected
+        assert event_reader.steps(train, "epoch_loss") == [0, 1, 2, 3, 4]
+        assert event_reader.series(train, "epoch_learning_rate")[-1][1] == np.float32(rig.rate())
+        weights = [tag for tag in event_reader.tags(train) if tag.endswith("/histogram")]
+        assert len(weights) == len(rig.weights()) or len(weights) == len(
+            rig.fingerprint(rig.weights())
+        )
+        assert all(event_reader.steps(train, tag) == [0, 2, 4] for tag in weights)
+
+    def test_a_board_writes_the_batches_that_are_due(self, rig, tmp_path):
+        board = rig.lib.TensorBoard(tmp_path, update_freq=3)
+        rig.run([board], {}, 3)
+
+        batches = event_reader.steps(event_reader.opened(tmp_path / "train"), "batch_loss")
+        assert batches == [3, 6, 9, 12]
+
+    def test_an_exception_in_training_loses_nothing_that_a_board_was_given(self, rig, tmp_path):
+        board = rig.lib.TensorBoard(tmp_path, update_freq=1)
+        with contextlib.suppress(ZeroDivisionError):
+            rig.run([board], {}, 4, raise_at=2)
+        rig.run([board], {}, 3)
+        train = event_reader.opened(tmp_path / "train")
+
+        assert event_reader.steps(train, "epoch_loss") == [0, 1, 2]
+        assert copy.deepcopy(board).log_dir == pickle.loads(pickle.dumps(board)).log_dir
 
     # Words
 

@@ -21,6 +21,7 @@ from peakhold.callbacks import (
     ReduceLROnPlateau,
     RemoteMonitor,
     SlackAlert,
+    TensorBoard,
     TerminateOnNaN,
 )
 from peakhold.host import LoopHost
@@ -44,6 +45,7 @@ __all__ = [
     "Seconds",
     "SlackAlert",
     "Steps",
+    "TensorBoard",
     "TerminateOnNaN",
     "__version__",
     "silence",

@@ -105,6 +105,9 @@ class Host(Protocol):
     def state_bytes(self) -> int | None:
         """Size of model and optimizer in bytes, or None if they are not built yet."""
 
+    def named_weights(self) -> Iterable[tuple[str, Any]]:
+        """Name and values of each weight as they are now, one at a time, as arrays of NumPy."""
+
     def steps_done(self) -> int | None:
         """Updates of the model so far, in all runs, if the optimizer counts them."""
 
@@ -347,6 +350,9 @@ class LoopHost:
         if not self._get_state:
             return None
         return sum(getattr(leaf, "nbytes", 8) for _, leaf in _leaves(self._get_state()))
+
+    def named_weights(self) -> Iterable[tuple[str, Any]]:
+        return _leaves(self._get_state()) if self._get_state else ()
 
     def steps_done(self) -> int | None:
         return None

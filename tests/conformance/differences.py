@@ -14,10 +14,13 @@ DELIBERATE = {
     "TerminateOnNaNTest.test_RemoteMonitor_np_array": _NOT_REQUESTS,
     "TerminateOnNaNTest.test_RemoteMonitor_np_float32": _NOT_REQUESTS,
     "TerminateOnNaNTest.test_RemoteMonitorWithJsonPayload": _NOT_REQUESTS,
+    "TestTensorBoardV2.test_TensorBoard_projector_callback": (
+        "the configuration names a tensor of a checkpoint that is never written: the projector "
+        "shows nothing. Ours names a file that it reads"
+    ),
 }
 
 NOT_HERE_YET = {
     "orbax_checkpoint_test.py": "OrbaxCheckpoint",
-    "tensorboard_test.py": "TensorBoard",
 }
 """Files that test a class which Peakhold does not have yet: they would test Keras against itself."""

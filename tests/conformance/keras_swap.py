@@ -27,6 +27,7 @@ MODULES = {
     "ModelCheckpoint": "model_checkpoint",
     "ReduceLROnPlateau": "reduce_lr_on_plateau",
     "CSVLogger": "csv_logger",
+    "TensorBoard": "tensorboard",
     "TerminateOnNaN": "terminate_on_nan",
     "LearningRateScheduler": "learning_rate_scheduler",
     "RemoteMonitor": "remote_monitor",

@@ -79,6 +79,7 @@ def test_our_classes_really_were_constructed(run):
     assert constructed["ModelCheckpoint"] >= 15
     assert constructed["ReduceLROnPlateau"] >= 5
     assert constructed["CSVLogger"] >= 3
+    assert constructed["TensorBoard"] >= 10
     assert constructed["TerminateOnNaN"] >= 5
     assert constructed["LearningRateScheduler"] >= 3
     assert constructed["BackupAndRestore"] >= 5

@@ -118,8 +118,8 @@ def _arguments(name):
     "name",
     [
         "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "CSVLogger", "TerminateOnNaN",
-        "LearningRateScheduler", "RemoteMonitor", "SwapEMAWeights", "Batches", "LoopHost",
-        "SlackAlert", "Alert",
+        "LearningRateScheduler", "RemoteMonitor", "SwapEMAWeights", "TensorBoard", "Batches",
+        "LoopHost", "SlackAlert", "Alert",
     ],
 )  # fmt: skip
 def test_the_reference_names_every_argument(name):

@@ -1,10 +1,13 @@
 """Where no callback looks at batches, Keras's thread pool is not asked; where one does, nothing is lost."""
 
+import threading
+
 import pytest
 
 import keras
 import peakhold.keras as pk
 from conftest import BACKEND
+from event_reader import opened, steps
 from keras_helpers import fit, model
 
 pytestmark = pytest.mark.skipif(
@@ -84,3 +87,63 @@ def test_a_callback_that_looks_at_batches_sees_them_all(kind):
     fit(model(), [pk.EarlyStopping(), counter], 1)
 
     assert (counter.n_train, counter.n_test) == (N_BATCHES, N_BATCHES)
+
+
+def test_a_board_costs_the_batches_that_it_does_not_write_nothing(tmp_path, monkeypatch):
+    """No value of theirs is read from the device; those that are due are written, in this thread."""
+    from keras.src.utils import python_utils
+
+    pythonify, read = python_utils.pythonify_logs, []
+
+    def reading(logs):
+        if logs and not isinstance(next(iter(logs.values())), float):
+            read.append(threading.current_thread())
+        return pythonify(logs)
+
+    monkeypatch.setattr(python_utils, "pythonify_logs", reading)
+    board = pk.TensorBoard(tmp_path, update_freq=6)
+    threads = []
+    record = board._record_batch
+    monkeypatch.setattr(
+        board, "_record_batch", lambda logs: (threads.append(threading.get_ident()), record(logs))
+    )
+    net = model()
+    fit(net, [board], 4, validation_data=None)
+
+    assert steps(opened(tmp_path / "train"), "batch_loss") == [6, 12]
+    assert set(threads) == {threading.get_ident()}
+    assert len(read) <= 2 + 4 + 1  # the two batches, the ends of epochs, and of training
+
+
+def test_a_board_beside_a_progress_bar_and_beside_a_users_hook(tmp_path, capsys):
+    for name, others, verbose in [("bar", [], 1), ("users", [Sees()], 0)]:
+        fit(model(), [pk.TensorBoard(tmp_path / name, update_freq=3), *others], 3, verbose=verbose)
+        train = opened(tmp_path / name / "train")
+
+        assert steps(train, "batch_loss") == [3, 6, 9, 12]
+        assert steps(train, "epoch_loss") == [0, 1, 2]
+        assert all(cb.batches == [0, 1, 2, 3] * 3 for cb in others)
+    assert "4/4" in capsys.readouterr().out
+
+
+class Sees(keras.callbacks.Callback):
+    """A user's callback that sees batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append(batch)
+
+
+def test_a_list_of_a_users_own_calls_a_board_in_this_thread(tmp_path):
+    class Own(keras.callbacks.CallbackList):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+
+    net = model()
+    board = pk.TensorBoard(tmp_path, update_freq=3)
+    fit(net, Own([board], add_history=True, model=net, epochs=3, verbose=0, steps=N_BATCHES), 3)
+
+    assert steps(opened(tmp_path / "train"), "batch_loss") == [3, 6, 9, 12]

@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 import keras
 import peakhold.keras as ours
 from conftest import BACKEND
+from event_reader import opened, steps
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
 from peakhold.store import background
 
@@ -555,6 +557,52 @@ def test_a_log_can_be_written_without_train_begin(lib, tmp_path):
     lib.CSVLogger(tmp_path / "log.csv").on_epoch_end(0, {"loss": 0.5})
 
     assert rows(tmp_path / "log.csv") == [{"epoch": "0", "loss": "0.5"}]
+
+
+# TensorBoard
+
+
+@defect("K-T1")
+def test_the_steps_of_batches_go_on_in_the_next_fit(lib, tmp_path):
+    net = model()
+    for first in (0, 1):
+        board = lib.TensorBoard(str(tmp_path), update_freq=1)
+        fit(net, [board], first + 1, initial_epoch=first)
+
+    assert steps(opened(tmp_path / "train"), "batch_loss") == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@defect("K-T2", raises=ImportError)
+def test_a_board_needs_no_tensorflow(lib, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow.summary", None)  # as where it is not installed
+    fit(model(), [lib.TensorBoard(str(tmp_path))], 1)
+
+    assert (tmp_path / "train").exists()
+
+
+@defect("K-T3")
+def test_a_board_that_writes_epochs_has_no_batch_hook(lib, tmp_path):
+    board = lib.TensorBoard(str(tmp_path))
+    for phase in ("train", "test", "predict"):
+        assert keras.src.utils.python_utils.is_default(getattr(board, f"on_{phase}_batch_end"))
+
+
+@defect("K-T4", raises=AttributeError)
+def test_a_board_takes_an_evaluation_without_logs(lib, tmp_path):
+    board = lib.TensorBoard(str(tmp_path))
+    board.set_model(model())
+    board.on_test_begin()
+    board.on_test_end()
+
+    assert board.log_dir == str(tmp_path)
+
+
+@defect("K-D5", raises=TypeError)
+def test_a_used_board_can_be_pickled(lib, tmp_path):
+    board = lib.TensorBoard(str(tmp_path), update_freq=1)
+    fit(model(), [board], 1)
+
+    assert pickle.loads(pickle.dumps(board)).log_dir == str(tmp_path)
 
 
 # RemoteMonitor, SwapEMAWeights

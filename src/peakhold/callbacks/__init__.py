@@ -9,6 +9,7 @@ from peakhold.callbacks.learning_rate_scheduler import LearningRateScheduler
 from peakhold.callbacks.model_checkpoint import ModelCheckpoint
 from peakhold.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
 from peakhold.callbacks.remote_monitor import RemoteMonitor
+from peakhold.callbacks.tensorboard import TensorBoard
 from peakhold.callbacks.terminate_on_nan import TerminateOnNaN
 from peakhold.runtime.callback import Callback
 
@@ -24,5 +25,6 @@ __all__ = [
     "ReduceLROnPlateau",
     "RemoteMonitor",
     "SlackAlert",
+    "TensorBoard",
     "TerminateOnNaN",
 ]

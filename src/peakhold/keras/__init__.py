@@ -1,7 +1,7 @@
 """Keras's callbacks, rebuilt: swap one import line.
 
 ```python
-from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger
+from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger, TensorBoard
 ```
 
 Each class is the neutral one of `peakhold` *and* a `keras.callbacks.Callback`. `LambdaCallback`,
@@ -21,6 +21,7 @@ from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
 from peakhold.keras.swap_ema_weights import SwapEMAWeights
+from peakhold.keras.tensorboard import TensorBoard
 
 __all__ = [
     "Alert",
@@ -46,6 +47,7 @@ __all__ = [
     "SlackAlert",
     "Steps",
     "SwapEMAWeights",
+    "TensorBoard",
     "TerminateOnNaN",
     "adapt",
     "host_for",

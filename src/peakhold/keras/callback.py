@@ -46,6 +46,7 @@ class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
         if driver is not None:
             keep_in_thread(driver)
             pass_over_no_ops(driver)
+            self._is_asked = _is_sparse(self) and "on_train_batch_end" in vars(driver)
             if isinstance(self, neutral.Participant):
                 self._driver = weakref.ref(driver)
                 self._attached(driver)
@@ -89,15 +90,19 @@ def pass_over_no_ops(driver: Any) -> None:
 
     Keras hands each batch to its thread pool even then, which costs more than the hooks would: 20
     of a batch's 100 µs on JAX (`benchmarks/fit_overhead.py`). Who acts is asked at each batch: a
-    callback may get its hook later than here.
+    callback may get its hook later than here. One that looks at some batches only is asked at each
+    whether it does; then the hooks run in the training thread, and else as if it had none.
     """
     for phase in ("train", "test", "predict"):
         name = f"on_{phase}_batch_end"
-        own = getattr(type(driver), name) is getattr(KerasList, name)
-        if own and getattr(driver, f"_async_{phase}", False) and name not in vars(driver):
+        if not getattr(driver, f"_async_{phase}", False) or name in vars(driver):
+            continue
+        if getattr(type(driver), name) is getattr(KerasList, name):
             setattr(
                 driver, name, _unless_idle(weakref.ref(driver), phase, getattr(KerasList, name))
             )
+        elif phase == "train" and any(map(_is_sparse, driver.callbacks)):
+            driver._async_train = False
 
 
 def _unless_idle(
@@ -105,7 +110,18 @@ def _unless_idle(
 ) -> Function[..., None]:
     def batch_end(batch: int, logs: Any = None) -> None:
         driver = reference()
-        if driver is not None and any(_has_hook(one, phase) for one in driver.callbacks):
+        if driver is None:
+            return
+        looks = due = False
+        for one in driver.callbacks:
+            if phase == "train" and _is_sparse(one):
+                due = one._is_due(batch) or due
+            else:
+                looks = looks or _has_hook(one, phase)
+        if due:
+            driver._flush_futures()  # of earlier batches: the progress bar's
+            driver._on_train_batch_end(batch, logs)
+        elif looks:
             dispatch(driver, batch, logs)
 
     return batch_end
@@ -116,6 +132,13 @@ def _acts(callback: Any, phase: str) -> bool:
     if getattr(callback, "async_safe", False) or isinstance(callback, ProgbarLogger):
         return False
     return _has_hook(callback, phase)
+
+
+def _is_sparse(callback: Any) -> bool:
+    """Whether a callback looks at some batches only, and knows at which."""
+    return isinstance(callback, neutral.Participant) and bool(
+        hasattr(callback, "_is_due") and getattr(callback, "async_safe", False)
+    )
 
 
 _BATCH_ENDS = {

@@ -184,14 +184,38 @@ class KerasHost:
         variables = [*model.variables, *_optimizer_variables(self._optimizer)]
         return sum(_n_bytes(variable) for variable in variables)
 
+    def named_weights(self) -> Iterable[tuple[str, Any]]:
+        for variable in self._synced().weights:
+            yield variable.path, keras.ops.convert_to_numpy(variable)
+
     def steps_done(self) -> int | None:
-        self._synced()
         counts = [
-            int(keras.ops.convert_to_numpy(iterations))
+            count
             for _, optimizer in self._optimizers()
-            if (iterations := getattr(optimizer, "iterations", None)) is not None
+            if (count := self._updates_of(optimizer)) is not None
         ]
         return max(counts, default=None)
+
+    def _updates_of(self, optimizer: Any) -> int | None:
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        counter = getattr(inner, "_iterations", None)
+        if counter is None:
+            iterations = getattr(inner, "iterations", None)
+            return None if iterations is None else int(keras.ops.convert_to_numpy(iterations))
+        n_batches = int(keras.ops.convert_to_numpy(self._value_now(counter)))
+        return n_batches // (getattr(inner, "gradient_accumulation_steps", None) or 1)
+
+    def _value_now(self, variable: Any) -> Any:
+        """A variable of the optimizer, without the sync of all that JAX would need for it."""
+        model = self.model
+        state = getattr(model, "_jax_state", None)
+        if state and not getattr(model, "_jax_state_synced", True):
+            values = state.get("optimizer_variables") or ()
+            for one, value in zip(self._optimizer.variables, values, strict=False):
+                if one is variable:
+                    return value
+            self._synced()
+        return variable
 
     # Learning rates
 

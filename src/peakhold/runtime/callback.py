@@ -244,6 +244,7 @@ class Participant(Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         """Note that validation has run."""
+        self.session.test_logs = logs
         self._report(Event.TEST_END)
 
     # Handlers: what a participant does not override, it does not do.

@@ -105,6 +105,8 @@ class Session:
         """Whether validation has run in this epoch."""
         self.ended_badly = False
         """Whether training was stopped because its state is worth nothing (NaN), or failed."""
+        self.test_logs: Any = None
+        """Metrics of the last evaluation that ended."""
         self.interrupted = False
         self.broken_epoch = False
         """Whether Ctrl-C cut the running epoch short."""

@@ -1,0 +1,148 @@
+"""What TensorBoard costs, ours beside Keras's, in one run.
+
+    KERAS_BACKEND=torch python benchmarks/tensorboard_cost.py [--rounds 7]
+
+Three things: one scalar into an event file; the batch hooks of a callback list with
+`TensorBoard(update_freq="epoch")`, as `fit` builds it, over those of a list without; and an epoch's
+histograms of a model with 1,000 weights of 10,000 numbers each. Both sides take turns; of a round
+the fastest counts, of the rounds the median.
+
+(Not `tensorboard.py`: beside the other benchmarks it would be imported in TensorBoard's place.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if os.environ.get("KERAS_BACKEND") == "torch":
+    import torch  # before TensorFlow, or the process may crash
+
+    torch.set_num_threads(1)
+
+import numpy as np
+import tensorflow as tf
+
+import keras
+import peakhold.keras
+from peakhold.tensorboard import EventWriter
+
+N_SCALARS, N_BATCHES = 5000, 1500
+LIBRARIES = {"none": None, "keras": keras.callbacks, "peakhold": peakhold.keras}
+
+
+def per_call(function, n, times=3):
+    """Seconds for one of `n` calls, the fastest of a few goes."""
+    best = float("inf")
+    for _ in range(times):
+        began = time.perf_counter()
+        for i in range(n):
+            function(i)
+        best = min(best, (time.perf_counter() - began) / n)
+    return best
+
+
+def scalars():
+    with tempfile.TemporaryDirectory() as folder:
+        with EventWriter(f"{folder}/ours") as ours:
+            mine = per_call(lambda i: ours.scalar("epoch_loss", 0.5, i), N_SCALARS)
+        theirs = tf.summary.create_file_writer(f"{folder}/tf")
+        with theirs.as_default():
+            stock = per_call(
+                lambda i: tf.summary.scalar("epoch_loss", 0.5, step=i), N_SCALARS // 10
+            )
+        theirs.close()
+    return {"peakhold": mine, "keras": stock}
+
+
+def hooks(net):
+    logs = {name: keras.ops.convert_to_tensor(0.5) for name in ("loss", "accuracy")}
+    seconds = {}
+    for name, library in LIBRARIES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            board = [] if library is None else [library.TensorBoard(folder, write_graph=False)]
+            callbacks = keras.callbacks.CallbackList(
+                board, add_history=True, model=net, epochs=1, steps=N_BATCHES, verbose=0
+            )
+            callbacks.on_train_begin()
+            callbacks.on_epoch_begin(0)
+
+            def batch(i, callbacks=callbacks):
+                callbacks.on_train_batch_begin(i)
+                callbacks.on_train_batch_end(i, logs)
+
+            seconds[name] = per_call(batch, N_BATCHES)
+            callbacks.on_epoch_end(0, {"loss": 0.5})
+            callbacks.on_train_end()
+    return seconds
+
+
+class Many(keras.layers.Layer):
+    """A layer with 1,000 weights of 10,000 numbers."""
+
+    def build(self, shape):
+        for i in range(1000):
+            self.add_weight(shape=(100, 100), initializer="random_normal", name=f"w{i}")
+
+    def call(self, x):
+        return x
+
+
+def histograms(net):
+    seconds = {}
+    for name in ("keras", "peakhold"):
+        with tempfile.TemporaryDirectory() as folder:
+            board = LIBRARIES[name].TensorBoard(folder, histogram_freq=1, write_graph=False)
+            callbacks = keras.callbacks.CallbackList([board], model=net, epochs=1, verbose=0)
+            callbacks.on_train_begin()
+            callbacks.on_epoch_begin(0)
+            began = time.perf_counter()
+            callbacks.on_epoch_end(0, {"loss": 0.5})
+            seconds[name] = time.perf_counter() - began
+            callbacks.on_train_end()
+    return seconds
+
+
+def main():
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    small = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+    small.compile("sgd", "mse")
+    small.fit(np.zeros((4, 8)), np.zeros((4, 1)), verbose=0)
+    large = keras.Sequential([keras.Input((1,)), Many()])
+    large.compile("sgd", "mse")
+    found = {"scalar": [], "hooks": [], "histograms": []}
+    for _ in range(rounds):
+        found["scalar"].append(scalars())
+        found["hooks"].append(hooks(small))
+        found["histograms"].append(histograms(large))
+
+    def median(what, name):
+        return statistics.median(one[name] for one in found[what])
+
+    def over(name):
+        return statistics.median(one[name] - one["none"] for one in found["hooks"])
+
+    backend = keras.backend.backend()
+    print("| backend | what | Keras | Peakhold | ratio |\n|---|---|---|---|---|")
+    for what, unit, scale, stock, mine in [
+        ("one scalar", "µs", 1e6, median("scalar", "keras"), median("scalar", "peakhold")),
+        ("a batch, over no callback", "µs", 1e6, over("keras"), over("peakhold")),
+        ("1,000 histograms of 10,000", "s", 1, median("histograms", "keras"),
+         median("histograms", "peakhold")),
+    ]:  # fmt: skip
+        ratio = f"{stock / mine:.0f}" if mine > 0 else "–"
+        print(
+            f"| {backend} | {what} | {stock * scale:.3g} {unit} | {mine * scale:.3g} {unit} | {ratio} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,406 @@
+"""Write what TensorBoard shows.
+
+Rules of this file:
+
+1. Tags, folders and steps are Keras's, but that the step of a batch is the optimizer's count of
+   updates, which goes on from fit to fit.
+2. A batch costs nothing where `update_freq` is `"epoch"`: there is no hook for it.
+3. A disk that refuses ends no training: it is said once, and tried again with the next event.
+4. What needs a framework (graph, embeddings, profiler) is asked of methods that a host's own class
+   fills in; here they have nothing to give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from peakhold._core.arguments import check_count, check_text
+from peakhold.advice import Facts
+from peakhold.errors import HostError, InvalidArgumentError, SaveError, SaveWarning
+from peakhold.host import rate_key, to_number
+from peakhold.runtime.callback import Participant, no_op
+
+if TYPE_CHECKING:  # `import peakhold` loads no NumPy
+    from peakhold.tensorboard import Embedding, RunFolders
+
+__all__ = ["TensorBoard"]
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+class TensorBoard(Participant):
+    """Write metrics, weights and the graph of a run for TensorBoard, without TensorFlow.
+
+    Show them with `tensorboard --logdir <log_dir>`. The folder gets two runs, `train` and
+    `validation`: `epoch_<metric>` and `epoch_learning_rate` by epoch (from 0),
+    `evaluation_<metric>_vs_iterations` and `batch_<metric>` by the optimizer's count of updates.
+
+    A fit that goes on (`initial_epoch > 0`), or follows one that was killed, takes back what lies
+    beyond its beginning: TensorBoard draws one line. A fit after one that ended, from epoch 0, is
+    drawn over it, as in Keras: give each run a folder of its own.
+
+    Args:
+        log_dir: The folder, a string or path. Defaults to `"logs"`.
+        histogram_freq: Epochs between histograms of all weights; 0: none. Defaults to `0`.
+        write_graph: Whether to write the model's graph (in Keras). Defaults to `True`.
+        write_images: Whether weights are shown as images, too, with the histograms; zero is grey.
+            Defaults to `False`.
+        write_steps_per_second: Whether to write the speed, by epoch, and by batch where batches are
+            written. Defaults to `False`.
+        update_freq: `"epoch"`; `"batch"`, or a number of batches: then the metrics so far are
+            written after each so many batches, too. Defaults to `"epoch"`.
+        profile_batch: A batch to profile, counted from 1 in each fit, or a pair (first, last);
+            0: none. In Keras only. Defaults to `0`.
+        embeddings_freq: Epochs between copies of the embedding layers for the projector; 0: none.
+            In Keras only. Defaults to `0`.
+        embeddings_metadata: File of labels in `log_dir` for each embedding layer by name, or one
+            for all. Defaults to `None`.
+
+    Raises:
+        InvalidArgumentError: If an argument is none of these.
+        SaveError: On train begin, if the folder cannot be made or written.
+
+    Example:
+        >>> import os, tempfile
+        >>> from peakhold import CallbackList
+        >>> board = TensorBoard(tempfile.mkdtemp())
+        >>> callbacks = CallbackList(board, verbose=0)
+        >>> callbacks.on_train_begin()
+        >>> for epoch in range(3):
+        ...     callbacks.on_epoch_begin(epoch)
+        ...     callbacks.on_epoch_end(epoch, {"loss": 0.5, "val_loss": 0.6})
+        >>> callbacks.on_train_end()
+        >>> sorted(os.listdir(board.log_dir))
+        ['train', 'validation']
+
+    Source:
+        `keras.callbacks.TensorBoard` of Keras 3.15; K-T1 to K-T4.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] = "logs",
+        histogram_freq: int = 0,
+        write_graph: bool = True,
+        write_images: bool = False,
+        write_steps_per_second: bool = False,
+        update_freq: str | int = "epoch",
+        profile_batch: int | tuple[int, int] | str = 0,
+        embeddings_freq: int = 0,
+        embeddings_metadata: str | Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        given: Any = log_dir
+        path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
+        self.log_dir = check_text(
+            "log_dir", path, "the path of a folder", hint="pass a path such as 'logs/run-1'."
+        )
+        self.histogram_freq = check_count("histogram_freq", histogram_freq)
+        self.write_graph = bool(write_graph)
+        self.write_images = bool(write_images)
+        self.write_steps_per_second = bool(write_steps_per_second)
+        self.update_freq = _check_update_freq(update_freq)
+        self.profile_batch = self._profilable(_check_profile_batch(profile_batch))
+        self.embeddings_freq = check_count("embeddings_freq", embeddings_freq)
+        self.embeddings_metadata = embeddings_metadata
+        self._steps_loaded: int | None = None
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        """What belongs to one run, at its beginning."""
+        self._folders: RunFolders | None = None
+        self._running = False
+        self._said = False
+        self._rates: dict[str, float] = {}
+        self._before = 0
+        """Updates before the running epoch."""
+        self._done = 0
+        """Updates as far as batches tell."""
+        self._epoch_clock = self._clock = 0.0
+        self._written_at = 0
+        self._batches = 0
+        self._due_batch: int | None = None
+
+    # What a host's own class fills in
+
+    def _model_json(self) -> str | None:
+        """The model's configuration, if TensorBoard can draw it."""
+
+    def _embeddings(self) -> list[Embedding]:
+        """The embedding layers as they are now."""
+        return []
+
+    def _make_sink(self) -> Any:
+        """Where events go, if not to a file of our own: a function from a folder to a `Sink`."""
+
+    def _start_profile(self, folder: str) -> None:
+        """Start the framework's profiler."""
+
+    def _stop_profile(self) -> None:
+        """Stop it."""
+
+    def _profilable(self, batches: tuple[int, int]) -> tuple[int, int]:
+        """The batches that can be profiled, as far as that is known at construction."""
+        return batches
+
+    def _check_profiler(self) -> None:
+        if self.profile_batch != (0, 0):
+            raise HostError.lacks(
+                "TensorBoard(profile_batch=...)",
+                "a profiler",
+                self.host.describe(),
+                hint="use torch.profiler or jax.profiler.trace around your loop, with "
+                f"{self.log_dir!r} as folder.",
+            )
+
+    # Handlers
+
+    def _reset(self) -> None:
+        if self._folders is not None:  # an exception broke the last run
+            with self._writing():
+                self._folders.close()
+        self._forget_run()
+
+    def _check(self) -> None:
+        self._check_profiler()
+        try:
+            os.makedirs(self.log_dir, exist_ok=True)
+            probe = os.path.join(self.log_dir, f".{os.getpid()}.peakhold-probe")
+            with open(probe, "xb"):
+                pass
+            os.unlink(probe)
+        except OSError as error:
+            raise SaveError.for_path(
+                self.log_dir, error.strerror or str(error), expected="a folder that can be written"
+            ) from error
+
+    def _epoch_begin(self, epoch: int) -> None:
+        if not self._running:
+            self._go_on_from(epoch)
+        steps = self.host.steps_done()
+        self._before = self._done = self._done if steps is None else steps
+        self._epoch_clock = self._clock = time.perf_counter()
+        self._written_at, self._due_batch = self._done, None
+
+    def _go_on_from(self, epoch: int) -> None:
+        steps = self.host.steps_done()
+        if steps is None:
+            per_epoch = self.session.params.get("steps")
+            counted = epoch * per_epoch if isinstance(per_epoch, int) else 0
+            steps = counted if self._steps_loaded is None else self._steps_loaded
+        self._done, self._steps_loaded, self._running = steps, None, True
+        with self._writing() as folders:
+            folders.go_on_from(epoch, steps)
+            if self.write_graph and not folders.holds(TRAIN, "keras"):
+                config = self._model_json()
+                if config is not None:
+                    folders.of(TRAIN).keras_model("keras", config)
+            folders.flush()
+
+    def _batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._batches += 1
+        if self._batches == self.profile_batch[0]:
+            self._start_profile(self._runs().path(TRAIN))
+
+    def _batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.update_freq != "epoch" and (
+            batch == self._due_batch if self._is_asked else self._is_due(batch)
+        ):
+            self._due_batch = None
+            self._record_batch(logs)
+        if self._batches == self.profile_batch[1] != 0:
+            self._stop_profile()
+
+    _is_asked = False
+    """Whether the list asks `_is_due` at each batch, and only then calls the hook for it."""
+
+    def _is_due(self, batch: int) -> bool:
+        """Whether this batch is written; called once for each, in the thread that trains."""
+        freq, before = int(self.update_freq), self._done
+        self._done = self._before + batch + 1
+        due = self._done // freq != before // freq
+        if due:
+            self._due_batch = batch
+        return due
+
+    @no_op
+    def _no_batch_hook(self, batch: int, logs: Any = None) -> None: ...
+
+    @property
+    def _profiles(self) -> bool:
+        return self.profile_batch != (0, 0)
+
+    @property
+    def on_train_batch_begin(self) -> Any:
+        """The batch hook: a no-op in Keras's sense unless batches are profiled (K-D1)."""
+        return self._batch_begin if self._profiles else self._no_batch_hook
+
+    @property
+    def on_train_batch_end(self) -> Any:
+        """The batch hook: a no-op in Keras's sense unless batches are written (K-D1)."""
+        wanted = self.update_freq != "epoch" or self._profiles
+        return self._batch_end if wanted else self._no_batch_hook
+
+    def _record_batch(self, logs: Any) -> None:
+        steps = self._steps()
+        points = _points("batch_", logs if isinstance(logs, Mapping) else {})
+        if self.write_steps_per_second:
+            now = time.perf_counter()
+            points["batch_steps_per_second"] = _rate(steps - self._written_at, now - self._clock)
+            self._clock, self._written_at = now, steps
+        with self._writing() as folders:
+            folders.of(TRAIN).scalars(points, steps)
+
+    def _steps(self) -> int:
+        steps = self.host.steps_done()
+        return self._done if steps is None else steps
+
+    def _test_end(self) -> None:
+        steps = self.host.steps_done()
+        logs = self.session.test_logs
+        with self._writing() as folders:
+            if isinstance(logs, Mapping) and (steps is not None or self.update_freq != "epoch"):
+                points = _points("evaluation_", logs, "_vs_iterations")
+                folders.of(VALIDATION).scalars(points, self._steps())
+            if not self._running:  # `evaluate` alone
+                folders.close()
+
+    def _measure(self, epoch: int, logs: dict[str, Any]) -> None:
+        # Before anybody changes them: what this epoch was trained with.
+        self._rates = {rate_key(key): rate for key, rate in self.host.learning_rates().items()}
+
+    def _record(self, epoch: int, logs: dict[str, Any]) -> None:
+        training = {key: value for key, value in logs.items() if not key.startswith("val_")}
+        validation = {key[4:]: value for key, value in logs.items() if key.startswith("val_")}
+        points = _points("epoch_", {**self._rates, **training})
+        if self.write_steps_per_second:
+            seconds = time.perf_counter() - self._epoch_clock
+            points["epoch_steps_per_second"] = _rate(self._steps() - self._before, seconds)
+        with self._writing() as folders:
+            folders.of(TRAIN).scalars(points, epoch)
+            if validation:
+                folders.of(VALIDATION).scalars(_points("epoch_", validation), epoch)
+            if self.histogram_freq and epoch % self.histogram_freq == 0:
+                self._record_weights(folders, epoch)
+            if self.embeddings_freq and epoch % self.embeddings_freq == 0:
+                self._record_embeddings()
+            folders.flush(durable=True)
+
+    def _record_embeddings(self) -> None:
+        from peakhold.tensorboard import write_projector
+
+        embeddings = self._embeddings()
+        if embeddings:
+            write_projector(self.log_dir, embeddings)
+
+    def _record_weights(self, folders: RunFolders, epoch: int) -> None:
+        import numpy as np
+
+        from peakhold.callbacks.weight_images import as_images
+
+        writer = folders.of(TRAIN)
+        for path, values in self.host.named_weights():
+            name, array = path.replace(":", "_"), np.asarray(values)
+            if array.dtype.kind not in "fiubV":
+                continue
+            writer.histogram(f"{name}/histogram", array, epoch)
+            images = as_images(array, self._channels_last()) if self.write_images else None
+            if images is not None:
+                writer.image(f"{name}/image", images, epoch)
+
+    def _channels_last(self) -> bool:
+        return False
+
+    def _end(self, logs: Any) -> None:
+        with self._writing() as folders:
+            folders.end()
+        self._running = False
+
+    # Words and files
+
+    def _runs(self) -> RunFolders:
+        if self._folders is None:
+            from peakhold.tensorboard import RunFolders
+
+            self._folders = RunFolders(self.log_dir, self._make_sink())
+        return self._folders
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[RunFolders]:
+        try:
+            yield self._runs()
+        except OSError as error:
+            if not self._said:
+                self._said = True
+                self.session.warn(
+                    f"TensorBoard could not write to {self.log_dir!r}: {error}. "
+                    "Training goes on; it is tried again with what comes next.",
+                    SaveWarning,
+                )
+
+    def _tell(self, facts: Facts) -> Facts:
+        return replace(facts, paths=(*facts.paths, os.path.abspath(self.log_dir)))
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches were counted, for loops whose optimizer does not count; plain JSON."""
+        return {**self._header(), "steps": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from a state; counts for the next run.
+
+        Raises:
+            InvalidArgumentError: If the state is of another class.
+        """
+        self._steps_loaded = int(self._check_header(state)["steps"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_folders": None, "_running": False}
+
+
+def _points(prefix: str, logs: Mapping[str, Any], suffix: str = "") -> dict[str, float]:
+    numbers = ((key, to_number(value)) for key, value in logs.items())
+    return {f"{prefix}{key}{suffix}": n for key, n in numbers if n is not None}
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if seconds else float("nan")
+
+
+def _check_update_freq(update_freq: Any) -> str | int:
+    if update_freq == "epoch":
+        return "epoch"
+    if update_freq == "batch":
+        return 1
+    hint = "pass 'epoch', 'batch', or 100 for every 100 batches."
+    if isinstance(update_freq, (bool, str)):
+        raise InvalidArgumentError.for_argument(
+            "update_freq", update_freq, "'epoch', 'batch' or an int of at least 1", hint=hint
+        )
+    return check_count("update_freq", update_freq, at_least=1, hint=hint)
+
+
+def _check_profile_batch(profile_batch: Any) -> tuple[int, int]:
+    expected = (
+        "profile_batch must be a non-negative integer or 2-tuple of positive integers. A pair of "
+        "positive integers signifies a range of batches to profile"
+    )
+    given = profile_batch.split(",") if isinstance(profile_batch, str) else profile_batch
+    pair = given if isinstance(given, (tuple, list)) else (given, given)
+    try:
+        first, last = (int(one) for one in (pair * 2 if len(pair) == 1 else pair))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError.for_argument(
+            "profile_batch", profile_batch, "a batch or a pair of batches", hint=f"{expected}."
+        ) from error
+    if first < 0 or last < first or (first == 0 and last != 0):
+        raise InvalidArgumentError.for_argument(
+            "profile_batch", profile_batch, "a batch or a pair of batches", hint=f"{expected}."
+        )
+    return first, last

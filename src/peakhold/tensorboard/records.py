@@ -1,0 +1,191 @@
+"""Event files: records with checksums, one after the other.
+
+Rules of this file:
+
+1. What was handed to the system stays: a killed process loses no more than what it buffered in the
+   last second. A write that fails half-way is cut off again, so that later ones can be read.
+2. A file is never gone on with: each writer makes its own, under a name that sorts after all that
+   are there. TensorBoard reads the files of a folder by name, and leaves one for the next.
+3. Only the process that made a file writes to it: a forked child has a copy of the buffer and must
+   not write it a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import IO, Protocol, final
+
+from peakhold.store import files
+from peakhold.tensorboard import crc32c, proto
+
+__all__ = ["EventFile", "Sink", "event_files", "newest_second", "read_records"]
+
+_BUFFER = 1 << 16  # bytes: a system call for about 700 scalars
+_AGE = 1.0  # seconds that an event waits at most for the next one to take it along
+_KEEP = 1 << 26  # bytes kept for a disk that is full and may have room again
+_NAME = re.compile(r"^events\.out\.tfevents\.(\d{10})\.")
+_COUNT = itertools.count()
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    path: str | None
+    """The event file; None where something else chooses it."""
+
+    def write(self, event: bytes, state: int | None = None) -> None:
+        """Take a serialized `Event`; `state` is its CRC's, where that is known already."""
+
+    def flush(self, *, durable: bool = False) -> None:
+        """Hand everything to the system; `durable`: to the disk."""
+
+    def close(self) -> None:
+        """Flush, and take nothing more."""
+
+
+def _checked_length(size: int) -> bytes:
+    length = struct.pack("<Q", size)
+    return length + struct.pack("<I", crc32c.mask(crc32c.update(crc32c.START, length)))
+
+
+@final
+class EventFile:
+    """A new event file in a folder.
+
+    Args:
+        folder: The folder; it is made.
+
+    Raises:
+        OSError: If the file cannot be made. Of `write`, `flush` and `close`: if the disk refuses;
+            what was not written is kept for the next attempt.
+    """
+
+    def __init__(self, folder: str) -> None:
+        os.makedirs(folder, exist_ok=True)
+        self.path: str | None = None
+        self.path, self._file = _create(folder)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._pending: list[bytes] = []
+        self._n_pending = 0
+        self._written = 0
+        self._flushed = time.time()
+        self._lengths: dict[int, bytes] = {}
+        self.write(proto.version_event(time.time()))
+        self.flush()
+
+    def write(self, event: bytes, state: int | None = None) -> None:
+        """Add an event; `state` is its CRC's, where that is known already."""
+        size = len(event)
+        length = self._lengths.get(size)
+        if length is None:
+            length = self._lengths[size] = _checked_length(size)
+        if state is None:
+            state = crc32c.update(crc32c.START, event)
+        record = length + event + crc32c.mask(state).to_bytes(4, "little")
+        with self._lock:
+            self._pending.append(record)
+            self._n_pending += len(record)
+            if self._n_pending >= _BUFFER or time.time() - self._flushed > _AGE:
+                self._write_pending()
+
+    def flush(self, *, durable: bool = False) -> None:
+        """Hand everything to the system; `durable`: to the disk."""
+        with self._lock:
+            self._write_pending()
+            if durable and not self._file.closed and self._is_ours():
+                files.flush(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush to the disk, and take nothing more."""
+        with self._lock:
+            if self._file.closed:
+                return
+            try:
+                self._write_pending()
+                if self._is_ours():
+                    files.flush(self._file.fileno())
+            finally:
+                self._file.close()
+
+    def _is_ours(self) -> bool:
+        return os.getpid() == self._pid
+
+    def _write_pending(self) -> None:
+        self._flushed = time.time()
+        if not self._is_ours() or self._file.closed:
+            self._pending, self._n_pending = [], 0
+        if not self._pending:
+            return
+        content = b"".join(self._pending)
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._written)
+                self._file.seek(self._written)
+            if self._n_pending > _KEEP:
+                self._pending, self._n_pending = [], 0
+            raise
+        self._written += len(content)
+        self._pending, self._n_pending = [], 0
+
+
+def _create(folder: str) -> tuple[str, IO[bytes]]:
+    newest = newest_second(folder)
+    seconds = int(time.time()) if newest is None else max(int(time.time()), newest + 1)
+    host = re.sub(r"[^\w.-]", "_", socket.gethostname()) or "localhost"
+    while True:
+        name = f"events.out.tfevents.{seconds:010d}.{host}.{os.getpid()}.{next(_COUNT)}.v2"
+        path = os.path.join(folder, name)
+        with contextlib.suppress(FileExistsError):
+            return path, open(path, "xb", buffering=0)
+
+
+def newest_second(folder: str) -> int | None:
+    """The latest time, in seconds since 1970, that an event file in a folder has in its name."""
+    found = (_NAME.match(name) for name in event_files(folder))
+    return max((int(match.group(1)) for match in found if match is not None), default=None)
+
+
+# Reading
+
+
+def event_files(folder: str) -> list[str]:
+    """Names of the event files in a folder, in the order in which TensorBoard reads them."""
+    try:
+        return sorted(name for name in os.listdir(folder) if "tfevents" in name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def read_records(path: str) -> Iterator[tuple[int, bytes]]:
+    """Offset and content of each whole event of a file, up to the first that is not.
+
+    The length's checksum is looked at, the content's is not: a damaged event is left out by
+    whoever reads it next, too.
+    """
+    with open(path, "rb") as file:
+        offset = 0
+        while True:
+            head = file.read(12)
+            if len(head) < 12:
+                return
+            (size,) = struct.unpack_from("<Q", head)
+            if head != _checked_length(size):
+                return
+            body = file.read(size + 4)
+            if len(body) < size + 4:
+                return
+            yield offset, body[:size]
+            offset += size + 16

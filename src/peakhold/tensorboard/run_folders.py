@@ -1,0 +1,84 @@
+"""The two folders of a training run, `train` and `validation`, and the point it goes on from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import final
+
+from peakhold.tensorboard.records import Sink
+from peakhold.tensorboard.resume import left_by
+from peakhold.tensorboard.writer import EventWriter
+
+__all__ = ["TRAIN", "VALIDATION", "RunFolders"]
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+@final
+class RunFolders:
+    """Opens each writer when it is first needed, on what an earlier run left there.
+
+    Args:
+        log_dir: The folder that is passed to TensorBoard.
+        sink: Where events go, if not to a file of our own; called with a folder.
+    """
+
+    def __init__(self, log_dir: str, sink: Callable[[str], Sink] | None = None) -> None:
+        self.log_dir, self._sink = log_dir, sink
+        self._writers: dict[str, EventWriter] = {}
+        self._from: tuple[int, int | None] | None = None
+        self._known: dict[str, frozenset[str]] = {}
+
+    def go_on_from(self, epoch: int, step: int | None) -> None:
+        """A training run begins: at this epoch, after so many batches."""
+        self._from = epoch, step
+        for kind, writer in self._writers.items():
+            self._begin(kind, writer)
+
+    def path(self, kind: str) -> str:
+        """The folder of a kind of events."""
+        return os.path.join(self.log_dir, kind)
+
+    def of(self, kind: str) -> EventWriter:
+        """The writer of a folder."""
+        writer = self._writers.get(kind)
+        if writer is None:
+            writer = EventWriter(self.path(kind), sink=self._sink)
+            if self._from is not None:
+                self._begin(kind, writer)
+            self._writers[kind] = writer
+        return writer
+
+    def holds(self, kind: str, tag: str) -> bool:
+        """Whether a run that this one goes on from has written a tag, and it still counts."""
+        self.of(kind)
+        return tag in self._known.get(kind, ())
+
+    def _begin(self, kind: str, writer: EventWriter) -> None:
+        epoch, step = self._from or (0, None)
+        left = left_by(self.path(kind))
+        if epoch == 0 and not left.unfinished:
+            writer.begin()  # a run of its own: TensorBoard shows it beside what is there
+            return
+        mark = left.superseded_from(epoch, step)
+        writer.begin(mark, () if mark is None else left.replay(mark, epoch, step))
+        self._known[kind] = left.tags_that_count(epoch, step)
+
+    def flush(self, *, durable: bool = False) -> None:
+        """Show readers all that was written."""
+        for writer in self._writers.values():
+            writer.flush(durable=durable)
+
+    def end(self) -> None:
+        """The training run has ended."""
+        self._from = None
+        for writer in self._writers.values():
+            writer.end()
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():
+            writer.close()

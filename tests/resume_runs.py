@@ -168,6 +168,25 @@ def outcome(folder, net, history, ours):
     }
 
 
+def start_production(folder, *, seed=1, also=()):
+    """The line of `production_callbacks`, which starts a run and resumes it."""
+    keras.utils.set_random_seed(1 if BACKEND == "tensorflow" else seed)
+    net = build("scripted")
+    x, y = data()
+    ours = pk.production_callbacks(pathlib.Path(folder, "run"), patience=6, alert=False)
+    history = net.fit(
+        x, y, epochs=12, batch_size=16, verbose=0, callbacks=[Script(), *ours, *also],
+        validation_split=0.25,
+    )  # fmt: skip
+    stopper = next(cb for cb in ours if isinstance(cb, pk.EarlyStopping))
+    return {
+        "history": history.history,
+        "weights": digest(net.get_weights()),
+        "stopped": [stopper.stopped_epoch, stopper.best_epoch, stopper.best, stopper.wait],
+        "rate": float(keras.ops.convert_to_numpy(net.optimizer.learning_rate)),
+    }
+
+
 # One process of a run that is killed
 
 
@@ -256,7 +275,10 @@ def main(folder, kind, seed, kill=""):
         timer.start()
     begun = time.monotonic()
     also = [Terminate(int(when))] if how == "term" else []
-    result = start(folder, kind, seed=int(seed), also=also)
+    if kind == "production":
+        result = start_production(folder, seed=int(seed), also=also)
+    else:
+        result = start(folder, kind, seed=int(seed), also=also)
     result.update(calls=made[0], seconds=time.monotonic() - begun)
     pathlib.Path(folder, "outcome.json").write_text(json.dumps(result))
 

@@ -110,6 +110,10 @@ ALLOWED = {
     "callbacks/weight_images.py": {
         "array.shape[0] > array.shape[1]": "lengths of axes",
     },
+    "keras/production.py": {
+        "max(1, (patience - 1) // 2)": "numbers of epochs",
+        "max(found, default=0)": "numbers of runs",
+    },
     "keras/profiler.py": {
         "sys.version_info < (3, 12)": "versions",
     },

@@ -55,6 +55,8 @@ class RemoteMonitor(Participant):
         `keras.callbacks.RemoteMonitor` of Keras 3.15; K-T5.
     """
 
+    _unshown = ("root", "headers")  # a password, a token
+
     def __init__(
         self,
         root: str = "http://localhost:9000",

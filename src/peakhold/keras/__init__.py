@@ -20,6 +20,7 @@ from peakhold.keras.batches import Batches
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
 from peakhold.keras.host import KerasHost, host_for
+from peakhold.keras.production import production_callbacks
 from peakhold.keras.swap_ema_weights import SwapEMAWeights
 from peakhold.keras.tensorboard import TensorBoard
 
@@ -51,6 +52,7 @@ __all__ = [
     "TerminateOnNaN",
     "adapt",
     "host_for",
+    "production_callbacks",
 ]
 
 

@@ -22,6 +22,7 @@ from peakhold._core.observation import Event
 from peakhold.advice import Facts
 from peakhold.errors import InvalidArgumentError, NeutralCallbackError
 from peakhold.host import Host, host_for
+from peakhold.runtime.describe import describe
 from peakhold.runtime.summary import Best
 
 if TYPE_CHECKING:
@@ -216,6 +217,11 @@ class Participant(Callback):
 
     _session: Session | None = None
     _driver: Any = None
+    _unshown: tuple[str, ...] = ()
+    """Arguments that may hold what nobody should read."""
+
+    def __repr__(self) -> str:
+        return describe(self, self._unshown)
 
     def _report(self, event: Event, *args: Any) -> None:
         from peakhold.runtime.session import session_of

@@ -1,0 +1,248 @@
+"""The callbacks of a serious run, in one call.
+
+Rules of this file:
+
+1. What is returned is a plain list: Keras, KerasTuner and `copy` look for exactly that type.
+2. All files of a run bear its number. A run that ended keeps its files: the next one has the next
+   number. One that did not end is resumed under its own.
+3. Whether a run ended is told by its backup alone, which is deleted at a good end; and nothing is
+   written here: a list that is never used leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable as Function
+from typing import Any
+
+import keras
+from peakhold._core.arguments import check_count, check_monitor, check_text, check_verbose
+from peakhold.alerts.secret import Secret
+from peakhold.errors import InvalidArgumentError
+
+__all__ = ["production_callbacks"]
+
+_FILES = re.compile(r"(best|log|backup)-([1-9][0-9]*)(?:\.|$)")
+_BOARD = re.compile(r"run-([1-9][0-9]*)$")
+_TRAINED = {"best", "log"}
+_FACTOR = 0.3  # two cuts fit into the patience of stopping, which makes about a tenth of the rate
+_EVENTS = ("stop", "failure", "resume")
+_VARIABLES = {"SlackAlert": "PEAKHOLD_SLACK_WEBHOOK", "Alert": "PEAKHOLD_ALERT_URL"}
+
+
+def production_callbacks(
+    run_dir: str | os.PathLike[str],
+    monitor: str = "val_loss",
+    mode: str | None = None,
+    patience: int = 10,
+    alert: Any = None,
+    resume: Any = True,
+    *,
+    plateau: Any = True,
+    stopping: Any = True,
+    best: Any = True,
+    tensorboard: Any = True,
+    csv: Any = True,
+    verbose: int = 0,
+) -> list[Any]:
+    r"""Make the callbacks of a serious run, in an order and with settings that agree.
+
+    In this order: `ReduceLROnPlateau`, `EarlyStopping` with the best weights restored,
+    `ModelCheckpoint` of the best, `TensorBoard`, `CSVLogger`, an alert, `BackupAndRestore`.
+
+    The files of run 1 in `run_dir` are `best-1.keras`, `log-1.csv`, `tensorboard/run-1` and, while
+    it runs, `backup-1`. The same line after a run that ended begins run 2; after one that was
+    killed, interrupted, or stopped because of NaN, it goes on with that run, under its names. Make
+    the list right before its `fit`, and one for each.
+
+    Args:
+        run_dir: The folder; made if need be. One run at a time.
+        monitor: Name of the metric that lowers the rate, stops and ranks. Defaults to `"val_loss"`.
+        mode: `"min"`, `"max"`, or None: what the metric or its name says. Defaults to `None`.
+        patience: Epochs without improvement that stopping sits out, at least 2. The rate is lowered
+            after less than half as many. Defaults to `10`.
+        alert: Slack's webhook or a URL of Apprise's; an alert; True: as the environment says
+            (`PEAKHOLD_SLACK_WEBHOOK` or `PEAKHOLD_ALERT_URL`); None: the same, and none if it says
+            nothing; False: none. Defaults to `None`.
+        resume: False leaves `BackupAndRestore` out and begins a run of its own; one of yours takes
+            its place. Defaults to `True`.
+        plateau: False leaves it out; a callback takes its place. Defaults to `True`.
+        stopping: The same. Defaults to `True`.
+        best: The same. Defaults to `True`.
+        tensorboard: The same. Defaults to `True`.
+        csv: The same. Defaults to `True`.
+        verbose: 1 says each cut, stop and save. Defaults to `0`.
+
+    Returns:
+        A plain list, to print, extend and reorder.
+
+    Raises:
+        InvalidArgumentError: If `run_dir` is a file, for `patience=1`, ….
+
+    Example:
+        >>> callbacks = production_callbacks("runs/digits", "val_accuracy", patience=6)
+        >>> print(*callbacks, sep="\n")
+        ReduceLROnPlateau(monitor='val_accuracy', factor=0.3, patience=2, min_delta=0.0)
+        EarlyStopping(monitor='val_accuracy', patience=6, restore_best_weights=True)
+        ModelCheckpoint(filepath='runs/digits/best-1.keras', monitor='val_accuracy', save_best_only=True)
+        TensorBoard(log_dir='runs/digits/tensorboard/run-1')
+        CSVLogger(filename='runs/digits/log-1.csv', append=True)
+        BackupAndRestore(backup_dir='runs/digits/backup-1')
+    """  # noqa: E501 - a line that is printed
+    from peakhold import keras as ours  # which imports this file
+
+    address = Secret(alert) if isinstance(alert, str) else alert
+    alert = None  # no frame of ours holds the URL when something is raised
+    folder = _check_folder(run_dir)
+    monitor, mode = check_monitor(monitor), _check_mode(mode)
+    ranks: dict[str, Any] = {"monitor": monitor, "mode": mode, "verbose": check_verbose(verbose)}
+    lowers = plateau is True and bool(stopping)
+    patience = check_count(
+        "patience",
+        patience,
+        at_least=2 if lowers else 1,
+        hint="a lower rate needs an epoch to show what it does; or pass plateau=False."
+        if lowers
+        else None,
+    )
+    number = _number(folder, resume)
+
+    def at(name: str) -> str:
+        return os.path.join(folder, name)
+
+    def make_plateau() -> Any:
+        # `min_delta` is that of stopping: both mean the same by an improvement.
+        return ours.ReduceLROnPlateau(
+            **ranks, patience=max(1, (patience - 1) // 2), factor=_FACTOR, min_delta=0
+        )
+
+    def make_stopping() -> Any:
+        return ours.EarlyStopping(**ranks, patience=patience, restore_best_weights=True)
+
+    def make_best() -> Any:
+        return ours.ModelCheckpoint(at(f"best-{number}.keras"), **ranks, save_best_only=True)
+
+    parts: list[tuple[str, Any, Function[[], Any]]] = [
+        ("plateau", plateau, make_plateau),
+        ("stopping", stopping, make_stopping),
+        ("best", best, make_best),
+        (
+            "tensorboard",
+            tensorboard,
+            lambda: ours.TensorBoard(at(os.path.join("tensorboard", f"run-{number}"))),
+        ),
+        # A second fit with the same list adds its rows.
+        ("csv", csv, lambda: ours.CSVLogger(at(f"log-{number}.csv"), append=True)),
+        (
+            "alert",
+            _checked_alert(address),
+            lambda: _alert(address, monitor, mode, f"{os.path.basename(folder)} {number}"),
+        ),
+        ("resume", resume, lambda: ours.BackupAndRestore(at(f"backup-{number}"))),
+    ]
+    made = [_part(name, given, make) for name, given, make in parts]
+    return [callback for callback in made if callback is not None]
+
+
+def _check_mode(mode: Any) -> str:
+    if mode is None:
+        return "auto"
+    if mode not in {"auto", "min", "max"}:
+        raise InvalidArgumentError.for_argument("mode", mode, "'min', 'max' or None")
+    return str(mode)
+
+
+def _part(name: str, given: Any, make: Function[[], Any]) -> Any:
+    """What stands in the list for an argument; None if nothing does."""
+    if given is True:
+        return make()
+    if given is False or given is None:
+        return None
+    if isinstance(given, keras.callbacks.Callback):
+        return given
+    raise InvalidArgumentError.for_argument(
+        name,
+        given,
+        "True, False, or a callback for Keras",
+        hint="False leaves it out; a callback of peakhold.keras or Keras takes its place.",
+    )
+
+
+# The alert
+
+
+def _checked_alert(given: Any) -> Any:
+    """What `_part` makes of the argument: a URL asks for an alert, as the environment does."""
+    if given is None:
+        return any(Secret.from_environment(name) for name in _VARIABLES.values())
+    return True if isinstance(given, Secret) else given
+
+
+def _alert(address: Any, monitor: str, mode: str, name: str) -> Any:
+    from peakhold import keras as ours
+
+    url = address if isinstance(address, Secret) else None
+    if url is not None:
+        text = url.reveal()
+        apprise, text = "://" in text and not text.startswith(("http://", "https://")), ""
+    else:
+        apprise = not Secret.from_environment(_VARIABLES["SlackAlert"]) and bool(
+            Secret.from_environment(_VARIABLES["Alert"])
+        )
+    kind: Any = ours.Alert if apprise else ours.SlackAlert
+    return kind(url, on=_EVENTS, monitor=monitor, mode=mode, name=name)
+
+
+# The run's number
+
+
+def _check_folder(run_dir: Any) -> str:
+    path = os.fspath(run_dir) if isinstance(run_dir, (str, os.PathLike)) else run_dir
+    hint = "pass a path such as 'runs/digits'."
+    folder = check_text("run_dir", path, "the path of a folder", hint=hint)
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise InvalidArgumentError.for_argument(
+            "run_dir", folder, "the path of a folder, not of a file", hint=hint
+        )
+    return os.path.normpath(folder)
+
+
+def _number(folder: str, resume: Any) -> int:
+    """The number of the run that this line begins, or goes on with."""
+    found = _found(folder)
+    newest = max(found, default=0)
+    if not newest or not resume:
+        return newest + 1
+    backup = getattr(resume, "backup_dir", os.path.join(folder, f"backup-{newest}"))
+    return newest if _is_unfinished(backup, found[newest]) else newest + 1
+
+
+def _found(folder: str) -> dict[int, set[str]]:
+    """What is there of each run."""
+    found: dict[int, set[str]] = {}
+    for name in _names(folder):
+        if match := _FILES.match(name):
+            found.setdefault(int(match[2]), set()).add(match[1])
+    for name in _names(os.path.join(folder, "tensorboard")):
+        if match := _BOARD.match(name):
+            found.setdefault(int(match[1]), set()).add("tensorboard")
+    return found
+
+
+def _is_unfinished(backup: str, found: set[str]) -> bool:
+    """Whether a run is still to be ended.
+
+    The folder of the backup is the first thing that a run makes, and the last that goes. Without a
+    backup in it, the run was killed either before its first epoch or when it was over already.
+    """
+    if any(name.startswith("step-") for name in _names(backup)):
+        return True
+    return os.path.isdir(backup) and not found & _TRAINED
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

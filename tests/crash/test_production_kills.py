@@ -1,0 +1,120 @@
+"""`production_callbacks` under `kill -9`: the same line again, and everything it left is as unbroken.
+
+The log's bytes, what TensorBoard shows (one value a step), the best file, the epoch that training
+stopped at, and the names: a killed run goes on under its own. `make test` runs a short form,
+`make crash` ten kills.
+"""
+
+import json
+import pathlib
+import random
+import signal
+
+import pytest
+
+import keras
+import resume_runs
+from event_reader import multiplexed, series
+
+
+def left(folder):
+    """What a run left on disk."""
+    run = pathlib.Path(folder, "run")
+    best = keras.models.load_model(run / "best-1.keras")
+    sidecar = json.loads((run / "best-1.keras.peakhold.json").read_text())
+    reader = multiplexed(run / "tensorboard")
+    shown = {
+        (name, tag): series(reader.GetAccumulator(name), tag)
+        for name, found in reader.Runs().items()
+        for tag in found["tensors"]
+        if tag.startswith(("epoch_", "evaluation_"))
+    }
+    return {
+        "names": sorted(path.name for path in run.iterdir()),
+        "log": (run / "log-1.csv").read_bytes(),
+        "best": resume_runs.digest(best.get_weights()),
+        "best epoch": sidecar["files"]["best-1.keras"][0]["epoch"],
+        "shown": shown,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What an unbroken run leaves and says, and its calls and seconds."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert resume_runs.process(folder, "production", 1) == 0
+    said, numbers = resume_runs.finished(folder)
+    return left(folder), said, numbers
+
+
+def is_over(folder):
+    """Whether the run had ended and its backup was gone: the same line would begin run 2."""
+    run = folder / "run"
+    return (run / "log-1.csv").exists() and not any(run.glob("backup-1/step-*"))
+
+
+def kill_and_finish(folder, whole, moments):
+    """Kill a run at each moment, let it end, and compare; returns how many kills hit it."""
+    folder.mkdir()
+    n_hits, over = 0, False
+    for moment in moments:
+        status = resume_runs.process(folder, "production", 1, moment)
+        n_hits += status == -signal.SIGKILL
+        over = status == 0 or is_over(folder)
+        if over:
+            break
+    if not over:
+        assert resume_runs.process(folder, "production", 1) == 0
+    on_disk, said, _ = whole
+    found = left(folder)
+    if not (folder / "outcome.json").exists():  # killed after its last epoch's commit was deleted
+        found["names"] = [name for name in found["names"] if not name.startswith((".", "backup-"))]
+    assert found == on_disk, f"killed at {moments}"
+    if (folder / "outcome.json").exists():
+        assert resume_runs.finished(folder)[0] == said, f"killed at {moments}"
+    return n_hits
+
+
+def run(folder, whole, n, seed):
+    """Half of the kills come before a call that writes to the disk, half at any time."""
+    rng, numbers = random.Random(seed), whole[2]
+    n_hits = 0
+    for number in range(n):
+        if number % 2:
+            moment = f"time:{rng.uniform(0, numbers['seconds']):.4f}"
+        else:
+            moment = f"call:{rng.randint(1, numbers['calls'])}"
+        n_hits += kill_and_finish(folder / str(number), whole, [moment])
+    print(f"\n{resume_runs.BACKEND}: {n_hits} of {n} kills hit", end="")
+    assert n_hits * 2 >= n
+
+
+def test_the_unbroken_run_is_worth_comparing_with(whole):
+    on_disk, said, _ = whole
+
+    assert said["stopped"][:2] == [8, 2]
+    assert on_disk["names"] == [
+        "best-1.keras", "best-1.keras.peakhold.json", "log-1.csv", "tensorboard",
+    ]  # fmt: skip
+    assert on_disk["log"].count(b"\n") == 10
+    assert on_disk["best epoch"] in {2, 3}
+    steps = [step for step, _ in on_disk["shown"]["run-1/train", "epoch_loss"]]
+    assert steps == list(range(9))
+    assert ("run-1/validation", "epoch_loss") in on_disk["shown"]
+
+
+def test_kill_9_changes_nothing(tmp_path, whole):
+    run(tmp_path, whole, 2, seed=1)
+
+
+def test_two_kills_in_a_row_change_nothing(tmp_path, whole):
+    calls = whole[2]["calls"]
+
+    assert (
+        kill_and_finish(tmp_path / "run", whole, [f"call:{calls // 2}", f"call:{calls // 6}"]) == 2
+    )
+
+
+@pytest.mark.exhaustive
+def test_kill_9_at_10_moments_changes_nothing(tmp_path, whole):
+    run(tmp_path, whole, 10, seed=2)

@@ -1,0 +1,298 @@
+"""P12: a function that returns the callbacks of a serious run; and ours, in one call."""
+
+import copy
+import os
+
+import numpy as np
+import pytest
+
+import keras
+import peakhold.keras as pk
+from fake_slack import SECRET, FakeSlack
+from peakhold.errors import AdviceWarning, InvalidArgumentError
+from peakhold.keras import production_callbacks
+
+KINDS = [
+    "ReduceLROnPlateau", "EarlyStopping", "ModelCheckpoint", "TensorBoard", "CSVLogger", "SlackAlert",
+    "BackupAndRestore",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_webhook(monkeypatch):
+    monkeypatch.delenv("PEAKHOLD_SLACK_WEBHOOK", raising=False)
+    monkeypatch.delenv("PEAKHOLD_ALERT_URL", raising=False)
+
+
+@pytest.fixture
+def train(xy, classifier):
+    def run(callbacks, epochs=3, **arguments):
+        keras.utils.set_random_seed(0)
+        model = classifier()
+        arguments = {"validation_split": 0.25, "verbose": 0, **arguments}
+        history = model.fit(*xy, epochs=epochs, callbacks=callbacks, **arguments)
+        return model, history
+
+    return run
+
+
+class Fail(keras.callbacks.Callback):
+    def __init__(self, epoch, error):
+        super().__init__()
+        self.at, self.error = epoch, error
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            raise self.error
+
+
+def kinds(callbacks):
+    return [type(callback).__name__ for callback in callbacks]
+
+
+def names(folder):
+    return sorted(name for name in os.listdir(folder) if not name.endswith(".peakhold.json"))
+
+
+def epochs_of(path):
+    return [line.split(",")[0] for line in path.read_text().splitlines()[1:]]
+
+
+def get_callbacks(model_path, monitor="val_loss", patience=10, webhook=None):
+    """As people write it."""
+    folder = os.path.dirname(model_path)
+    os.makedirs(folder, exist_ok=True)
+    return [
+        pk.ReduceLROnPlateau(monitor=monitor, factor=0.5, patience=patience // 2, min_lr=1e-6),
+        pk.EarlyStopping(monitor=monitor, patience=patience, restore_best_weights=True),
+        pk.ModelCheckpoint(model_path, monitor=monitor, save_best_only=True),
+        pk.TensorBoard(log_dir=os.path.join(folder, "logs")),
+        pk.CSVLogger(os.path.join(folder, "training.csv")),
+        pk.SlackAlert(webhook, when="val_accuracy > 0.01 and epoch >= 2", on="stop"),
+    ]
+
+
+def test_p12_the_function_that_people_write(train, tmp_path, advice):
+    path = str(tmp_path / "models" / "best.keras")
+    with FakeSlack() as slack:
+        callbacks = get_callbacks(path, patience=2, webhook=slack.url)
+        model, history = train(callbacks)
+        callbacks[-1].flush(30)
+
+    assert len(slack.taken) == 2
+    assert "epoch 2 of 3" in slack.taken[0]
+    assert epochs_of(tmp_path / "models" / "training.csv") == [str(e) for e in history.epoch]
+    assert os.listdir(tmp_path / "models" / "logs")
+    best = keras.models.load_model(path).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(best, model.get_weights(), strict=True))
+    assert advice(AdviceWarning) == []
+
+
+def test_p12_the_same_in_one_call(train, tmp_path, advice):
+    run = tmp_path / "runs" / "circle"
+    with FakeSlack() as slack:
+        callbacks = production_callbacks(run, monitor="val_accuracy", patience=2, alert=slack.url)
+        assert kinds(callbacks) == KINDS
+        assert not run.exists(), "a list that is not used leaves nothing behind"
+        model, history = train(callbacks)
+        callbacks[5].flush(30)
+
+    assert len(slack.taken) == 1
+    assert slack.taken[0].startswith("[circle 1, run ")
+    assert names(run) == ["best-1.keras", "log-1.csv", "tensorboard"]
+    assert names(run / "tensorboard" / "run-1") == ["train", "validation"]
+    assert epochs_of(run / "log-1.csv") == [str(e) for e in history.epoch]
+    best = keras.models.load_model(run / "best-1.keras").get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(best, model.get_weights(), strict=True))
+    assert advice(AdviceWarning) == []
+
+
+@pytest.mark.parametrize("patience", [2, 3, 4, 5, 10, 25])
+def test_one_patience_makes_settings_that_agree(patience, tmp_path):
+    plateau, stopping, best, *_ = production_callbacks(tmp_path, "val_auc", "max", patience)
+
+    assert 1 <= plateau.patience < stopping.patience == patience
+    assert {(cb.monitor, cb.mode) for cb in (plateau, stopping, best)} == {("val_auc", "max")}
+    assert plateau.min_delta == stopping.min_delta
+    assert stopping.restore_best_weights
+    assert best.save_best_only
+
+
+def test_it_is_a_plain_list_that_can_be_read_extended_and_copied(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    callbacks = production_callbacks(
+        "run", patience=6, alert="http://127.0.0.1:9/services/" + SECRET
+    )
+
+    assert type(callbacks) is list
+    assert repr(callbacks[:3]) == (
+        "[ReduceLROnPlateau(factor=0.3, patience=2, min_delta=0.0), "
+        "EarlyStopping(patience=6, restore_best_weights=True), "
+        "ModelCheckpoint(filepath='run/best-1.keras', save_best_only=True)]"
+    )
+    text = repr(callbacks)
+    assert (
+        "TensorBoard(log_dir='run/tensorboard/run-1'), CSVLogger(filename='run/log-1.csv'" in text
+    )
+    assert "BackupAndRestore(backup_dir='run/backup-1')" in text
+    assert "127.0.0.1" in text
+    assert not [part for part in SECRET.split("/") if part in text]
+    copied = copy.deepcopy(callbacks)
+    assert (type(copied), kinds(copied)) == (list, KINDS)
+
+
+def test_the_order_and_what_is_added_do_not_matter(train, tmp_path):
+    straight, mixed = tmp_path / "straight", tmp_path / "mixed"
+    seen = []
+    train(production_callbacks(straight, patience=2), 4)
+    extended = production_callbacks(mixed, patience=2)[::-1]
+    extended.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda e, _: seen.append(e)))
+    train(extended, 4)
+
+    assert seen
+    assert (mixed / "log-1.csv").read_bytes() == (straight / "log-1.csv").read_bytes()
+    assert names(mixed) == names(straight)
+
+
+def test_each_part_can_be_left_out_or_replaced(tmp_path):
+    def made(**arguments):
+        return production_callbacks(tmp_path, **arguments)
+
+    given = {
+        "plateau": "ReduceLROnPlateau", "stopping": "EarlyStopping", "best": "ModelCheckpoint",
+        "tensorboard": "TensorBoard", "csv": "CSVLogger", "resume": "BackupAndRestore",
+    }  # fmt: skip
+    without_alert = [kind for kind in KINDS if kind != "SlackAlert"]
+    assert kinds(made()) == kinds(made(alert=False)) == without_alert
+    for place, (name, kind) in enumerate(given.items()):
+        assert kinds(made(**{name: False})) == [k for k in without_alert if k != kind]
+        mine = keras.callbacks.LambdaCallback()
+        assert made(**{name: mine})[place] is mine
+    mine = pk.SlackAlert("http://127.0.0.1:9/x", when="loss < 1")
+    assert made(alert=mine)[5] is mine
+
+
+def test_the_alert_comes_from_the_environment_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEAKHOLD_SLACK_WEBHOOK", "http://127.0.0.1:9/services/" + SECRET)
+
+    assert kinds(production_callbacks(tmp_path)) == KINDS
+    assert kinds(production_callbacks(tmp_path, alert=False)) == [k for k in KINDS if "Sl" not in k]
+    assert production_callbacks(tmp_path, alert=True)[5].on == ("stop", "failure", "resume")
+
+
+def test_any_service_of_apprise_by_its_url(tmp_path, monkeypatch):
+    pytest.importorskip("apprise")
+    made = production_callbacks(tmp_path, alert=f"json://127.0.0.1:9/{SECRET}")
+    assert kinds(made)[5] == "Alert"
+
+    monkeypatch.setenv("PEAKHOLD_ALERT_URL", f"json://127.0.0.1:9/{SECRET}")
+    assert kinds(production_callbacks(tmp_path))[5] == "Alert"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            {"patience": 1},
+            r"expected an int of at least 2, got patience=1\.\nHint: .*plateau=False",
+        ),
+        ({"patience": 0, "plateau": False}, "at least 1, got patience=0"),
+        ({"monitor": ""}, "got monitor=''"),
+        ({"mode": "up"}, "got mode='up'"),
+        ({"alert": True}, "got webhook=None"),
+        ({"alert": "hooks.slack.com/x"}, "webhook"),
+        ({"alert": 3}, "got alert=3"),
+        ({"csv": "log.csv"}, "expected True, False, or a callback for Keras, got csv='log.csv'"),
+        ({"run_dir": ""}, "expected the path of a folder, got run_dir=''"),
+        ({"run_dir": 3}, "got run_dir=3"),
+        ({"run_dir": __file__}, "expected the path of a folder, not of a file, got run_dir="),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(arguments, expected, tmp_path):
+    with pytest.raises(InvalidArgumentError, match=expected):
+        production_callbacks(**{"run_dir": tmp_path, **arguments})
+
+
+# Names
+
+
+def test_a_run_that_ended_is_never_overwritten(train, tmp_path):
+    train(production_callbacks(tmp_path, patience=5))
+    first = {n: (tmp_path / n).read_bytes() for n in names(tmp_path) if n != "tensorboard"}
+
+    train(production_callbacks(tmp_path, patience=5))
+    train(production_callbacks(tmp_path, patience=5, resume=False))
+
+    assert names(tmp_path) == sorted(
+        [*(f"{kind}-{i}.{end}" for kind, end in (("best", "keras"), ("log", "csv")) for i in (1, 2, 3))]
+        + ["tensorboard"]
+    )  # fmt: skip
+    assert names(tmp_path / "tensorboard") == ["run-1", "run-2", "run-3"]
+    assert {n: (tmp_path / n).read_bytes() for n in first} == first
+
+
+def test_a_second_fit_with_the_same_list_adds_to_its_log(train, tmp_path):
+    callbacks = production_callbacks(tmp_path, patience=5)
+    train(callbacks, 2)
+    train(callbacks, 2)
+
+    assert epochs_of(tmp_path / "log-1.csv") == ["0", "1", "0", "1"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()], ids=type)
+def test_the_same_line_goes_on_with_a_run_that_failed_under_its_names(train, tmp_path, error):
+    train(production_callbacks(tmp_path, patience=5))
+    with pytest.raises(type(error)):
+        train([*production_callbacks(tmp_path, patience=5), Fail(2, error)], 4)
+    assert "backup-2" in names(tmp_path)
+
+    train(production_callbacks(tmp_path, patience=5), 4)
+
+    assert names(tmp_path) == [
+        "best-1.keras", "best-2.keras", "log-1.csv", "log-2.csv", "tensorboard",
+    ]  # fmt: skip
+    assert epochs_of(tmp_path / "log-2.csv") == ["0", "1", "2", "3"]
+    assert "log-3.csv" in repr(production_callbacks(tmp_path))
+
+
+def test_without_resume_a_run_that_failed_is_left_as_it_is(train, tmp_path):
+    with pytest.raises(RuntimeError):
+        train([*production_callbacks(tmp_path), Fail(1, RuntimeError())])
+    rows = (tmp_path / "log-1.csv").read_bytes()
+
+    train(production_callbacks(tmp_path, resume=False))
+
+    assert (tmp_path / "log-1.csv").read_bytes() == rows
+    assert epochs_of(tmp_path / "log-2.csv") == ["0", "1", "2"]
+    assert "log-3.csv" in repr(production_callbacks(tmp_path)), "the newest run has ended"
+
+
+def test_a_run_that_was_killed_before_its_first_epoch_keeps_its_number(tmp_path):
+    (tmp_path / "backup-4").mkdir()
+    (tmp_path / "tensorboard" / "run-4").mkdir(parents=True)
+    assert "log-4.csv" in repr(production_callbacks(tmp_path))
+
+    (tmp_path / "log-4.csv").touch()  # killed when its backup had been emptied already: it was over
+    assert "log-5.csv" in repr(production_callbacks(tmp_path))
+
+
+def test_what_else_is_in_the_folder_is_no_run(tmp_path):
+    for name in ("best-07.keras", "best-final.keras", "catalog-3.csv", "log-2024x.csv"):
+        (tmp_path / name).touch()
+
+    assert "log-1.csv" in repr(production_callbacks(tmp_path))
+
+
+def test_a_backup_of_ones_own_says_whether_the_run_ended(train, tmp_path):
+    def made():
+        return production_callbacks(
+            tmp_path / "run", resume=pk.BackupAndRestore(tmp_path / "elsewhere")
+        )
+
+    with pytest.raises(RuntimeError):
+        train([*made(), Fail(1, RuntimeError())])
+    assert "log-1.csv" in repr(made())
+    train(made())
+
+    assert epochs_of(tmp_path / "run" / "log-1.csv") == ["0", "1", "2"]
+    assert "log-2.csv" in repr(made())

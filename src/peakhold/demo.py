@@ -26,6 +26,8 @@ from typing import Any, final
 
 import numpy as np
 
+from peakhold.demo_data import DemoError, Images, load
+from peakhold.demo_receiver import Receiver
 from peakhold.errors import PeakholdError
 
 __all__ = ["main"]
@@ -34,35 +36,8 @@ BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 MONITOR = "val_accuracy"
 BATCH_SIZE = 64
 PATIENCE = 10  # epochs that stopping sits out
-PLATEAU_PATIENCE = 4  # less than half of it: the lower rate gets its chance before the end
 MAX_TRAINING_IMAGES = 4000  # of larger data sets: about a minute on two slow cores
 INTERRUPTED = 130  # what shells say for a program that Ctrl-C ended
-
-
-class DemoError(Exception):
-    """The demo cannot begin, and why."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Images:
-    """Three parts of one data set: images `(n, height, width, 1)` in 0…1, labels one-hot."""
-
-    name: str
-    train: tuple[Any, Any]
-    validation: tuple[Any, Any]
-    test: tuple[Any, Any]
-
-    def describe(self) -> str:
-        """The data set in one line."""
-        height, width = self.train[0].shape[1:3]
-        train, validation, test = (
-            f"{len(part[0]):,}" for part in (self.train, self.validation, self.test)
-        )
-        return (
-            f"{self.name}: images of {height}x{width}, {train} to train on, {validation} to "
-            f"validate, {test} to test"
-        )
 
 
 @final
@@ -73,9 +48,13 @@ class Trained:
     model: Any
     stopper: Any
     saver: Any
+    board: Path
     log: Path
+    backup: Path
     epochs: int
     """Epochs asked for."""
+    messages: Sequence[str]
+    """What the alert's receiver was sent."""
 
 
 @final
@@ -150,103 +129,6 @@ def quiet_libraries() -> Iterator[None]:
                 shutil.copyfileobj(said, sys.stderr.buffer)
 
 
-# Data
-
-
-def digits() -> tuple[Any, Any, Any, Any]:
-    """The 1,797 handwritten digits that come with scikit-learn, 8x8.
-
-    Raises:
-        DemoError: If scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise DemoError(
-            "expected scikit-learn, whose digits are the data, to be installed.\n"
-            "Hint: pip install 'peakhold[demo]'."
-        ) from error
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = x.reshape(-1, 8, 8)[order], y[order]
-    n_train = len(x) * 4 // 5
-    return x[:n_train], y[:n_train], x[n_train:], y[n_train:]
-
-
-def downloaded(name: str) -> tuple[Any, Any, Any, Any]:
-    """MNIST or Fashion-MNIST by Keras's own loader, which downloads it once.
-
-    Raises:
-        DemoError: If the download fails.
-    """
-    import keras
-
-    loader = {"mnist": keras.datasets.mnist, "fashion-mnist": keras.datasets.fashion_mnist}[name]
-    try:
-        (x, y), (x_test, y_test) = loader.load_data()
-    except Exception as error:  # Keras wraps what the network said in a bare Exception
-        raise DemoError(
-            f"expected to download {name}: {error}\n"
-            "Hint: --data FILE.npz reads a file that holds x_train, y_train, x_test and y_test; "
-            "without options the demo needs no network."
-        ) from error
-    return x, y, x_test, y_test
-
-
-def from_file(path: Path) -> tuple[Any, Any, Any, Any]:
-    """Images from a NumPy archive with `x_train`, `y_train`, `x_test` and `y_test`.
-
-    Raises:
-        DemoError: If it cannot be read, or holds something else.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            x, y, x_test, y_test = (
-                archive[key] for key in ("x_train", "y_train", "x_test", "y_test")
-            )
-    except (OSError, KeyError, ValueError) as error:
-        raise DemoError(
-            f"expected an .npz with x_train, y_train, x_test and y_test, got {str(path)!r}: {error}"
-        ) from error
-    smallest = 8  # two poolings leave 2x2
-    if x.ndim != x_test.ndim or x.ndim not in {3, 4} or min(x.shape[1:3]) < smallest:
-        raise DemoError(
-            f"expected grey images of at least 8x8 in x_train and x_test, got shapes {x.shape} and "
-            f"{x_test.shape} in {str(path)!r}."
-        )
-    return x, y, x_test, y_test
-
-
-def load(dataset: str, data: Path | None, limit: int, seed: int) -> Images:
-    """Read a data set, scale it, and keep a fifth of the training images for validation.
-
-    Args:
-        dataset: `digits`, `mnist` or `fashion-mnist`.
-        data: A file to read instead.
-        limit: Most images to train and validate on.
-        seed: Which of them.
-    """
-    if data is not None:
-        name, parts = data.name, from_file(data)
-    else:
-        name, parts = dataset, digits() if dataset == "digits" else downloaded(dataset)
-    x, y, x_test, y_test = parts
-    chosen = np.random.default_rng(seed).permutation(len(x))[:limit]
-    scale, n_classes = float(x.max()), int(max(y.max(), y_test.max())) + 1
-
-    def prepared(images: Any, labels: Any) -> tuple[Any, Any]:
-        images = images.reshape((*images.shape[:3], -1)).astype("float32") / scale
-        return images, np.eye(n_classes, dtype="float32")[labels.astype(int).ravel()]
-
-    split = len(chosen) * 4 // 5
-    return Images(
-        name,
-        train=prepared(x[chosen[:split]], y[chosen[:split]]),
-        validation=prepared(x[chosen[split:]], y[chosen[split:]]),
-        test=prepared(x_test, y_test),
-    )
-
-
 # Training
 
 
@@ -276,27 +158,36 @@ def build(shape: Sequence[int], n_classes: int) -> Any:
 
 
 def train(images: Images, out: Path, epochs: int) -> Trained:
-    """Train with the four callbacks of almost every script; the files go to `out`."""
-    from peakhold.keras import CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
+    """Train with the callbacks of a serious run; the files go to `out`."""
+    from peakhold.keras import production_callbacks
 
     model = build(images.train[0].shape[1:], images.train[1].shape[1])
-    stopper = EarlyStopping(MONITOR, patience=PATIENCE, restore_best_weights=True, verbose=1)
-    saver = ModelCheckpoint(out / "best.keras", monitor=MONITOR, save_best_only=True)
-    log = out / "log.csv"
-    model.fit(
-        *images.train,
-        validation_data=images.validation,
-        batch_size=BATCH_SIZE,
-        epochs=epochs,
-        verbose=2,
-        callbacks=[
-            ReduceLROnPlateau(MONITOR, factor=0.3, patience=PLATEAU_PATIENCE, verbose=1),
-            stopper,
-            saver,
-            CSVLogger(log),
-        ],
+    with Receiver() as receiver:
+        callbacks = production_callbacks(
+            out, MONITOR, patience=PATIENCE, alert=receiver.url, verbose=1
+        )
+        _, stopper, saver, board, log, alert, backup = callbacks
+        try:
+            model.fit(
+                *images.train,
+                validation_data=images.validation,
+                batch_size=BATCH_SIZE,
+                epochs=epochs,
+                verbose=2,
+                callbacks=callbacks,
+            )
+        finally:
+            alert.flush(5)  # the receiver ends here, other than Slack
+    return Trained(
+        model,
+        stopper,
+        saver,
+        Path(board.log_dir),
+        Path(log.filename),
+        Path(backup.backup_dir),
+        epochs,
+        receiver.messages,
     )
-    return Trained(model, stopper, saver, log, epochs)
 
 
 # Checking
@@ -380,6 +271,34 @@ def check_best(rows: Sequence[dict[str, str]], run: Trained, images: Images) -> 
     ]
 
 
+def check_production(rows: Sequence[dict[str, str]], run: Trained) -> list[Claim]:
+    """TensorBoard's files, the alert and the backup."""
+    from peakhold.tensorboard import left_by
+
+    left = left_by(str(run.board / "validation"))
+    steps = [event.step for event in left.events if event.tag == "epoch_accuracy"]
+    told = run.messages[-1] if run.messages else "nothing"
+    ended = f"training ended after epoch {len(rows)} of {run.epochs}: "
+    best = f"best {MONITOR} {run.stopper.best:.6g} at epoch {run.stopper.best_epoch + 1}"
+    return [
+        Claim(
+            f"TensorBoard shows one value for each of the {len(rows)} epochs",
+            steps == list(range(len(rows))) and not left.unfinished,
+            f"{run.board} holds {MONITOR} of the epochs {steps}, or was not closed",
+        ),
+        Claim(
+            "the alert said on loopback, where Slack would be, how training ended",
+            ended in told and best in told,
+            f"the alert's last message was {told!r}",
+        ),
+        Claim(
+            "the backup was deleted, for this run ended well",
+            not run.backup.exists(),
+            f"{run.backup} is still there",
+        ),
+    ]
+
+
 # Words
 
 
@@ -397,27 +316,32 @@ def report(claims: Sequence[Claim]) -> bool:
     return not failed
 
 
-def what_next(out: Path) -> str:
+def what_next(run: Trained) -> str:
     """Where the files are, and what to try."""
+    best = str(run.saver.best_path)
     files = [
-        (out / "best.keras", "the best epoch, for keras.models.load_model"),
-        (out / "best.keras.peakhold.json", "its checksum, epoch and metrics"),
-        (out / "log.csv", "one row for each epoch"),
+        (best, "the best epoch, for keras.models.load_model"),
+        (f"{best}.peakhold.json", "its checksum, epoch and metrics"),
+        (str(run.log), "one row for each epoch"),
+        (str(run.board), "what TensorBoard shows"),
     ]
-    if (out / "best.previous.keras").exists():
-        files.insert(1, (out / "best.previous.keras", "the best of the earlier runs"))
-    width = max(len(str(path)) for path, _ in files)
-    listed = "\n".join(f"  {path!s:<{width}}  {text}" for path, text in files)
+    width = max(len(path) for path, _ in files)
+    listed = "\n".join(f"  {path:<{width}}  {text}" for path, text in files)
+    told = run.messages[-1].replace("\n", "\n  ")
     return f"""
+The alert said, to a receiver of this program:
+  {told}
+
 Files:
 {listed}
 
 Next:
-  Run it again: the new run starts afresh, and what is in best.keras now is kept as
-  best.previous.keras (of several earlier runs, the better one).
-  Press Ctrl-C in the middle: the best epoch so far is restored, and its file is whole.
-  In a script of your own, swap one line:
-  from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, CSVLogger
+  tensorboard --logdir {run.board.parent}
+  Run it again: the next run's files get the next number.
+  Press Ctrl-C or kill it in the middle, and run it again: it goes on under the same names, and ends
+  as if nothing had happened.
+  In a script of your own, all of this is one line:
+  callbacks=peakhold.keras.production_callbacks("runs/mine", "val_accuracy", alert=webhook)
 """
 
 
@@ -469,9 +393,13 @@ def run(options: argparse.Namespace) -> bool:
     print(f"Peakhold demo on {images.describe()}; Keras {keras.__version__} on {backend}.\n")
     trained = train(images, options.out, options.epochs)
     rows = read_log(trained.log)
-    holds = report(check_log(rows, trained) + check_best(rows, trained, images))
+    holds = report(
+        check_log(rows, trained)
+        + check_best(rows, trained, images)
+        + check_production(rows, trained)
+    )
     if holds:
-        print(what_next(options.out), end="")
+        print(what_next(trained), end="")
     return holds
 
 

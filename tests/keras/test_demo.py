@@ -12,7 +12,7 @@ import pytest
 
 import keras
 from conftest import BACKEND
-from peakhold import demo
+from peakhold import demo, demo_data
 
 ENVIRONMENT = {**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONUNBUFFERED": "1"}
 COMMAND = [sys.executable, "-m", "peakhold.demo"]
@@ -25,15 +25,21 @@ def run(folder, *options):
     )  # fmt: skip
 
 
-def test_every_claim_holds_and_a_second_run_keeps_the_first_ones_best(tmp_path):
+def best_of_run_1(out):
+    return (out / "best-1.keras").read_bytes(), (out / "log-1.csv").read_bytes()
+
+
+def test_every_claim_holds_and_a_second_run_gets_names_of_its_own(tmp_path):
     first = run(tmp_path)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "FAILED" not in first.stdout
-    assert first.stdout.count("\n  ok  ") == 7
+    assert first.stdout.count("\n  ok  ") == 10
     assert "oneDNN" not in first.stderr, "TensorFlow's chatter hides our lines"
+    assert "Warning" not in first.stderr, "no advice is due, and nothing went wrong"
+    assert "\n  tensorboard --logdir peakhold-demo/tensorboard\n" in first.stdout
+    assert "\n  [peakhold-demo 1, run " in first.stdout
     out = tmp_path / "peakhold-demo"
-    best = (out / "best.keras").read_bytes()
-    assert not (out / "best.previous.keras").exists()
+    kept = best_of_run_1(out)
 
     # Three epochs are too few for two of the claims: the demo must say so, and lose nothing.
     second = run(tmp_path, "--epochs", "3", "--seed", "1")
@@ -41,11 +47,12 @@ def test_every_claim_holds_and_a_second_run_keeps_the_first_ones_best(tmp_path):
     assert second.returncode == 1
     assert "the learning rate was 0.003 from the first epoch to the last" in second.stderr
     assert "training ran all 3 epochs" in second.stdout
-    assert (out / "best.previous.keras").read_bytes() == best
-    assert (out / "best.keras").read_bytes() != best
+    assert best_of_run_1(out) == kept
+    assert (out / "best-2.keras").exists()
+    assert sorted(p.name for p in (out / "tensorboard").iterdir()) == ["run-1", "run-2"]
 
 
-def test_ctrl_c_leaves_a_whole_file_of_the_best_epoch(tmp_path):
+def test_ctrl_c_leaves_a_whole_file_and_the_same_line_goes_on(tmp_path):
     with subprocess.Popen(
         [*COMMAND, "--out", "here"],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -60,14 +67,21 @@ def test_ctrl_c_leaves_a_whole_file_of_the_best_epoch(tmp_path):
     assert process.returncode == 130, text
     assert "Restoring model weights from the end of the best epoch" in text
     assert "Traceback" not in text
-    keras.models.load_model(tmp_path / "here" / "best.keras")
+    keras.models.load_model(tmp_path / "here" / "best-1.keras")
+
+    again = run(tmp_path, "--out", "here")
+
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert "goes on with epoch 4 of 100" in again.stdout
+    assert again.stdout.count("\n  ok  ") == 10
+    assert not (tmp_path / "here" / "log-2.csv").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["--data", "missing.npz"], "got 'missing.npz'"),
-        (["--out", "a_file"], "expected a folder that can be written"),
+        (["--out", "a_file"], "expected the path of a folder, not of a file, got run_dir='a_file'"),
     ],
 )
 def test_what_cannot_begin_is_one_sentence(options, expected, tmp_path, monkeypatch, capsys):
@@ -108,6 +122,13 @@ def test_the_demo_notices_a_model_a_file_or_a_log_that_is_not_of_the_best_epoch(
     )
     assert any("holds the epochs 0, 2" in t for t in _failed(demo.check_log(rows[::2], trained)))
 
+    assert _failed(demo.check_production(rows, trained)) == []
+    assert any("epochs [0, 1, 2]" in t for t in _failed(demo.check_production(rows[:2], trained)))
+    silent = dataclasses.replace(trained, messages=[])
+    assert any("was 'nothing'" in text for text in _failed(demo.check_production(rows, silent)))
+    trained.backup.mkdir()
+    assert any("is still there" in text for text in _failed(demo.check_production(rows, trained)))
+
     other = demo.build(images.train[0].shape[1:], 10)
     other.save(pathlib.Path(trained.saver.best_path))
     lost = _failed(demo.check_best(rows, trained, images))
@@ -141,4 +162,4 @@ def test_a_file_that_holds_something_else_is_named(content, tmp_path):
     np.savez(tmp_path / "odd.npz", **content)
 
     with pytest.raises(demo.DemoError, match=r"expected an \.npz with x_train.*odd\.npz"):
-        demo.from_file(tmp_path / "odd.npz")
+        demo_data.from_file(tmp_path / "odd.npz")

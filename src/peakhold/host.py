@@ -22,6 +22,7 @@ from peakhold.errors import HostError
 from peakhold.resumption import LoopResumption, Resumption
 
 __all__ = [
+    "CURVES_WITH_AN_END",
     "CannotPlanError",
     "Host",
     "LoopHost",
@@ -37,6 +38,9 @@ Snapshot = dict[str, Any]
 
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer"
+
+CURVES_WITH_AN_END = frozenset({"CosineDecay", "PolynomialDecay"})
+"""Keras's schedules whose `decay_steps` are the length of the curve, not its slope or period."""
 
 
 class CannotPlanError(Exception):
@@ -121,6 +125,12 @@ class Host(Protocol):
     def check_rates_settable(self, callback: str) -> None:
         """Raise now if `set_learning_rate` would raise later."""
 
+    def rate_schedule(self) -> tuple[str, int] | None:
+        """A curve that the optimizer follows: its name, and the steps from now to its end.
+
+        None without one, or if it has no end. A hint.
+        """
+
     # Control
     def request_stop(self) -> None:
         """Ask the loop to end at the next point where it looks. Safe in a signal handler."""
@@ -173,6 +183,12 @@ class Host(Protocol):
 
     def validates(self) -> bool | None:
         """Whether validation will run. A hint: never a ground for an error."""
+
+    def first_validation(self) -> int | None:
+        """The epoch, from 1, after which validation is due first, in this run or beyond.
+
+        None if it was not asked for, or that cannot be seen. A hint.
+        """
 
     # Words
     def say(self, message: str) -> None:
@@ -392,6 +408,9 @@ class LoopHost:
                 "host=LoopHost(get_learning_rate=..., set_learning_rate=...).",
             )
 
+    def rate_schedule(self) -> tuple[str, int] | None:
+        return None
+
     # Control
 
     def request_stop(self) -> None:
@@ -461,6 +480,9 @@ class LoopHost:
         return {}
 
     def validates(self) -> bool | None:
+        return None
+
+    def first_validation(self) -> int | None:
         return None
 
     # Words

@@ -38,10 +38,14 @@ ALLOWED = {
     "runtime/callback_states.py": {"sorted(header.items())": "names"},
     "errors.py": {"len(words) > 3": "how many tensors"},
     "advice/rules.py": {
-        "plateau.patience >= max(stopper.patience, 1)": "patience, not a metric",
-        "max(stopper.patience, 1)": "patience, not a metric",
-        "max(plateau.patience * 2, 2)": "patience, not a metric",
-        "stopper.patience >= facts.epochs": "patience, not a metric",
+        "waits[unit] >= stops[unit]": "patience, not a metric",
+        "max(patience, 1)": "patience, not a metric",
+        "max(patience * 2, 2)": "patience, not a metric",
+        "wait[unit] < end": "patience, not a metric",
+        "first > epochs": "numbers of epochs",
+        "schedule.ends_after >= _ALMOST * of": "numbers of steps",
+        "len({monitor for monitor, _ in held}) > 1": "how many metrics",
+        "len({epoch for _, epoch in held}) > 1": "how many epochs",
         "n > 1": "how many callbacks write one path",
     },
     "callbacks/alerting.py": {
@@ -124,6 +128,7 @@ ALLOWED = {
         "depth > _NEAR": "frames",
         "frequency <= epochs": "numbers of epochs",
         "epoch <= epochs": "numbers of epochs",
+        "min((epoch for epoch in frequency if isinstance(epoch, int)), default=None)": "epochs",
     },
     "keras/host.py": {
         "sorted(model.get_metrics_result())": "names of metrics",
@@ -158,8 +163,6 @@ ALLOWED = {
         "seconds < 60": "seconds",
         "minutes < 60": "minutes",
         "ending.last_epoch + 1 < ending.epochs": "numbers of epochs",
-        "len({b.epoch for b in bests}) > 1": "how many",
-        "len({b.monitor for b in bests}) > 1": "how many",
         "left <= 0": "epochs left",
     },
     "store/reader.py": {

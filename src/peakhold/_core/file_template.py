@@ -17,6 +17,8 @@ __all__ = ["BUILT_IN", "FileTemplate", "TemplateError"]
 BUILT_IN = ("epoch", "batch", "run_id", "timestamp", "worker")
 """Placeholders that a callback fills itself; a logged metric of the same name wins."""
 
+_OF_A_RUN = frozenset({"run_id", "timestamp", "worker"})
+
 MISSING = "NA"
 """Stands for a metric that this epoch did not log, as in Keras's CSV."""
 
@@ -68,6 +70,11 @@ class FileTemplate:
     def is_fixed(self) -> bool:
         """Whether every save has the same name."""
         return not self.fields
+
+    @property
+    def is_fixed_in_a_run(self) -> bool:
+        """Whether every save of a run has the same name, another run's perhaps another."""
+        return self.fields <= _OF_A_RUN
 
     def missing(self, values: Mapping[str, Any]) -> list[str]:
         """The places that `values` cannot fill, sorted."""

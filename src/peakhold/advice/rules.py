@@ -1,20 +1,26 @@
 """The rules: each a small pure function from what the callbacks of one fit can see to advice.
 
 A rule says what was seen, why it costs, and what to write. It takes the mildest form that helps: a
-notice is printed with the run's other messages, a warning goes through `warnings`. A false alarm is
-a bug. Codes are those of the documentation's table; `silence("E6")` turns one off.
+notice is printed with the run's other messages, a warning goes through `warnings`, and what is
+common and right is only named in the summary. A false alarm is a bug: where a rule cannot know, it
+is silent. Codes are those of the documentation's table; `silence("E6")` turns one off.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, final
 
 from peakhold._core.monitor import Direction, infer_direction
+from peakhold._core.patience import Patience, Seconds, Steps
+from peakhold.advice.facts import Facts, Stopper
 
-__all__ = ["Advice", "Checkpoint", "Facts", "Plateau", "Stopper", "give", "silence"]
+__all__ = ["Advice", "differing", "give", "silence"]
+
+_ALMOST = 0.9
+"""A schedule is meant for the whole run even if its steps were rounded, or a warm-up forgotten."""
 
 
 @final
@@ -23,79 +29,19 @@ class Advice:
     """One sentence for the user."""
 
     code: str
-    level: Literal["notice", "warning"]
+    level: Literal["summary", "notice", "warning"]
     text: str
 
     def __str__(self) -> str:
         return f'{self.text} (silence with peakhold.silence("{self.code}"))'
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Stopper:
-    """An early stopping of this fit."""
-
-    monitor: str
-    mode: str
-    patience: int | None
-    """In epochs; None if it is not."""
-    restores: bool
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Plateau:
-    """A plateau rule of this fit."""
-
-    monitor: str
-    mode: str
-    patience: int | None
-    """In epochs; None if it is not."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A checkpoint of this fit."""
-
-    path: str
-    monitor: str
-    mode: str
-    best_only: bool
-    fixed_name: bool
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known before the first batch."""
-
-    epochs: int | None = None
-    """Epochs of this fit, or None."""
-    validates: bool | None = None
-    """Whether validation will run, or None if that cannot be seen."""
-    stoppers: tuple[Stopper, ...] = ()
-    plateaus: tuple[Plateau, ...] = ()
-    checkpoints: tuple[Checkpoint, ...] = ()
-    paths: tuple[str, ...] = ()
-    """Every path that a callback writes, templates included."""
-
-    def monitored(self) -> Iterator[tuple[str, str, str]]:
-        """`(class, monitor, mode)` of everything that ranks."""
-        for stopper in self.stoppers:
-            yield "EarlyStopping", stopper.monitor, stopper.mode
-        for plateau in self.plateaus:
-            yield "ReduceLROnPlateau", plateau.monitor, plateau.mode
-        for checkpoint in self.checkpoints:
-            if checkpoint.best_only:
-                yield "ModelCheckpoint", checkpoint.monitor, checkpoint.mode
-
-
 def training_metric(facts: Facts) -> Iterator[Advice]:
     """E2: a training metric is monitored while a validation one exists."""
     if facts.validates:
         for name, monitor, _ in facts.monitored():
-            if not monitor.startswith("val_") and infer_direction(monitor) is not None:
+            known = infer_direction(monitor, facts.directions) is not None
+            if known and not monitor.startswith("val_"):
                 yield Advice(
                     "E2",
                     "warning",
@@ -105,9 +51,9 @@ def training_metric(facts: Facts) -> Iterator[Advice]:
 
 
 def contradiction(facts: Facts) -> Iterator[Advice]:
-    """E3: `mode` says the opposite of what the metric's name says."""
+    """E3: `mode` says the opposite of what the metric, or else its name, says."""
     for name, monitor, mode in facts.monitored():
-        direction = infer_direction(monitor)
+        direction = infer_direction(monitor, facts.directions)
         if mode in {"min", "max"} and direction is not None and direction != Direction(mode):
             yield Advice(
                 "E3",
@@ -119,7 +65,7 @@ def contradiction(facts: Facts) -> Iterator[Advice]:
 
 def last_weights(facts: Facts) -> Iterator[Advice]:
     """E4: early stopping keeps the last weights, not the best."""
-    if any(not stopper.restores for stopper in facts.stoppers):
+    if facts.stoppers and not any(stopper.restores for stopper in facts.stoppers):
         best = next((c.path for c in facts.checkpoints if c.best_only), None)
         yield Advice(
             "E4",
@@ -129,20 +75,35 @@ def last_weights(facts: Facts) -> Iterator[Advice]:
         )
 
 
+def differing(bests: Iterable[tuple[str, int]]) -> Iterator[Advice]:
+    """E5: different metrics are watched, and their best epochs differ.
+
+    Common and right: only named, after the run.
+
+    Args:
+        bests: Monitor and best epoch of each callback that ranks.
+    """
+    held = set(bests)
+    several = len({monitor for monitor, _ in held}) > 1 and len({epoch for _, epoch in held}) > 1
+    if several and "E5" not in _silenced:
+        yield Advice("E5", "summary", "different metrics are watched, so the best epochs differ")
+
+
 def plateau_too_late(facts: Facts) -> Iterator[Advice]:
     """E6: training stops before the lower rate gets its chance."""
     for plateau in facts.plateaus:
         for stopper in facts.stoppers:
-            if plateau.patience is None or stopper.patience is None:
+            if plateau.monitor != stopper.monitor or not stopper.alone:
                 continue
-            if plateau.monitor == stopper.monitor and plateau.patience >= max(stopper.patience, 1):
+            waits = _length(plateau.patience, facts)
+            stops = _length(stopper.patience, facts, stopper.start)
+            if any(unit in stops and waits[unit] >= stops[unit] for unit in waits):
                 yield Advice(
                     "E6",
                     "warning",
                     f"ReduceLROnPlateau(patience={plateau.patience}) waits no shorter than "
                     f"EarlyStopping(patience={stopper.patience}), so the lower rate never gets its "
-                    f"chance; write patience={max(plateau.patience * 2, 2)} or more for "
-                    "EarlyStopping.",
+                    f"chance; write patience={_twice(plateau.patience)} or more for EarlyStopping.",
                 )
 
 
@@ -156,23 +117,20 @@ def useless_patience(facts: Facts) -> Iterator[Advice]:
                 "EarlyStopping(patience=0) acts like patience=1, as in Keras: one epoch without "
                 "improvement ends training; write how many you want to sit out.",
             )
-        elif (
-            facts.epochs is not None
-            and stopper.patience is not None
-            and stopper.patience >= facts.epochs
-        ):
+        elif not _can_stop(stopper, facts):
+            start = f", start_from_epoch={stopper.start}" if stopper.start else ""
             yield Advice(
                 "E7",
                 "notice",
-                f"EarlyStopping(patience={stopper.patience}) cannot stop a run of {facts.epochs} "
-                "epoch(s); write a smaller patience or more epochs.",
+                f"EarlyStopping(patience={stopper.patience}{start}) cannot stop a run of "
+                f"{facts.epochs} epoch(s); write a smaller patience or more epochs.",
             )
 
 
 def overwritten(facts: Facts) -> Iterator[Advice]:
     """E8: each save replaces the last, or two callbacks write one path."""
     for checkpoint in facts.checkpoints:
-        if checkpoint.fixed_name and not checkpoint.best_only and facts.epochs != 1:
+        if checkpoint.overwrites and not checkpoint.best_only and facts.epochs != 1:
             yield Advice(
                 "E8",
                 "notice",
@@ -188,8 +146,67 @@ def overwritten(facts: Facts) -> Iterator[Advice]:
             )
 
 
-_RULES = (
+def never_validates(facts: Facts) -> Iterator[Advice]:
+    """E11: validation data are given, and no epoch of the run looks at them."""
+    first, epochs = facts.first_validation, facts.epochs
+    if first is not None and epochs is not None and first > epochs:
+        yield Advice(
+            "E11",
+            "warning",
+            f"validation_freq asks for validation after epoch {first} at first, and this run has "
+            f"{epochs} epoch(s): no val_ metric will be logged; write a smaller validation_freq.",
+        )
+
+
+def stops_a_schedule(facts: Facts) -> Iterator[Advice]:
+    """E15: early stopping, and a learning rate that needs the whole run."""
+    if not any(_can_stop(stopper, facts) for stopper in facts.stoppers):
+        return
+    for schedule in facts.schedules:
+        of = facts.epochs if schedule.by_epoch else _steps(facts)
+        if of and schedule.ends_after >= _ALMOST * of:
+            yield Advice(
+                "E15",
+                "notice",
+                f"the learning rate follows {schedule.name} to the end of this run, where it is "
+                "lowest and the metric may still improve; EarlyStopping may end training before: "
+                "leave it out and keep the best by ModelCheckpoint(save_best_only=True), or lower "
+                "the rate by ReduceLROnPlateau.",
+            )
+
+
+def _steps(facts: Facts) -> int | None:
+    return facts.epochs * facts.steps if facts.epochs and facts.steps else None
+
+
+def _length(patience: Patience, facts: Facts, start: int = 0) -> dict[str, float]:
+    """How long a wait lasts at least, from train begin, in each unit in which that is known."""
+    if isinstance(patience, Seconds):
+        return {"seconds": patience.s} if not start else {}
+    if isinstance(patience, Steps):
+        if facts.steps:
+            return {"steps": start * facts.steps + patience.n}
+        return {"steps": patience.n} if not start else {}
+    epochs = start + max(patience, 1)
+    return {"epochs": epochs, **({"steps": epochs * facts.steps} if facts.steps else {})}
+
+
+def _can_stop(stopper: Stopper, facts: Facts) -> bool:
+    """Whether its wait may be over before the run is."""
+    wait = _length(stopper.patience, facts, stopper.start)
+    run = {"epochs": facts.epochs, "steps": _steps(facts)}
+    return all(wait[unit] < end for unit, end in run.items() if unit in wait and end is not None)
+
+
+def _twice(patience: Patience) -> Patience:
+    if isinstance(patience, Steps):
+        return Steps(patience.n * 2)
+    return Seconds(patience.s * 2) if isinstance(patience, Seconds) else max(patience * 2, 2)
+
+
+_RULES: tuple[Callable[[Facts], Iterator[Advice]], ...] = (
     training_metric, contradiction, last_weights, plateau_too_late, useless_patience, overwritten,
+    never_validates, stops_a_schedule,
 )  # fmt: skip
 _silenced: set[str] = set()
 

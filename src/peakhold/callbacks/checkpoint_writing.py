@@ -269,7 +269,7 @@ class CheckpointWriting(CheckpointNaming):
         path = fact.order.path
         if fact.aside is not None:
             self._tell_once(f"{path} was there before this run; it is kept as {fact.aside}.")
-        if fact.again and not self._template.is_fixed:
+        if fact.again and not self._template.is_fixed_in_a_run:
             self.host.say(
                 f"{path} is the name of an earlier save of this run, too, and was replaced; put "
                 "{epoch} or {batch} into the name to keep both."

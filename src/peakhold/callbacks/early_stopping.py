@@ -471,9 +471,16 @@ class EarlyStopping(Monitored):
         print(*table(self._history, names), sep="\n")
 
     def _tell(self, facts: Facts) -> Facts:
-        patience = self.patience if isinstance(self.patience, int) else None
+        alone = not self._several or self.require == "any"
         stoppers = [
-            Stopper(metric.monitor, metric.mode, patience, self.restore_best_weights)
+            Stopper(
+                metric.monitor,
+                metric.mode,
+                self.patience,
+                self.restore_best_weights,
+                self.start_from_epoch,
+                alone,
+            )
             for metric in self._metrics
         ]
         return replace(facts, stoppers=(*facts.stoppers, *stoppers))

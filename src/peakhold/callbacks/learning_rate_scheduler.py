@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable as Function
+from dataclasses import replace
 from typing import Any
 
 from peakhold._core.arguments import check_verbose
+from peakhold.advice import Facts, Schedule
 from peakhold.errors import InvalidArgumentError
-from peakhold.host import rate_key, to_number
+from peakhold.host import CURVES_WITH_AN_END, rate_key, to_number
 from peakhold.runtime.callback import Participant
 
 __all__ = ["LearningRateScheduler"]
@@ -79,6 +81,16 @@ class LearningRateScheduler(Participant):
                     f"\nEpoch {epoch + 1}: LearningRateScheduler setting {of}learning rate to "
                     f"{number}."
                 )
+
+    def _tell(self, facts: Facts) -> Facts:
+        # Of a function only this is known without calling it: Keras's own curves have an end.
+        curve: Any = self.schedule
+        name = type(curve).__name__
+        if name not in CURVES_WITH_AN_END or getattr(curve, "cycle", False):
+            return facts
+        ends = int(curve.decay_steps) + (getattr(curve, "warmup_steps", None) or 0)
+        schedule = Schedule(name, ends, by_epoch=True)
+        return replace(facts, schedules=(*facts.schedules, schedule))
 
     def _measure(self, epoch: int, logs: dict[str, Any]) -> None:
         for name, rate in self.host.learning_rates().items():

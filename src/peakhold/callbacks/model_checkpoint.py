@@ -356,8 +356,10 @@ class ModelCheckpoint(CheckpointRanking):
 
     def _tell(self, facts: Facts) -> Facts:
         path = os.path.abspath(self.filepath)
+        one_name = self._template.is_fixed_in_a_run
+        overwrites = one_name and not isinstance(self.save_freq, AtEnd)
         checkpoint = Checkpoint(
-            self.filepath, self.monitor, self.mode, self.save_best_only, self._template.is_fixed
+            self.filepath, self.monitor, self.mode, self.save_best_only, overwrites
         )
         return replace(
             facts, checkpoints=(*facts.checkpoints, checkpoint), paths=(*facts.paths, path)

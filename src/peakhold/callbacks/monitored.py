@@ -184,7 +184,11 @@ class Monitored(Participant):
             return None
         hint = None
         if validates is False and not any(name.startswith("val_") for name in logs):
-            hint = "pass validation_data or validation_split to fit, or monitor a training metric."
+            hint = (
+                "pass validation_data or validation_split to fit, or monitor a training metric."
+                if self.host.first_validation() is None
+                else "pass a validation_freq that this run reaches."
+            )
         return MonitorNotFoundError.for_monitor(
             self._name,
             self.monitor,

@@ -169,8 +169,7 @@ class ReduceLROnPlateau(Monitored):
         )
 
     def _tell(self, facts: Facts) -> Facts:
-        patience = self.patience if isinstance(self.patience, int) else None
-        plateau = Plateau(self.monitor, self.mode, patience)
+        plateau = Plateau(self.monitor, self.mode, self.patience)
         return replace(facts, plateaus=(*facts.plateaus, plateau))
 
     # State

@@ -20,7 +20,7 @@ from typing import Any
 
 from keras.callbacks import CallbackList as KerasList
 
-__all__ = ["calling_list", "fit_runs", "is_fit_of", "validation_runs"]
+__all__ = ["calling_list", "first_validation", "fit_runs", "is_fit_of", "validation_runs"]
 
 _NEAR = 6  # frames between our hook and Keras's list: a user's override or two
 
@@ -65,6 +65,17 @@ def validation_runs(model: Any) -> bool | None:
                 return False
             return _reaches_validation(frame.f_locals)
     return None
+
+
+def first_validation(model: Any) -> int | None:
+    """The epoch, from 1, after which the running `fit` of this model validates first; or None."""
+    local = fit_locals(model)
+    frequency = local.get("validation_freq", 1)
+    if local.get("validation_data") is None:
+        return None
+    if isinstance(frequency, int):
+        return frequency
+    return min((epoch for epoch in frequency if isinstance(epoch, int)), default=None)
 
 
 def _reaches_validation(local: dict[str, Any]) -> bool:

@@ -21,9 +21,16 @@ import keras
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError, LearningRateScheduleError
-from peakhold.host import OPTIMIZER, WEIGHTS, CannotPlanError, Snapshot, nonfinite_names
+from peakhold.host import (
+    CURVES_WITH_AN_END,
+    OPTIMIZER,
+    WEIGHTS,
+    CannotPlanError,
+    Snapshot,
+    nonfinite_names,
+)
 from peakhold.keras import file_plan, saving
-from peakhold.keras.fit_frame import fit_runs, is_fit_of, validation_runs
+from peakhold.keras.fit_frame import first_validation, fit_runs, is_fit_of, validation_runs
 from peakhold.keras.planned_file import PlannedKerasFile, places_of
 from peakhold.keras.resume import KerasResumption
 from peakhold.store.arrays import source_of
@@ -256,6 +263,15 @@ class KerasHost:
                     "Hint: pass a float as learning_rate, or leave one of the two out."
                 )
 
+    def rate_schedule(self) -> tuple[str, int] | None:
+        for _, optimizer in self._optimizers():
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            curve: Any = getattr(inner, "_learning_rate", None)
+            if type(curve).__name__ in CURVES_WITH_AN_END and not getattr(curve, "cycle", False):
+                end = curve.decay_steps + (getattr(curve, "warmup_steps", None) or 0)
+                return type(curve).__name__, int(end) - (self.steps_done() or 0)
+        return None
+
     # Control
 
     def request_stop(self) -> None:
@@ -332,6 +348,10 @@ class KerasHost:
     def validates(self) -> bool | None:
         model = self._model()
         return None if model is None else validation_runs(model)
+
+    def first_validation(self) -> int | None:
+        model = self._model()
+        return None if model is None else first_validation(model)
 
     # Words
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 from peakhold._core.observation import Event
-from peakhold.advice import Facts, give
+from peakhold.advice import Facts, Schedule, give
 from peakhold.errors import AdviceWarning, HostError
 from peakhold.host import Host
 from peakhold.runtime.callback import Callback as OwnCallback
@@ -345,7 +345,16 @@ class Session:
             _run(fresh, ("_begin",), ())
 
     def _advise(self) -> None:
-        facts = Facts(epochs=self.epochs, validates=self.host.validates())
+        steps, host = self.params.get("steps"), self.host
+        schedule = host.rate_schedule()
+        facts = Facts(
+            epochs=self.epochs,
+            steps=steps if isinstance(steps, int) else None,
+            validates=host.validates(),
+            first_validation=host.first_validation(),
+            directions=host.metric_directions(),
+            schedules=() if schedule is None else (Schedule(*schedule),),
+        )
         for member in self.members:
             facts = member._tell(facts)
         for advice in give(facts) if self.driven else ():

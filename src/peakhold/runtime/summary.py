@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
+from peakhold.advice import differing
+
 __all__ = ["Best", "Ending", "duration", "summarize", "why"]
 
 
@@ -92,9 +94,8 @@ def _best(bests: list[Best], notes: list[str]) -> str:
         for (monitor, epoch), same in merged.items()
     ]
     text = "; ".join([*parts, *dict.fromkeys(notes)]) or "no epoch could be ranked"
-    if len({b.epoch for b in bests}) > 1 and len({b.monitor for b in bests}) > 1:
-        text += "; different metrics are watched, so the best epochs differ"
-    return f"{text}."
+    named = differing((best.monitor, best.epoch) for best in bests)
+    return "; ".join([text, *(advice.text for advice in named)]) + "."
 
 
 def _saved(ending: Ending) -> str:

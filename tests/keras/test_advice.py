@@ -1,0 +1,169 @@
+"""Advice that only a fit can give: what its host and its callbacks tell the rules."""
+
+import warnings
+
+import pytest
+from keras.optimizers import schedules
+
+import keras
+import peakhold.keras as pk
+from keras_helpers import Curve, fit, model
+from peakhold.errors import AdviceWarning, MonitorNotFoundError
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a fit; gives the warnings and the notices, without the lines at its end."""
+
+    def run(callbacks, epochs, net=None, **arguments):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(net or model(), callbacks, epochs, verbose=2, **arguments)
+        printed = capsys.readouterr().out.splitlines()
+        return (
+            [str(w.message) for w in caught if issubclass(w.category, AdviceWarning)],
+            [line for line in printed if "peakhold.silence" in line],
+        )
+
+    return run
+
+
+def stopping(patience=2, **arguments):
+    return pk.EarlyStopping("val_loss", patience=patience, restore_best_weights=True, **arguments)
+
+
+def test_the_whole_stack_is_told_nothing(said, tmp_path):
+    """Folders may be shared: what `BackupAndRestore` keeps lies beside other files."""
+    callbacks = [
+        pk.ReduceLROnPlateau("val_loss", patience=1),
+        stopping(3),
+        pk.ModelCheckpoint(tmp_path / "best.keras", monitor="val_loss", save_best_only=True),
+        pk.TensorBoard(tmp_path, write_graph=False),
+        pk.CSVLogger(tmp_path / "log.csv"),
+        pk.BackupAndRestore(tmp_path),
+    ]
+
+    assert said(callbacks, 4, validation_freq=2) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("frequency", "n"), [(3, 1), ([5, 7], 1), (2, 0), ([2, 7], 0)], ids=["3", "5-7", "2", "2-7"]
+)
+def test_e11_validation_beyond_the_run(said, tmp_path, frequency, n):
+    loud, _ = said([pk.CSVLogger(tmp_path / "log.csv")], 2, validation_freq=frequency)
+
+    assert len(loud) == n
+    assert all("smaller validation_freq" in text and "E11" in text for text in loud)
+
+
+def test_e11_is_the_reason_that_the_error_names(said):
+    with pytest.raises(MonitorNotFoundError, match="a validation_freq that this run reaches"):
+        said([stopping()], 4, validation_freq=5)
+
+
+def test_e11_is_not_about_a_fit_without_validation(said, tmp_path):
+    callbacks = [pk.CSVLogger(tmp_path / "log.csv")]
+
+    assert said(callbacks, 2, validation_data=None, validation_freq=9) == ([], [])
+
+
+def sgd(schedule):
+    return keras.optimizers.SGD(schedule)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "n"),
+    [
+        (lambda: schedules.CosineDecay(0.01, 20), 1),
+        (lambda: schedules.CosineDecay(0.01, 15, warmup_target=0.1, warmup_steps=5), 1),
+        (lambda: schedules.PolynomialDecay(0.01, 20), 1),
+        (lambda: schedules.PolynomialDecay(0.01, 20, cycle=True), 0),
+        (lambda: schedules.CosineDecay(0.01, 8), 0),
+        (lambda: schedules.ExponentialDecay(0.01, 20, 0.9), 0),
+        (lambda: 0.01, 0),
+    ],
+    ids=["cosine", "warm-up", "polynomial", "cycle", "short", "exponential", "rate"],
+)
+def test_e15_a_schedule_that_spans_the_run(said, schedule, n):
+    loud, notices = said([stopping()], 5, model(sgd(schedule())))  # 4 batches an epoch
+
+    assert loud == []
+    assert len(notices) == n
+    assert all("E15" in text and "ModelCheckpoint" in text for text in notices)
+
+
+def test_e15_is_not_about_a_second_run_after_the_end_of_the_curve(said):
+    net = model(sgd(schedules.CosineDecay(0.01, 20)))
+    fit(net, [], 5)
+
+    assert said([stopping()], 5, net) == ([], [])
+
+
+def test_e15_a_scheduler_with_a_curve_over_all_epochs(said):
+    curve = pk.LearningRateScheduler(schedules.CosineDecay(0.01, 5))
+    _, notices = said([stopping(), curve], 5)
+    assert len(notices) == 1
+    assert "E15" in notices[0]
+
+    other = pk.LearningRateScheduler(lambda epoch, rate: rate * 0.9)
+    assert said([stopping(), other], 5) == ([], [])
+
+
+def test_e3_a_metric_that_knows_better_than_its_name(said):
+    class OddAccuracy(keras.metrics.MeanAbsoluteError):
+        pass  # Keras tells the direction of this class: down
+
+    net = model(metrics=[OddAccuracy(name="accuracy")])
+    right = pk.EarlyStopping("val_accuracy", mode="min", patience=2, restore_best_weights=True)
+
+    assert said([right], 4, net) == ([], [])
+
+
+def test_e6_and_e7_know_steps_and_several_metrics(said):
+    several = pk.EarlyStopping(
+        ["val_loss", "val_mae"], patience=2, restore_best_weights=True, mode="min"
+    )
+    lowering = pk.ReduceLROnPlateau("val_loss", patience=3)
+    assert said([several, lowering], 5) == ([], []), "val_mae must have stopped improving, too"
+
+    lowering = pk.ReduceLROnPlateau("val_loss", patience=pk.Steps(12))
+    loud, _ = said([stopping(3), lowering], 6)  # 4 batches an epoch
+    assert len(loud) == 1
+    assert "EarlyStopping(patience=3)" in loud[0]
+    assert "patience=Steps(n=24)" in loud[0]
+
+    _, notices = said([stopping(pk.Steps(20))], 5)
+    assert len(notices) == 1
+    assert "E7" in notices[0]
+
+
+def test_e8_two_callbacks_on_one_path(said, tmp_path):
+    folder = str(tmp_path / "logs")
+    loud, _ = said([pk.TensorBoard(folder), pk.TensorBoard(tmp_path / "logs")], 1)
+    assert len(loud) == 1
+    assert "'" + folder + "'" in loud[0]
+
+
+def test_e8_what_saves_once_overwrites_nothing(said, tmp_path):
+    last = pk.ModelCheckpoint(tmp_path / "last.keras", save_freq=pk.AtEnd())
+    assert said([last], 3) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("last", 1), ("{timestamp}/last", 1), ("{worker}-{epoch}", 0)]
+)
+def test_e8_a_name_that_is_one_name_in_a_run(said, tmp_path, name, n):
+    _, notices = said([pk.ModelCheckpoint(tmp_path / f"{name}.keras")], 3)
+
+    assert len(notices) == n
+    assert all("E8" in text for text in notices)
+
+
+def test_a_best_file_in_a_folder_of_the_run_is_replaced_without_a_word(tmp_path, capsys):
+    saver = pk.ModelCheckpoint(
+        tmp_path / "{run_id}" / "best.keras", monitor="val_loss", save_best_only=True
+    )
+    fit(model(), [Curve(val_loss=[3.0, 2.0, 1.0]), saver], 3, verbose=2)
+
+    assert saver.best_epoch == 2
+    assert "earlier save" not in capsys.readouterr().out

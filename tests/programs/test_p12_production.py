@@ -2,6 +2,7 @@
 
 import copy
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import keras
 import peakhold.keras as pk
 from fake_slack import SECRET, FakeSlack
-from peakhold.errors import AdviceWarning, InvalidArgumentError
+from peakhold.errors import AdviceWarning, InvalidArgumentError, StoreOwnedError
 from peakhold.keras import production_callbacks
 
 KINDS = [
@@ -26,9 +27,9 @@ def no_webhook(monkeypatch):
 
 @pytest.fixture
 def train(xy, classifier):
-    def run(callbacks, epochs=3, **arguments):
+    def run(callbacks, epochs=3, loss="binary_crossentropy", **arguments):
         keras.utils.set_random_seed(0)
-        model = classifier()
+        model = classifier(loss=loss)
         arguments = {"validation_split": 0.25, "verbose": 0, **arguments}
         history = model.fit(*xy, epochs=epochs, callbacks=callbacks, **arguments)
         return model, history
@@ -253,6 +254,44 @@ def test_the_same_line_goes_on_with_a_run_that_failed_under_its_names(train, tmp
     ]  # fmt: skip
     assert epochs_of(tmp_path / "log-2.csv") == ["0", "1", "2", "3"]
     assert "log-3.csv" in repr(production_callbacks(tmp_path))
+
+
+def test_a_run_that_became_nan_goes_on_from_its_last_good_epoch(train, tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                self.model.set_weights([w * np.nan for w in self.model.get_weights()])
+
+    train([*production_callbacks(tmp_path), Poison(), pk.TerminateOnNaN()], 4, "mse")
+    assert "backup-1" in names(tmp_path)
+
+    model, history = train(production_callbacks(tmp_path), 4, "mse")
+
+    assert epochs_of(tmp_path / "log-1.csv") == ["0", "1", "2", "3"]
+    assert all(np.isfinite(history.history["loss"]))
+    assert names(tmp_path) == ["best-1.keras", "log-1.csv", "tensorboard"]
+
+
+def test_a_second_run_at_the_same_time_is_refused(train, tmp_path):
+    refused = []
+
+    class Second(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                thread = threading.Thread(target=self.start)
+                thread.start()
+                thread.join()
+
+        def start(self):
+            with pytest.raises(StoreOwnedError) as caught:
+                train(production_callbacks(tmp_path))
+            refused.append(caught.value)
+
+    train([*production_callbacks(tmp_path), Second()])
+
+    assert len(refused) == 1
+    assert names(tmp_path) == ["best-1.keras", "log-1.csv", "tensorboard"]
+    assert epochs_of(tmp_path / "log-1.csv") == ["0", "1", "2"]
 
 
 def test_without_resume_a_run_that_failed_is_left_as_it_is(train, tmp_path):

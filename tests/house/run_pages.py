@@ -1,10 +1,10 @@
-"""Runs the Python blocks of pages, each page in a namespace and a folder of its own.
+"""Runs the Python blocks of pages, each page in a namespace, a folder and an environment of its own.
 
 A process of its own: `run_pages.py UNIT...`, where a unit is a page (Markdown) or a script. Prints one
 line of JSON for each, `{"unit": …, "error": …}`. The backend is that of `KERAS_BACKEND`; a block whose
 fence says ``python backend=NAME`` runs only in a process of that backend, and any other only in that
-of PyTorch. A warning of Peakhold's fails a block, for the docs give good examples, unless its fence
-says ``python warns``.
+of PyTorch. A warning of Peakhold's, or a notice of advice, fails a block, for the docs give good
+examples, unless its fence says ``python warns``.
 
 A fence called ``output`` holds what the Python block before it prints; `...` stands for anything.
 """
@@ -75,6 +75,8 @@ def run(path, backend):
         with contextlib.redirect_stdout(said), warnings.catch_warnings():
             warnings.simplefilter("ignore" if warns else "error", PeakholdWarning)
             exec(code, vars(module))
+        if not warns and "peakhold.silence(" in said.getvalue():
+            raise AssertionError(f"a notice of advice:\n{said.getvalue()}")
         if expected is not None:
             _check_output(expected, said.getvalue())
 
@@ -88,7 +90,7 @@ def main(units):
 
     out = os.dup(1)
     for unit in units:
-        error, home = None, pathlib.Path.cwd()
+        error, home, environment = None, pathlib.Path.cwd(), dict(os.environ)
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             try:
@@ -97,6 +99,8 @@ def main(units):
                 error = traceback.format_exc()
             finally:
                 os.chdir(home)
+                os.environ.clear()
+                os.environ.update(environment)
                 rules._silenced.clear()
         os.write(out, (json.dumps({"unit": unit, "error": error}) + "\n").encode())
 

@@ -472,9 +472,14 @@ def _compiled(container: Any) -> Iterable[tuple[str, Any]]:
         *(getattr(container, "_flat_weighted_metrics", None) or ()),
     ]
     if not parts:
-        # A metric of the user's own `metrics` property, or a container that is not built yet.
         if not hasattr(container, "_user_metrics"):
-            yield "", container
+            yield "", container  # a metric of the user's own `metrics` property
+            return
+        # A container that is not built yet (TensorFlow, before the first batch) has what was given.
+        given = [container._user_metrics, getattr(container, "_user_weighted_metrics", None)]
+        for metric in keras.tree.flatten(given):
+            if isinstance(metric, keras.metrics.Metric):
+                yield "", metric
         return
     for part in parts:
         for metric in getattr(part, "metrics", ()):

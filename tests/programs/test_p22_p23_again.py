@@ -1,6 +1,7 @@
 """P22, P23: the same cell again, the same callbacks in many trials."""
 
 import copy
+import importlib.util
 import pickle
 
 import numpy as np
@@ -11,6 +12,7 @@ import keras
 import peakhold.keras
 from keras_helpers import Curve, Recorder, epoch_of, same, saved_weights
 from peakhold.keras import (
+    Alert,
     BackupAndRestore,
     CSVLogger,
     EarlyStopping,
@@ -21,9 +23,13 @@ from peakhold.keras import (
     ProgbarLogger,
     ReduceLROnPlateau,
     RemoteMonitor,
+    SlackAlert,
     SwapEMAWeights,
+    TensorBoard,
     TerminateOnNaN,
 )
+
+HAS_APPRISE = importlib.util.find_spec("apprise") is not None
 
 CELL = """
 from peakhold.keras import EarlyStopping, ModelCheckpoint
@@ -147,13 +153,20 @@ def every_callback(folder):
         LearningRateScheduler(halve),
         History(),
         LambdaCallback(on_epoch_end=note),
+        TensorBoard(f"{folder}/board", histogram_freq=1),
         BackupAndRestore(f"{folder}/backup"),
     ]
 
 
 def the_others():
-    """What this `fit` cannot have: a server to post to, an optimizer that averages, two bars."""
-    return [RemoteMonitor("http://127.0.0.1:1"), SwapEMAWeights(), ProgbarLogger()]
+    """What this `fit` cannot have: servers to post to, an optimizer that averages, two bars."""
+    return [
+        RemoteMonitor("http://127.0.0.1:1"),
+        SlackAlert("http://127.0.0.1:1/hook", when="loss < 0.1 and epoch >= 2", on=["stop"]),
+        *([Alert("json://127.0.0.1:1", when="loss < 0.1")] if HAS_APPRISE else []),
+        SwapEMAWeights(),
+        ProgbarLogger(),
+    ]
 
 
 WAYS = {
@@ -217,7 +230,8 @@ def test_p23_all_of_them_are_covered_here(tmp_path):
         and issubclass(getattr(peakhold.keras, name), keras.callbacks.Callback)
     }
 
-    assert exported - classes == {"Callback", "CallbackList"}
+    assert exported - classes - {"Alert"} == {"Callback", "CallbackList"}
+    assert ("Alert" in classes) == HAS_APPRISE
 
 
 def test_p23_the_whole_list_is_copied_at_once(tmp_path):

@@ -29,7 +29,6 @@ from peakhold.keras import (
 
 NOT_OURS = {
     "OrbaxCheckpoint": "docs/reference/callbacks.md says what to use instead",
-    "TensorBoard": "not here yet",
 }
 KERAS_OWN = {"History", "LambdaCallback", "ProgbarLogger"}
 

@@ -6,7 +6,6 @@ his: they belong into the `state_dict` of the callback or data set that uses the
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,8 @@ __all__ = ["random_state", "set_random_state"]
 
 def random_state() -> dict[str, Any]:
     """The generators' state now, as a tree that a store can save."""
+    import random  # here: it and NumPy take their time to import
+
     import numpy as np
 
     version, words, gauss = random.getstate()
@@ -37,6 +38,8 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put back what `random_state` returned; PyTorch's only if it is imported."""
+    import random
+
     import numpy as np
 
     python = state["python"]

@@ -22,7 +22,7 @@ back: a save that was reported as failed must not turn up later.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -82,7 +82,7 @@ def commit(disk: Disk, root: int, path: str, label: Label, snapshot: Snapshot) -
         DiskFullError: If it does not fit; nothing was written then.
     """
     name = manifests.folder_name(label.step, label.revision)
-    hidden = f"{TMP_PREFIX}{name}-{secrets.token_hex(4)}"
+    hidden = f"{TMP_PREFIX}{name}-{os.urandom(4).hex()}"
     check_room(disk, root, path, snapshot.layout.data_bytes)
     try:
         manifest = _write(disk, root, hidden, label, snapshot)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import stat
 import weakref
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ HIDDEN: Final = re.compile(
 
 def hidden_name(name: str, kind: str) -> str:
     """A name beside `name` that nobody has."""
-    return f".{name}.{secrets.token_hex(4)}{kind}"
+    return f".{name}.{os.urandom(4).hex()}{kind}"
 
 
 def is_regular(status: os.stat_result | None) -> TypeGuard[os.stat_result]:

@@ -1,8 +1,8 @@
-"""`import peakhold` beside the bare interpreter, in one run: the time, and what it loads.
+"""Importing Peakhold beside the bare interpreter, in one run: the time, and what it loads.
 
     python benchmarks/import_time.py [--rounds 21]
 
-The two take turns, each in a fresh process, so that a disturbance hits both. Bytecode is compiled
+They take turns, each in a fresh process, so that a disturbance hits all. Bytecode is compiled
 beforehand, as an installation does it, into a folder of this run's own.
 """
 
@@ -18,6 +18,11 @@ import tempfile
 import time
 
 FRAMEWORKS = ("keras", "tensorflow", "jax", "torch", "h5py", "sklearn", "numpy", "safetensors")
+CODES = {
+    "pass": "bare interpreter",
+    "import peakhold": "`import peakhold`, beyond it",
+    "from peakhold import EarlyStopping": "`from peakhold import EarlyStopping`, beyond it",
+}
 REACH = 60
 """Milliseconds beyond the interpreter."""
 
@@ -35,33 +40,33 @@ def measure(rounds):
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        listing = "import json, sys, peakhold; print(json.dumps(sorted(sys.modules)))"
+        listing = "import json, sys; from peakhold import *; print(json.dumps(sorted(sys.modules)))"
         loaded = json.loads(run(listing, environment)[1])
-        bare, ours = [], []
+        times = {code: [] for code in CODES}
         for _ in range(rounds):
-            bare.append(run("pass", environment)[0])
-            ours.append(run("import peakhold", environment)[0])
-    return bare, ours, [name for name in FRAMEWORKS if name in loaded]
+            for code, taken in times.items():
+                taken.append(run(code, environment)[0])
+    return times, [name for name in FRAMEWORKS if name in loaded]
 
 
 def table(rounds=21):
     """The table, and whether what was asked for is reached."""
-    bare, ours, frameworks = measure(rounds)
-    beyond = [one - other for one, other in zip(ours, bare, strict=True)]
-    rows = [
-        ("bare interpreter", bare),
-        ("import peakhold", ours),
-        ("beyond the interpreter", beyond),
-    ]
+    times, frameworks = measure(rounds)
+    bare = times["pass"]
     lines = ["| | median | quartiles |", "|---|---|---|"]
-    for name, values in rows:
+    middles = []
+    for code, name in CODES.items():
+        values = times[code]
+        if code != "pass":
+            values = [one - other for one, other in zip(values, bare, strict=True)]
         low, middle, high = statistics.quantiles(values, n=4)
         lines.append(f"| {name} | {middle:.1f} ms | {low:.1f} … {high:.1f} |")
+        middles.append(middle)
     lines.append("")
     lines.append(
         f"Asked for: at most {REACH} ms. Frameworks loaded: {', '.join(frameworks) or 'none'}."
     )
-    return "\n".join(lines), statistics.median(beyond) <= REACH and not frameworks
+    return "\n".join(lines), max(middles[1:]) <= REACH and not frameworks
 
 
 def main(arguments=None):

@@ -110,7 +110,8 @@ Prepare is what train begin takes longer; buffers are the host memory of snapsho
 IMPORT = """\
 ## Importing
 
-`import peakhold` in a fresh process, in turns with the bare interpreter."""
+Each line in a fresh process, in turns with the bare interpreter. `import peakhold` brings a name's module
+along when it is first used."""
 
 
 def main(arguments=None):

@@ -246,6 +246,25 @@ def test_importing_peakhold_loads_no_framework():
     assert not {"keras", "tensorflow", "jax", "torch", "numpy", "h5py", "sklearn"} & set(loaded)
 
 
+def test_importing_peakhold_loads_of_us_only_what_is_asked_for():
+    loaded, names, missing, error = in_a_fresh_interpreter(
+        "import sys, json, peakhold\n"
+        "loaded = [m for m in sys.modules if m.startswith('peakhold')]\n"
+        "missing = [n for n in peakhold.__all__ if getattr(peakhold, n, None) is None]\n"
+        "try:\n"
+        "    peakhold.EarlyStoping\n"
+        "except AttributeError as caught:\n"
+        "    error = str(caught)\n"
+        "peakhold.errors.SaveError\n"
+        "print(json.dumps([loaded, dir(peakhold), missing, error]))"
+    )
+
+    assert sorted(loaded) == ["peakhold", "peakhold._version"]
+    assert {*peakhold.__all__, "errors", "store"} <= set(names)
+    assert missing == []
+    assert error == "module 'peakhold' has no attribute 'EarlyStoping'"
+
+
 def test_only_one_framework_is_loaded_for_a_loop_of_torch():
     loaded = in_a_fresh_interpreter(
         "import sys, json, torch, peakhold\n"

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from peakhold.host import map_tree
+from peakhold.store.copying import copy_arrays
 from peakhold.store.snapshot import allocate
 
 __all__ = ["PartBuffer", "tree_bytes"]
@@ -90,18 +91,20 @@ class PartBuffer:
         """Copy a tree of live arrays; afterwards they may change."""
         self.prepare(tree)
         slots = iter(zip(self._slots, self._shown, strict=True))
+        arrays: list[tuple[Array, Array]] = []
 
         def put(leaf: Any) -> Any:
             slot, shown = next(slots)
             if slot is None:
                 return leaf if isinstance(leaf, _PLAIN) else copy.deepcopy(leaf)
             if isinstance(slot, np.ndarray):
-                _copy(slot, leaf)
+                arrays.append(_as_bits(slot, leaf))
             else:
                 slot.copy_(leaf.detach())
             return shown
 
         self.tree = map_tree(tree, put)
+        copy_arrays(arrays)
 
     def writable(self) -> Any:
         """The snapshot, with arrays that their new owner may change."""
@@ -146,9 +149,9 @@ def _read_only(slot: Any) -> Any:
     return view
 
 
-def _copy(slot: Array, leaf: Array) -> None:
+def _as_bits(slot: Array, leaf: Array) -> tuple[Array, Array]:
     if leaf.dtype.kind == "V" and leaf.dtype.itemsize in (1, 2) and leaf.flags.c_contiguous:
         # bfloat16 and its like: as bits, which NumPy copies without the interpreter's lock.
         bits = np.uint8 if leaf.dtype.itemsize == 1 else np.uint16
-        slot, leaf = slot.view(bits), leaf.view(bits)
-    np.copyto(slot, leaf)
+        return slot.view(bits), leaf.view(bits)
+    return slot, leaf

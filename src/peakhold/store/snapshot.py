@@ -28,6 +28,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from peakhold.store.arrays import DTYPES, STORED_AS, Array, ArraySource
+from peakhold.store.copying import copy_arrays
 from peakhold.store.tree import flatten
 
 __all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "allocate", "draft"]
@@ -219,10 +220,11 @@ class HostBuffers:
             The snapshot; it is good until the next `take` or `prepare` of these buffers.
         """
         layout = self.prepare(drafts)
-        for part in drafts:
-            sources = part.sources
-            for spec, view in zip(layout.specs[part.name], self._views[part.name], strict=True):
-                view[...] = sources[spec.name].array
+        copy_arrays(
+            (view, part.sources[spec.name].array)
+            for part in drafts
+            for spec, view in zip(layout.specs[part.name], self._views[part.name], strict=True)
+        )
         return Snapshot(
             {part.name: part.skeleton for part in drafts}, layout, memory=self._memory, arrays=None
         )

@@ -1,6 +1,8 @@
 """What a save of a 400 MB model adds to `fit`, beside a copy of the same bytes and Keras's class.
 
-    KERAS_BACKEND=torch python benchmarks/model_checkpoint.py [--suffix .keras] [--rounds 6]
+    KERAS_BACKEND=torch python benchmarks/model_checkpoint.py [--what .keras] [--rounds 6]
+
+`--what backup` is `BackupAndRestore`, the others are the suffixes of `ModelCheckpoint`.
 
 One process for each backend; in it `fit` runs without a checkpoint, with Keras's and with ours, and
 between them memory is copied into memory that was there before. Each epoch ends with a save under
@@ -40,9 +42,9 @@ import numpy as np
 
 import keras
 import peakhold.keras
-from peakhold.store import files
+from peakhold.store import files, store
 
-UNITS, BATCHES = 4096, 6
+UNITS, BATCHES, BACKUP = 4096, 6, "backup"
 
 
 class Clock(keras.callbacks.Callback):
@@ -87,33 +89,47 @@ def time_copy(shapes, rounds=7):
     return statistics.median(times)
 
 
-def time_fit(net, library, suffix, epochs):
-    """Seconds blocked at the end of each epoch, of each epoch, to durability, and to prepare."""
-    x = np.zeros((BATCHES, UNITS), "float32")
-    durable, commit = [], files.commit
+def saver_of(library, what, folder):
+    """The callback that saves, and what its saves are told by: a module, and a path's end."""
+    if what == BACKUP:
+        return library.BackupAndRestore(f"{folder}/backup")
+    return library.ModelCheckpoint(f"{folder}/last{what}", save_weights_only=what == ".weights.h5")
 
-    def noting(path, *arguments, **more):
-        done = commit(path, *arguments, **more)
-        if str(path).endswith(suffix):
+
+@contextlib.contextmanager
+def commits_noted(what):
+    """Times at which a save became durable."""
+    durable, module = [], store if what == BACKUP else files
+    commit = module.commit
+
+    def noting(*arguments, **more):
+        done = commit(*arguments, **more)
+        if what == BACKUP or str(arguments[0]).endswith(what):
             durable.append(time.perf_counter())
         return done
 
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder:
-        saver = None
-        if library is not None:
-            saver = library.ModelCheckpoint(
-                f"{folder}/last{suffix}", save_weights_only=suffix == ".weights.h5"
-            )
+    module.commit = noting
+    try:
+        yield durable
+    finally:
+        module.commit = commit
+
+
+def time_fit(net, library, what, epochs):
+    """Seconds blocked at the end of each epoch, of each epoch, to durability, and to prepare."""
+    x = np.zeros((BATCHES, UNITS), "float32")
+    with (
+        tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder,
+        commits_noted(what) as durable,
+    ):
+        saver = None if library is None else saver_of(library, what, folder)
         clock = Clock(saver)
-        files.commit = noting
-        try:
-            net.fit(
-                x, x, batch_size=1, epochs=epochs, verbose=0, shuffle=False,
-                callbacks=[clock, *([saver] if saver else [])],
-            )  # fmt: skip
-        finally:
-            files.commit = commit
+        net.fit(
+            x, x, batch_size=1, epochs=epochs, verbose=0, shuffle=False,
+            callbacks=[clock, *([saver] if saver else [])],
+        )  # fmt: skip
     clock.begun.append(time.perf_counter())
+    durable = durable[-len(clock.ended) :]  # a backup notes the beginning of the run, too
     blocked = [b - e for b, e in zip(clock.begun[1:-1], clock.ended, strict=False)]
     return {
         "blocked": blocked,
@@ -136,20 +152,20 @@ def busy_cores(count):
             process.wait()
 
 
-def rows(backend, suffix, epochs, *, saturated):
+def rows(backend, what, epochs, *, saturated):
     """Lines of the table."""
     net = build()
     shapes = [w.shape for w in net.get_weights()] * 3
     n_bytes = sum(4 * int(np.prod(shape)) for shape in shapes)
-    time_fit(net, None, suffix, 2)  # compiles
+    time_fit(net, None, what, 2)  # compiles
     copy = time_copy(shapes)
-    plain = time_fit(net, None, suffix, epochs)
+    plain = time_fit(net, None, what, epochs)
     idle, whole = statistics.median(plain["blocked"]), statistics.median(plain["epoch"])
     lines = []
     libraries = {"Keras": keras.callbacks, "Peakhold": peakhold.keras}
     for name, library in libraries.items():
         gc.collect()
-        told = time_fit(net, library, suffix, epochs)
+        told = time_fit(net, library, what, epochs)
         copy = min(copy, time_copy(shapes))
         first, *steady = (seconds - idle for seconds in told["blocked"])
         longer = [seconds - whole for seconds in told["epoch"][1:]]
@@ -157,7 +173,7 @@ def rows(backend, suffix, epochs, *, saturated):
         buffers = "; ".join(f"{n >> 20} MB in {k}" for n, k in dict.fromkeys(told["buffers"]))
         cells = [
             f"{backend}{', saturated' if saturated else ''}",
-            f"{name} `{suffix}`",
+            f"{name} `{what}`",
             f"{n_bytes / 1e6:.0f} MB, {copy * 1e3:.0f} ms",
             f"{first * 1e3:.0f} ms = {first / copy:.1f}",
             f"{statistics.median(steady) * 1e3:.0f} ms = {statistics.median(steady) / copy:.1f}",
@@ -178,14 +194,16 @@ HEADER = [
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--suffix", default=".keras", choices=[".keras", ".weights.h5", ".h5"])
+    parser.add_argument(
+        "--what", default=".keras", choices=[".keras", ".weights.h5", ".h5", BACKUP]
+    )
     parser.add_argument("--rounds", type=int, default=6, help="saves in a fit")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     backend = keras.backend.backend()
-    lines = rows(backend, options.suffix, options.rounds + 1, saturated=False)
+    lines = rows(backend, options.what, options.rounds + 1, saturated=False)
     with busy_cores(os.cpu_count() or 1):
-        lines += rows(backend, options.suffix, options.rounds + 1, saturated=True)
+        lines += rows(backend, options.what, options.rounds + 1, saturated=True)
     print("\n".join([*HEADER, *lines]))
 
 

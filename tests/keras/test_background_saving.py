@@ -433,6 +433,100 @@ def test_a_failed_save_gives_best_back(background, tmp_path):
     assert (callback.best, callback.best_path) == (0.4, template.format(epoch=3))
 
 
+class Obstacle(keras.callbacks.Callback):
+    """A folder stands where a file should go, until an epoch begins."""
+
+    def __init__(self, path, until):
+        super().__init__()
+        self.path, self.until = path, until
+        os.mkdir(path)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.until:
+            os.rmdir(self.path)
+
+
+REFUSED = r"could not save epoch 2 .*A copy of its state is kept, to try once more\."
+
+
+@pytest.mark.parametrize("name", ["w{epoch}.weights.h5", "w{epoch}.keras"])
+def test_a_best_that_the_disk_refused_once_is_not_lost(name, tmp_path):
+    """It was heard of before epoch 3, which is better than what is there, and is saved first."""
+    template, recorder = str(tmp_path / name), Recorder()
+    callback = saver(template, monitor="m", mode="min", save_best_only=True)
+    blocked = Obstacle(template.format(epoch=2), until=2)
+    with pytest.warns(SaveWarning, match=REFUSED):
+        fit(
+            model(),
+            [Curve(m=[0.5, 0.3, 0.4, 0.6]), recorder, Waits(callback), blocked, callback],
+            4,
+        )
+
+    assert (callback.best, callback.best_epoch) == (0.3, 1)
+    assert callback.best_path == template.format(epoch=2)
+    for epoch in (1, 2, 3):
+        assert epoch_of(saved_weights(template.format(epoch=epoch)), recorder) == epoch - 1
+
+
+def test_an_epoch_that_did_not_beat_a_save_that_failed_later_is_made_up_for(
+    tmp_path, hold, commits
+):
+    """The writer gets to epoch 2 when epochs 3 and 4 have been found to be no better; at the end."""
+    path, recorder = tmp_path / "best.keras", Recorder()
+    callback = saver(path, monitor="m", mode="min", save_best_only=True)
+
+    class Blocks(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                callback.wait()
+                os.rename(path, path.with_suffix(".first"))
+                os.mkdir(path)
+
+    class Clears(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            hold.open()
+            callback._saves.wait()
+            os.rmdir(path)
+
+    curve = Curve(m=[0.5, 0.3, 0.4, 0.45])
+    with pytest.warns(SaveWarning, match=REFUSED):
+        fit(model(), [curve, recorder, Blocks(), Holds(hold, 1, 9), Clears(), callback], 4)
+
+    assert epoch_of(saved_weights(path), recorder) == 1
+    assert (callback.best, callback.best_epoch, callback.best_path) == (0.3, 1, str(path))
+    assert [name for name, _ in commits] == ["best.keras"] * 2
+
+
+def test_what_was_refused_is_let_go_for_a_better_one(tmp_path, commits):
+    template = str(tmp_path / "w{epoch}.weights.h5")
+    callback = saver(template, monitor="m", mode="min", save_best_only=True)
+    allocations = []
+    look = Curve()
+    look.on_epoch_begin = lambda epoch, logs=None: allocations.append(
+        callback.session.pool.n_allocations
+    )
+    blocked = Obstacle(template.format(epoch=2), until=2)
+    with pytest.warns(SaveWarning, match=REFUSED):
+        fit(model(), [Curve(m=[0.5, 0.3, 0.2, 0.1]), Waits(callback), look, blocked, callback], 4)
+
+    assert sorted(name for name, _ in commits) == [f"w{epoch}.weights.h5" for epoch in (1, 3, 4)]
+    assert len(set(allocations)) == 1
+    assert callback._saves.refused is None
+
+
+def test_a_disk_that_refuses_twice_is_asked_no_more(tmp_path):
+    template = str(tmp_path / "w{epoch}.weights.h5")
+    os.mkdir(template.format(epoch=2))
+    callback = saver(template, monitor="m", mode="min", save_best_only=True)
+    with pytest.warns(SaveWarning) as said:
+        fit(model(), [Curve(m=[0.5, 0.3, 0.4, 0.6]), Waits(callback), callback], 4)
+
+    told = [str(w.message) for w in said if "could not save" in str(w.message)]
+    assert ["once more" in text for text in told] == [True, False]
+    assert (callback.best, callback.best_path) == (0.4, template.format(epoch=3))
+    assert callback._saves.refused is None
+
+
 def test_a_failed_save_may_end_training(tmp_path):
     template = str(tmp_path / "w{epoch}.keras")
     os.mkdir(template.format(epoch=1))

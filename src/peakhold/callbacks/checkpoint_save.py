@@ -9,6 +9,8 @@ Rules of this file:
 3. Whether a snapshot is finite is asked by both threads and found out once, before the first byte
    is written. It does not queue behind other files.
 4. A forked child has none of its parent's saves: the parent writes them, and only the parent.
+5. A best state that the disk refused keeps its copy: epochs that did not beat it were not saved, so
+   with it they would all be lost. It is tried once more, or let go for a better one.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class Order:
     """The value that counts as best once this is committed; None if it is not ranked."""
     keep: Keep | None = None
     """None: all files stay."""
+    is_retry: bool = False
 
 
 @final
@@ -154,7 +157,7 @@ class _Save:
         """Take it back, if it has not begun."""
         taken_back = self.task.cancel(InterruptedError("replaced by a later save"))
         if taken_back:
-            self._let_go()
+            self.let_go()
         return taken_back
 
     def fact(self) -> Fact:
@@ -163,11 +166,30 @@ class _Save:
         return self.task.result() if error is None else Fact(self.order, error=error)
 
     def _write(self) -> Fact:
+        stays = False
         try:
             bad = self.bad()
             return Fact(self.order, bad=bad) if bad else self._commit()
+        except OSError:
+            stays = self.order.value is not None and not self.order.is_retry  # rule 5
+            raise
         finally:
-            self._let_go()
+            if stays:
+                _under_way.pop(self.number, None)
+            else:
+                self.let_go()
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether it has ended, and still holds what it was to write."""
+        return self.task.done and self._needs is not None
+
+    def again(self) -> _Save:
+        """Another save of the same, which has what this one held."""
+        needs, self._needs = self._needs, None
+        if needs is None:
+            raise RuntimeError("its copy was let go")
+        return _Save(self._folder, replace(self.order, is_retry=True), *needs, self._exempt)
 
     def _commit(self) -> Fact:
         if self._needs is None:  # it was let go: nobody waits for it
@@ -179,7 +201,7 @@ class _Save:
             order = replace(order, entry=replace(order.entry, finite=finite))
         return write_now(self._folder, order, lambda file, _: plan.write(file, held.parts))
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """The buffers are somebody else's from here on, before anybody hears that it has ended."""
         needs, self._needs = self._needs, None
         if needs is not None:
@@ -215,6 +237,7 @@ class SavesUnderWay:
 
     def __init__(self) -> None:
         self._saves: list[_Save] = []
+        self._refused: _Save | None = None
         self._pid = os.getpid()
 
     def __reduce__(self) -> tuple[type[SavesUnderWay], tuple[()]]:
@@ -222,7 +245,7 @@ class SavesUnderWay:
 
     def _mine(self) -> list[_Save]:
         if self._pid != os.getpid():  # rule 4
-            self._saves, self._pid = [], os.getpid()
+            self._saves, self._refused, self._pid = [], None, os.getpid()
         return self._saves
 
     @property
@@ -247,9 +270,29 @@ class SavesUnderWay:
         exempt: frozenset[str] | None,
     ) -> None:
         """Hand a save to the writer thread."""
-        save = _Save(folder, order, plan, held, exempt)
+        self._submit(_Save(folder, order, plan, held, exempt))
+
+    def _submit(self, save: _Save) -> None:
         self._mine().append(save)
         background.submit(save.task)
+
+    @property
+    def refused(self) -> Order | None:
+        """The best state that the disk refused and whose copy is still there."""
+        self._mine()
+        return None if self._refused is None else self._refused.order
+
+    def try_again(self) -> None:
+        """Hand what was refused to the writer once more."""
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            self._submit(refused.again())
+
+    def give_up(self) -> None:
+        """Let go of what was refused."""
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            refused.let_go()
 
     def replace_waiting(self) -> Order | None:
         """Take the newest save back if it has not begun; what it was to write."""
@@ -259,7 +302,11 @@ class SavesUnderWay:
         return saves.pop().order
 
     def wait_for_room(self, limit: int) -> None:
-        """Wait until fewer than `limit` saves hold buffers."""
+        """Wait until fewer than `limit` saves hold buffers, the one that was refused included."""
+        if limit == 1:
+            self.give_up()
+        elif self.refused is not None:
+            limit -= 1
         while len(going := [save for save in self._mine() if not save.task.done]) >= limit:
             going[0].task.wait()
 
@@ -286,4 +333,8 @@ class SavesUnderWay:
                     yield Fact(save.order, bad=bad)
         saves = self._mine()
         while saves and saves[0].task.done:
-            yield saves.pop(0).fact()
+            save = saves.pop(0)
+            if save.may_be_tried_again:
+                self.give_up()
+                self._refused = save
+            yield save.fact()

@@ -10,6 +10,8 @@ Rules of this file:
 3. The value to beat includes what is under way; paths, messages and the sidecar speak of committed
    files. What has become of a save is heard at the next event, on the thread that trains.
 4. What cannot be written from copies is written directly, after the saves that are under way.
+5. A best state that the disk refused is tried once more, at the next save or at the end, unless a
+   better one has come. The next save does not wait for that: it is judged by what is committed.
 """
 
 from __future__ import annotations
@@ -146,6 +148,7 @@ class CheckpointWriting(CheckpointNaming):
             saves.replace_waiting()
         saves.wait_for_room(self._most or 1)
         self._hear()
+        saves.wait_for_room(self._most or 1)  # what was just heard of may have been refused
         try:
             held = self.session.pool.take(plan.parts)
         except MemoryError:
@@ -155,6 +158,19 @@ class CheckpointWriting(CheckpointNaming):
             held.start_check(plan.parts)
         self._pending(order.value)
         saves.begin(self._folder(), order, plan, held, self._exempt if self.check_finite else None)
+        return True
+
+    def _try_again(self) -> bool:
+        """Try once more to save the best state that the disk refused; False if there is none."""
+        order = self._saves.refused
+        if order is None:
+            return False
+        if not self._criterion.better(order.value, self._state.to_beat):
+            self._saves.give_up()
+            return False
+        self._say(f"\nEpoch {order.entry.epoch + 1}: saving model to {order.path}, once more")
+        self._pending(order.value)
+        self._saves.try_again()
         return True
 
     def _write_here(self, order: Order) -> None:
@@ -285,12 +301,15 @@ class CheckpointWriting(CheckpointNaming):
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         self._why_not = reason
         if self.on_save_error == "raise":
+            self._saves.give_up()
             raise SaveError.for_path(
                 order.path, reason, expected="a file that can be written"
             ) from error
+        is_kept = self._saves.refused is order
+        again = " A copy of its state is kept, to try once more." if is_kept else ""
         self.session.warn(
             f"{self._name} could not save epoch {order.entry.epoch + 1} to {order.path!r}: "
-            f"{reason}. What was saved before is as it was; training goes on.",
+            f"{reason}. What was saved before is as it was; training goes on.{again}",
             SaveWarning,
         )
         if not isinstance(error, (OSError, MemoryError)):
@@ -317,6 +336,8 @@ class CheckpointWriting(CheckpointNaming):
 
     def _settle(self) -> None:
         self.wait()
+        if self._try_again():
+            self.wait()
 
     def _terminate(self, deadline: float) -> None:
         # Training goes on meanwhile: only what is under way now is waited for.

@@ -265,6 +265,7 @@ class ModelCheckpoint(CheckpointRanking):
             self._save(epoch, self._batch, logs)
         else:
             self._hear()
+            self._try_again()
 
     def _keep_last(self, logs: Any) -> None:
         self._counted, due = self._due.end(self._counted)
@@ -323,6 +324,10 @@ class ModelCheckpoint(CheckpointRanking):
     def _save(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
         self._take_over()
         self._hear(looks=self.save_best_only)
+        self._save_if_worth_it(epoch, batch, logs)
+        self._try_again()
+
+    def _save_if_worth_it(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
         self._owed = False
         path = self._template.fill(self._fillings(epoch, batch, logs))
         value = self._value(epoch, logs) if self._ranks else to_number(logs.get(self.monitor))

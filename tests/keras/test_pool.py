@@ -407,3 +407,15 @@ def test_the_ema_of_the_best_epoch_is_kept_with_it():
     net.fit(x, y, epochs=3, verbose=0, callbacks=[Curve(m=[0.5, 0.1, 0.2]), watch, stopper])
 
     assert same([keras.ops.convert_to_numpy(v) for v in net.trainable_variables], averages[1])
+
+
+def test_with_ema_the_model_trains_on_after_its_best_was_put_back():
+    """On JAX, Keras's `fit` alone leaves weights and averages in one buffer, which is then donated."""
+    net = model(keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.5))
+    x, y = data()
+    stopper = pk.EarlyStopping("m", mode="min", patience=9, restore_best_weights=True)
+    for curve in ([0.5, 0.1, 0.2], [0.4, 0.3]):
+        net.fit(x, y, epochs=len(curve), verbose=0, callbacks=[Curve(m=curve), stopper])
+        net.evaluate(x, y, verbose=0)
+        average = [np.array(v) for v in net.optimizer._model_variables_moving_average]
+        assert same([keras.ops.convert_to_numpy(v) for v in net.trainable_variables], average)

@@ -147,6 +147,9 @@ class KerasHost:
             _assign(AVERAGE, self._variables(AVERAGE), snapshot[AVERAGE])
             # What `fit` does at its end: with `use_ema` the average is the result (K-E3).
             self._optimizer.finalize_variable_values(model.trainable_variables)
+            inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+            averages = inner._model_variables_moving_average
+            unshare(zip(inner._trainable_variables, averages, strict=True))
 
     def _restore_optimizer(self, arrays: dict[str, Any]) -> None:
         if len(_optimizer_variables(self._optimizer)) < len(arrays):
@@ -391,6 +394,13 @@ def _live(variable: Any) -> Any:
 def _own(array: Any) -> Any:
     """An array for a framework to keep: JAX takes aligned memory as it is, and ours is reused."""
     return np.array(array)
+
+
+def unshare(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Give each average a buffer of its own: JAX donates one of the two, and the other is gone."""
+    for variable, average in pairs:
+        if average is not None and variable.value is average.value:
+            average.assign(_own(keras.ops.convert_to_numpy(average)))
 
 
 def _map_arrays(tree: Any, visit: Callable[[Any], Any]) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 import keras
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
+from peakhold.keras.host import unshare
 from peakhold.runtime.callback import Participant
 
 __all__ = ["SwapEMAWeights"]
@@ -112,9 +113,7 @@ class SwapEMAWeights(Participant, KerasCallback):
     def _settle(self) -> None:
         # Whoever put it in (`fit`, or a restore) may have done so by the very buffers: rule 2.
         self.host._synced()
-        for variable, average in self._pairs():
-            if variable.value is average.value:
-                average.assign(_array(average))
+        unshare(self._pairs())
 
     def on_predict_begin(self, logs: Any = None) -> None:
         """Put the average in."""

@@ -2,15 +2,12 @@
 
 Rules of this file:
 
-1. A *segment* is a row of participants (our callbacks) with no user's callback between them. The
-   first of a segment to be called for an event runs the handlers of the whole segment, in an order
-   that does not depend on the list; when the others are called, their part is done. Across a
-   user's callback, the order of the list means what it means in Keras.
-2. A user's subclass that overrides one of the hooks is a segment of its own: what its override does
-   after `super()` may rely on the work being done, and what it does before, on its not being done.
-3. If one handler raises, the others of the segment still run; then the first error is raised.
-4. What must wait for everybody (the summary, KeyboardInterrupt) is done by the last one.
-5. What an interrupted run left is put back before any callback, users' too, sees an epoch begin (or
+1. The first of a segment (`segments.py`) to be called for an event runs the handlers of the whole
+   segment, in an order that does not depend on the list; when the others are called, their part is
+   done.
+2. If one handler raises, the others of the segment still run; then the first error is raised.
+3. What must wait for everybody (the summary, KeyboardInterrupt) is done by the last one.
+4. What an interrupted run left is put back before any callback, users' too, sees an epoch begin (or
    training end, if no epoch is left): the list itself is made to wait for it.
 """
 
@@ -29,10 +26,10 @@ from peakhold._core.observation import Event
 from peakhold.advice import Facts, Schedule, give
 from peakhold.errors import AdviceWarning, HostError
 from peakhold.host import Host
-from peakhold.runtime.callback import Callback as OwnCallback
 from peakhold.runtime.callback import Participant
 from peakhold.runtime.interrupt import Interrupt
 from peakhold.runtime.pool import SnapshotPool
+from peakhold.runtime.segments import is_strange, reports_end, segments_of
 from peakhold.runtime.summary import Ending, summarize
 from peakhold.runtime.termination import Termination
 
@@ -47,11 +44,6 @@ _HANDLERS = {
     Event.TEST_END: ("_test_end",),
     Event.EPOCH_END: ("_measure", "_act", "_keep", "_record"),
 }
-_SEGMENT_HOOKS = (
-    "on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_test_begin",
-    "on_test_end",
-)  # fmt: skip
-
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
 
@@ -118,7 +110,7 @@ class Session:
         self._ended: set[int] = set()
         self._finished = False
         self._kept_last = False
-        self._segments = _segments(self.callbacks)
+        self._segments = segments_of(self.callbacks)
         self._arrived: dict[int, tuple[Event, set[int]]] = {}
         self._interrupt: Interrupt | None = None
         self._termination: Termination | None = None
@@ -162,12 +154,12 @@ class Session:
     @property
     def has_strangers(self) -> bool:
         """Whether a user's callback could add to `logs` or change the model."""
-        return any(map(_is_strange, self.callbacks))
+        return any(map(is_strange, self.callbacks))
 
     def strangers_follow(self, member: Participant) -> bool:
         """Whether a user's hook may look, in the same event, at what this member has done."""
         mine = next((i for i, one in enumerate(self.callbacks) if one is member), 0)
-        return any(map(_is_strange, self.callbacks[mine:]))
+        return any(map(is_strange, self.callbacks[mine:]))
 
     def seconds(self) -> float:
         """Seconds since this run began."""
@@ -387,7 +379,7 @@ class Session:
             self._end_members(segment, logs)
         except Exception as caught:
             error = caught
-        if all(id(m) in self._ended or not _reports_end(m) for m in self.members):
+        if all(id(m) in self._ended or not reports_end(m) for m in self.members):
             self._finish(logs, error)
         elif error is not None:
             raise error
@@ -474,50 +466,6 @@ def _run(members: Iterable[Participant], handlers: Sequence[str], args: tuple[An
                     first.add_note(f"and in {type(member).__name__}: {error!r}")
     if first is not None:
         raise first
-
-
-def _reports_end(member: Participant) -> bool:
-    return type(member).on_train_end is Participant.on_train_end and "on_train_end" not in vars(
-        member
-    )
-
-
-def _is_plain(callback: Any) -> bool:
-    """Whether all hooks of a participant are the session's own."""
-    return all(
-        getattr(type(callback), hook) is getattr(Participant, hook) and hook not in vars(callback)
-        for hook in _SEGMENT_HOOKS
-    )
-
-
-def _segments(callbacks: Iterable[Any]) -> dict[int, list[Participant]]:
-    segments: dict[int, list[Participant]] = {}
-    row: list[Participant] = []
-    for callback in callbacks:
-        if isinstance(callback, Participant):
-            if _is_plain(callback):
-                row.append(callback)
-                segments[id(callback)] = row
-                continue
-            segments[id(callback)] = [callback]
-        elif not isinstance(callback, OwnCallback) and _is_silent(callback):
-            continue
-        row = []
-    return segments
-
-
-def _is_strange(callback: Any) -> bool:
-    """Whether hooks of this callback are a user's: of a class, or set on the object."""
-    if isinstance(callback, Participant):
-        return not _is_plain(callback)
-    own = type(callback).__module__.startswith(("keras.src.callbacks.", "peakhold."))
-    return not own or any(hook in vars(callback) for hook in _SEGMENT_HOOKS)
-
-
-def _is_silent(callback: Any) -> bool:
-    """Keras's own progress bar and History neither change the model nor read our files."""
-    module = type(callback).__module__
-    return module in {"keras.src.callbacks.history", "keras.src.callbacks.progbar_logger"}
 
 
 def _depth_of_user() -> int:

@@ -7,8 +7,8 @@
 One process for each backend; in it `fit` runs without a checkpoint, with Keras's and with ours, and
 between them memory is copied into memory that was there before. Each epoch ends with a save under
 the same name; it has enough batches for the writer to finish in. Keras and the framework compute on
-one thread, so that a core is free for the writer; the rows called "saturated" run beside one busy
-process for each core.
+one thread, so that a core is free for the writer; with `--saturated` there are rows for that beside
+one busy process for each core, too.
 
 `blocked` is the time from the end of an epoch's last batch to the next epoch's beginning, less that
 of a `fit` without a checkpoint; `epoch` is what a whole epoch takes longer, which holds what the
@@ -198,12 +198,14 @@ def main(arguments=None):
         "--what", default=".keras", choices=[".keras", ".weights.h5", ".h5", BACKUP]
     )
     parser.add_argument("--rounds", type=int, default=6, help="saves in a fit")
+    parser.add_argument("--saturated", action="store_true", help="on busy cores, too")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     backend = keras.backend.backend()
     lines = rows(backend, options.what, options.rounds + 1, saturated=False)
-    with busy_cores(os.cpu_count() or 1):
-        lines += rows(backend, options.what, options.rounds + 1, saturated=True)
+    if options.saturated:
+        with busy_cores(os.cpu_count() or 1):
+            lines += rows(backend, options.what, options.rounds + 1, saturated=True)
     print("\n".join([*HEADER, *lines]))
 
 

@@ -1,6 +1,6 @@
 """`make bench`: every benchmark, printed as ratios and written to `RESULTS.md`.
 
-    python benchmarks/run.py [--rounds 9]
+    python benchmarks/run.py [--rounds 9] [--only store alerts]
 
 Ratios, because machines differ; both sides of each were measured in one run, taking turns.
 """
@@ -38,7 +38,7 @@ def machine():
     )
 
 
-def on_each_backend(script, rounds):
+def on_each_backend(script, rounds, *options):
     """The table over all backends; each has a process of its own."""
     # What the script prints is one backend's table: the header once, then everybody's rows.
     header, rows = [], []
@@ -50,7 +50,7 @@ def on_each_backend(script, rounds):
             "GLOG_minloglevel": "3",
         }
         done = subprocess.run(
-            [sys.executable, str(HERE / script), "--rounds", str(rounds)],
+            [sys.executable, str(HERE / script), "--rounds", str(rounds), *options],
             env=environment,
             check=True,
             stdout=subprocess.PIPE,
@@ -94,18 +94,19 @@ STOPPING = """\
 ## An improvement of `EarlyStopping`
 
 `restore_best_weights=True`, a metric that improves in every epoch, 420 MB of weights, one batch an
-epoch. Time that the loop waits, against a memcpy of the same bytes in one piece, taken in the same
-epoch; medians of the rounds, quartiles of Peakhold's. Peak memory is that of a process of its own.
+epoch. Time that the loop waits, against a memcpy of the same bytes in one piece by one thread, taken
+in the same epoch (Peakhold copies with as many threads as there are cores, four at most); medians of
+the rounds, quartiles of Peakhold's. Peak memory is that of a process of its own.
 The look for NaN runs beside the next epoch's batches: the last row shows what that costs them."""
 
 SAVING = """\
-## A save of `ModelCheckpoint`
+## A save of `ModelCheckpoint` and of `BackupAndRestore`
 
-A `.keras` file of 403 MB, weights and Adam, after each epoch of `fit`. Blocked: from an epoch's end to the next one's
-beginning, less that of a `fit` without a checkpoint, as a multiple of a memcpy of the same bytes; epoch: what a whole
-epoch takes longer, as such a multiple, with what the writer takes from the training thread. The framework computes on
-one thread, so that a core is free for the writer; the saturated rows run beside one busy process for each core.
-Prepare is what train begin takes longer; buffers are the host memory of snapshots, and how often it was allocated."""
+403 MB, weights and Adam, after each epoch of `fit`. Blocked: from an epoch's end to the next one's beginning, less that
+of a `fit` without a checkpoint, as a multiple of a memcpy of the same bytes by one thread; epoch: what a whole epoch
+takes longer, as such a multiple, with what the writer takes from the training thread. The framework computes on one
+thread, so that a core is free for the writer; the saturated rows run beside one busy process for each core. Prepare is
+what train begin takes longer; buffers are the host memory of snapshots, and how often it was allocated."""
 
 IMPORT = """\
 ## Importing
@@ -114,46 +115,63 @@ Each line in a fresh process, in turns with the bare interpreter. `import peakho
 along when it is first used."""
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args(arguments).rounds
-    where = machine()
-    print(where)
-
+def callbacks(rounds):
     import import_time
 
-    print("\nimport peakhold", flush=True)
     importing, _ = import_time.table()
-    print(importing)
-    print("\nfit, with four callbacks", flush=True)
     fitting = on_each_backend("fit_overhead.py", rounds)
-    print("\nTensorBoard", flush=True)
-    boards = on_each_backend("tensorboard_cost.py", min(rounds, 5))
-    sections = [
-        f"{where}",
-        f"{FIT}\n\n{fitting}",
-        f"{BOARD}\n\n{boards}",
-        f"{IMPORT}\n\n{importing}",
-    ]
-    write_section("callbacks", "\n\n".join(sections))
-    print("\nan improvement of EarlyStopping", flush=True)
-    stopping = on_each_backend("early_stopping.py", max(rounds // 2, 1))
-    write_section("early stopping", f"{where}\n\n{STOPPING}\n\n{stopping}")
+    write_section("callbacks", f"{machine()}\n\n{FIT}\n\n{fitting}\n\n{IMPORT}\n\n{importing}")
 
-    print("\na save of ModelCheckpoint", flush=True)
-    saving = on_each_backend("model_checkpoint.py", max(rounds // 2, 2))
-    write_section("model checkpoint", f"{where}\n\n{SAVING}\n\n{saving}")
 
-    print("\nalerts", flush=True)
+def board(rounds):
+    table = on_each_backend("tensorboard_cost.py", min(rounds, 5))
+    write_section("tensorboard", f"{machine()}\n\n{BOARD}\n\n{table}")
+
+
+def stopping(rounds):
+    table = on_each_backend("early_stopping.py", max(rounds // 2, 1))
+    write_section("early stopping", f"{machine()}\n\n{STOPPING}\n\n{table}")
+
+
+def saving(rounds):
+    table = []
+    for what, more in {".keras": ("--saturated",), ".weights.h5": (), "backup": ()}.items():
+        lines = on_each_backend("model_checkpoint.py", max(rounds // 2, 2), "--what", what, *more)
+        table += lines.splitlines()[2 if table else 0 :]
+    write_section("model checkpoint", f"{machine()}\n\n{SAVING}\n\n" + "\n".join(table))
+
+
+def alerting(rounds):
     import alerts
 
     alerts.main(["--rounds", str(rounds), "--write"])
-    if (HERE / "store.py").exists():
-        print("\nthe store", flush=True)
-        import store
 
-        store.main(["--write"])
+
+def storing(rounds):
+    import store
+
+    store.main(["--write"])
+
+
+SECTIONS = {
+    "callbacks": callbacks,
+    "tensorboard": board,
+    "early-stopping": stopping,
+    "saving": saving,
+    "alerts": alerting,
+    "store": storing,
+}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    options = parser.parse_args(arguments)
+    print(machine())
+    for name in options.only:
+        print(f"\n{name}", flush=True)
+        SECTIONS[name](options.rounds)
     print(f"\nwritten to {RESULTS}")
 
 

@@ -63,8 +63,12 @@ test-torch test-jax test-tensorflow: test-%: .venv/.test
 test-crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m "not exhaustive"
 
+# Most kills need no framework but the one that forks; a resume is as exact as its framework.
+RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py
 crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m exhaustive -s
+	KERAS_BACKEND=tensorflow $(PYTEST) $(RESUMED) -m exhaustive -s
+	KERAS_BACKEND=jax $(PYTEST) $(RESUMED) -m exhaustive -s
 
 .venv/.bench: $(SETUP) | .venv/bin/python
 	$(PIP) --editable '.[bench]'

@@ -1,8 +1,8 @@
 """`production_callbacks` under `kill -9`: the same line again, and everything it left is as unbroken.
 
 The log's bytes, what TensorBoard shows (one value a step), the best file, the epoch that training
-stopped at, and the names: a killed run goes on under its own. `make test` runs a short form,
-`make crash` ten kills.
+stopped at, and the names: a killed run goes on under its own. `make test` runs a short form on
+PyTorch, `make crash` ten kills on every backend.
 """
 
 import json

@@ -2,8 +2,8 @@
 
 The scripted run of K-R1 and real training. A kill comes either before one of the calls that write
 to the disk (so it hits saves: of the backup, of the best file, of the log), or after a random time.
-`make test` runs a short form, `make crash` 20 kills of each kind. On PyTorch each victim is a fork;
-with `KERAS_BACKEND=jax` or `tensorflow` it is a process of its own, which takes minutes.
+`make test` runs a short form on PyTorch, `make crash` 20 kills of each kind on every backend. Each
+victim is a process that `zygote.py` makes.
 """
 
 import random

@@ -206,6 +206,18 @@ def process(folder, kind, seed, kill=None):
     return status
 
 
+def moments(rng, numbers):
+    """Where to kill, without end: half of it before a call to the disk, half at any time.
+
+    Args:
+        rng: Draws them.
+        numbers: The calls and seconds of an unbroken run.
+    """
+    while True:
+        yield f"call:{rng.randint(1, numbers['calls'])}"
+        yield f"time:{rng.uniform(0, numbers['seconds']):.4f}"
+
+
 def _die():
     os.kill(os.getpid(), signal.SIGKILL)
 

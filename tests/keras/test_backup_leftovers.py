@@ -24,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # JAX
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(tmp_path):
     yield
-    collect()
     check_nothing_is_left(tmp_path)
 
 
@@ -36,9 +35,8 @@ def hold():
 
 
 def collect():
-    keras.utils.clear_session()
-    for _ in range(3):
-        gc.collect()
+    keras.utils.clear_session()  # which collects; what that lets go may be the end of a cycle
+    gc.collect()
 
 
 class Hook(keras.callbacks.Callback):

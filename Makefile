@@ -15,7 +15,8 @@ framework-tensorflow := tensorflow-cpu
 framework-jax        := jax
 framework-torch      := torch
 
-.PHONY: demo test check bench crash format clean test-core test-crash test-tensorflow test-jax test-torch
+.PHONY: demo test check bench crash format clean test-core test-crash test-tensorflow test-jax test-torch \
+        test-tensorflow-fits test-tensorflow-programs
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -46,8 +47,9 @@ format: .venv/.check
 	$(BIN)/ruff check --fix .
 
 # Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
-# (small models gain nothing from more). `make test-jax` and its like run one group alone.
-GROUPS := test-tensorflow test-jax test-torch test-core test-crash
+# (small models gain nothing from more), the longest first; TensorFlow's would be half of it all, so it
+# is two. `make test-jax` and its like run one group alone.
+GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-crash test-core
 test: .venv/.test
 	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
@@ -57,14 +59,24 @@ $(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 test-core: .venv/.test
 	$(PYTEST) tests/core tests/alerts tests/loops tests/house tests/store tests/event_files
 
-test-torch test-jax test-tensorflow: test-%: .venv/.test
+test-torch test-jax: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance
+
+test-tensorflow: test-tensorflow-fits test-tensorflow-programs
+test-tensorflow-fits: .venv/.test
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
+test-tensorflow-programs: .venv/.test
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/programs tests/conformance
 
 test-crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m "not exhaustive"
 
+# Most kills need no framework but the one that forks; a resume is as exact as its framework.
+RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py
 crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m exhaustive -s
+	KERAS_BACKEND=tensorflow $(PYTEST) $(RESUMED) -m exhaustive -s
+	KERAS_BACKEND=jax $(PYTEST) $(RESUMED) -m exhaustive -s
 
 .venv/.bench: $(SETUP) | .venv/bin/python
 	$(PIP) --editable '.[bench]'

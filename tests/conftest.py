@@ -1,5 +1,10 @@
-"""What every test shares: which backend this process is for, and torch before TensorFlow."""
+"""What every test shares: which backend this process is for, and torch before TensorFlow.
 
+Most of the suite's time is that of small models that a framework compiles for one test each. What
+is set here makes that quicker, and nothing else different: the same programs are compiled and run.
+"""
+
+import gc
 import os
 import signal
 
@@ -12,6 +17,41 @@ if BACKEND == "torch":
     import torch
 
     torch.set_num_threads(1)
+
+
+if os.environ.get("KERAS_BACKEND") == "tensorflow":
+    import tensorflow as tf
+
+    # Rewriting the graph of each model takes a quarter of a short fit, and makes it no faster. The
+    # programs that tests start as processes of their own do it, as everywhere.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_jax_has_compiled_it_finds_again(tmp_path_factory):
+    """Many tests train the same small model: JAX's own cache, for this process alone."""
+    if BACKEND != "jax":
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(config, items):
+    """What a framework has no part in runs where models compile quickest."""
+    if BACKEND == "torch":
+        return
+    elsewhere = [item for item in items if item.get_closest_marker("torch_is_enough")]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
+def pytest_collection_finish(session):
+    """What imports have made stays: a collection, which many tests ask for, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 # A shell starts background jobs with SIGINT ignored, which Peakhold respects: the tests of Ctrl-C

@@ -9,17 +9,15 @@ kills itself with `kill -9` before the n-th call that writes to the disk, or aft
 `<folder>/outcome.json`.
 """
 
-import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import threading
 import time
-import traceback
 
 if os.environ.get("KERAS_BACKEND") == "torch":
     import torch
@@ -30,7 +28,7 @@ import numpy as np
 
 import keras
 import peakhold.keras as pk
-from peakhold.store import drain
+from zygote import Zygote
 
 CURVE = (0.9, 0.5, 0.20, 0.3, 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
 """Validation losses of K-R1: best at epoch 2, cut at 7, stopped at 8; an 8 that looks like a best to
@@ -190,50 +188,34 @@ def start_production(folder, *, seed=1, also=()):
 # One process of a run that is killed
 
 
-def process(folder, kind, seed, kill=None):
-    """Run this module as a process of its own; returns its exit status.
-
-    On PyTorch it is a fork of this one, which is quick; the others do not survive a fork.
-    """
-    if BACKEND == "torch":
-        return _fork(str(folder), kind, str(seed), kill or "")
+@functools.cache
+def _zygote():
     environment = {
         **os.environ,
         "KERAS_BACKEND": BACKEND,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "OMP_NUM_THREADS": "1",
     }
-    arguments = [str(folder), kind, str(seed), *([kill] if kill else [])]
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode in {0, -signal.SIGKILL, -signal.SIGTERM}, (
-        done.stdout[-3000:] + done.stderr[-3000:]
-    )
-    return done.returncode
+    return Zygote("resume_runs", environment)
 
 
-def _fork(*arguments):
-    with contextlib.suppress(ImportError):
-        import tensorflow  # noqa: F401 - Keras would import it in each child, for seconds
-    drain()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            main(*arguments)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            drain()
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def process(folder, kind, seed, kill=None):
+    """Run this module as a process of its own; returns its exit status."""
+    status = _zygote().run(str(folder), kind, str(seed), kill or "")
     assert status in {0, -signal.SIGKILL, -signal.SIGTERM}, "its traceback is above"
     return status
+
+
+def moments(rng, numbers):
+    """Where to kill, without end: half of it before a call to the disk, half at any time.
+
+    Args:
+        rng: Draws them.
+        numbers: The calls and seconds of an unbroken run.
+    """
+    while True:
+        yield f"call:{rng.randint(1, numbers['calls'])}"
+        yield f"time:{rng.uniform(0, numbers['seconds']):.4f}"
 
 
 def _die():

@@ -7,6 +7,7 @@ How the kills are done is described in `file_kills.py`. `make test` runs a short
 import contextlib
 import errno
 import os
+import pathlib
 import resource
 import signal
 import stat
@@ -33,6 +34,7 @@ from crash.file_kills import (
 )
 from peakhold.errors import SaveError, SaveWarning
 from peakhold.store import files
+from peakhold.store.scratch import FOLDER as SCRATCH
 
 stock = keras.callbacks
 
@@ -178,6 +180,59 @@ def test_a_temporary_file_is_swept_only_when_its_writer_is_dead(tmp_path, net, i
 
             assert path.read_bytes() == b"half of it, all of it"
             assert os.listdir(tmp_path) == [path.name]
+
+
+class OwnSave(keras.Sequential):
+    """Its `save` writes a folder beside the file, says where it is, and waits."""
+
+    pipes = None
+
+    def save(self, filepath, overwrite=True, **arguments):
+        assets = pathlib.Path(filepath).parent / "assets" / "deep"
+        assets.mkdir(parents=True)
+        (assets / "vocabulary.txt").write_text("more than one file")
+        super().save(filepath, overwrite=overwrite, **arguments)
+        started, go_on = self.pipes
+        os.write(started, b"!")
+        os.read(go_on, 1)
+
+
+def save_by_its_own_method(path, started, go_on):
+    net = OwnSave([keras.Input((3,)), keras.layers.Dense(1)])
+    net.compile("sgd", keras.losses.MeanSquaredError())
+    net.pipes = started, go_on
+    callbacks = ours.CallbackList(saver(path), model=net, epochs=1, verbose=0)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    callbacks.on_epoch_end(0, {"loss": 1.0})
+    callbacks.on_train_end()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_a_models_own_save_leaves_is_swept_only_when_its_process_is_dead(
+    tmp_path, net, is_killed
+):
+    path = tmp_path / "best.keras"
+    (started, tell_started), (go_on, tell_go_on) = os.pipe(), os.pipe()
+    with beside(save_by_its_own_method, path, tell_started, go_on) as pid:
+        assert os.read(started, 1) == b"!"
+        callbacks = ours.CallbackList(saver(path), model=net, epochs=2, verbose=0)
+        callbacks.on_train_begin()  # another run in the same folder, while that one saves
+        (scratch,) = [name for name in os.listdir(tmp_path) if name.endswith(SCRATCH)]
+        assert (tmp_path / scratch / "assets" / "deep" / "vocabulary.txt").exists()
+
+        if is_killed:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            callbacks.on_train_begin()
+
+            assert os.listdir(tmp_path) == []
+        else:
+            os.write(tell_go_on, b"!")
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+            keras.models.load_model(path, custom_objects={"OwnSave": OwnSave})
+            assert sorted(os.listdir(tmp_path)) == [path.name, f"{path.name}.peakhold.json"]
 
 
 def test_no_save_fails_because_another_run_sweeps(tmp_path):

@@ -10,6 +10,10 @@ import peakhold.keras as pk
 from keras_helpers import Curve, fit, model
 from peakhold.errors import AdviceWarning, MonitorNotFoundError
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "it comes from arguments and names; what reads a model or a rate runs on every backend"
+)
+
 
 @pytest.fixture
 def said(capsys):
@@ -46,6 +50,7 @@ def test_the_whole_stack_is_told_nothing(said, tmp_path):
     assert said(callbacks, 4, validation_freq=2) == ([], [])
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("frequency", "n"), [(3, 1), ([5, 7], 1), (2, 0), ([2, 7], 0)], ids=["3", "5-7", "2", "2-7"]
 )
@@ -119,6 +124,7 @@ def test_e3_a_metric_that_knows_better_than_its_name(said):
     assert said([right], 4, net) == ([], [])
 
 
+@of_no_framework
 def test_e6_and_e7_know_steps_and_several_metrics(said):
     several = pk.EarlyStopping(
         ["val_loss", "val_mae"], patience=2, restore_best_weights=True, mode="min"
@@ -137,6 +143,7 @@ def test_e6_and_e7_know_steps_and_several_metrics(said):
     assert "E7" in notices[0]
 
 
+@of_no_framework
 def test_e8_two_callbacks_on_one_path(said, tmp_path):
     folder = str(tmp_path / "logs")
     loud, _ = said([pk.TensorBoard(folder), pk.TensorBoard(tmp_path / "logs")], 1)
@@ -144,11 +151,13 @@ def test_e8_two_callbacks_on_one_path(said, tmp_path):
     assert "'" + folder + "'" in loud[0]
 
 
+@of_no_framework
 def test_e8_what_saves_once_overwrites_nothing(said, tmp_path):
     last = pk.ModelCheckpoint(tmp_path / "last.keras", save_freq=pk.AtEnd())
     assert said([last], 3) == ([], [])
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("name", "n"), [("last", 1), ("{timestamp}/last", 1), ("{worker}-{epoch}", 0)]
 )

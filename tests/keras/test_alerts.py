@@ -19,6 +19,7 @@ _spec.loader.exec_module(_module)
 UNKNOWN = "it ended without on_train_end, most likely by an exception"
 
 
+@pytest.mark.torch_is_enough("the logs of a `fit` are Python's numbers; P12 sends on every backend")
 class TestAlertsInFit(AlertBehaviours):
     @pytest.fixture
     def rig(self):

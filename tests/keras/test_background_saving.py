@@ -1,9 +1,5 @@
-"""`ModelCheckpoint` writes while training goes on: what is in the files, and what is left behind.
+"""`ModelCheckpoint` writes while training goes on: what is in the files, and what is left behind."""
 
-The writer thread is held by a job of the test's own wherever a test needs a save to be under way.
-"""
-
-import contextlib
 import copy
 import gc
 import io
@@ -24,6 +20,7 @@ import keras
 import peakhold.keras as pk
 from conftest import BACKEND
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
+from leftovers import Hold, check_nothing_is_left
 from peakhold.callbacks import checkpoint_save
 from peakhold.errors import SaveError, SaveWarning
 from peakhold.store import background, files
@@ -38,35 +35,8 @@ def suffix(request):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(tmp_path):
-    """No thread, no open file, no lock and no temporary file outlives a test."""
     yield
-    background.drain()
-    assert not checkpoint_save._under_way
-    assert [t.name for t in threading.enumerate() if t.name.startswith("peakhold")] == []
-    assert [p for p in tmp_path.rglob("*") if "peakhold-" in p.name] == []
-    descriptors = "/proc/self/fd"
-    for number in os.listdir(descriptors) if os.path.isdir(descriptors) else ():
-        with contextlib.suppress(FileNotFoundError):
-            assert not os.readlink(f"{descriptors}/{number}").startswith(str(tmp_path))
-
-
-class Hold:
-    """Keeps the writer thread busy from `close` to `open`."""
-
-    def __init__(self):
-        self.gate = None
-
-    def close(self):
-        if self.gate is None:
-            gate, busy = threading.Event(), threading.Event()
-            background.submit(lambda: (busy.set(), gate.wait(60)))
-            assert busy.wait(60)
-            self.gate = gate
-
-    def open(self, *_):
-        if self.gate is not None:
-            self.gate.set()
-            self.gate = None
+    check_nothing_is_left(tmp_path)
 
 
 @pytest.fixture

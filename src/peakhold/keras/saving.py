@@ -2,14 +2,13 @@
 
 A file is planned, then written from the live variables, one at a time. What cannot be planned (a
 model whose class overrides `save`, for one) is written by the model's own method, through a scratch
-file in the same folder.
+folder in the same place.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from typing import Any, BinaryIO, final, overload
 
@@ -17,6 +16,7 @@ import numpy as np
 
 import keras
 from peakhold.keras.file_plan import CannotPlanError, plan
+from peakhold.store.scratch import scratch_folder
 
 __all__ = ["SUFFIXES", "write"]
 
@@ -35,8 +35,9 @@ def write(model: Any, file: BinaryIO, suffix: str, scratch: str) -> None:
 
 def _by_own_method(model: Any, file: BinaryIO, suffix: str, scratch: str) -> None:
     method = "save_weights" if suffix == ".weights.h5" else "save"
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".peakhold-") as folder:
-        path = os.path.join(folder, f"model{suffix}")
+    name = f"model{suffix}"
+    with scratch_folder(scratch, name) as folder:
+        path = os.path.join(folder, name)
         getattr(model, method)(path)
         with open(path, "rb") as written:
             shutil.copyfileobj(written, file, 1 << 20)

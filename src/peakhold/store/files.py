@@ -40,6 +40,7 @@ from typing import Any, BinaryIO, cast, final
 from peakhold.store.disk import Disk
 from peakhold.store.hidden import DISK, HIDDEN, NEW, OLD, Held, hidden_name, holding, is_regular
 from peakhold.store.path_disk import PathDisk
+from peakhold.store.scratch import SCRATCH, sweep_scratch
 from peakhold.store.written_file import WrittenFile, hash_of
 
 __all__ = [
@@ -282,18 +283,21 @@ def sweep(folder: str, *, disk: Disk | None = None) -> list[str]:
     swept = []
     with contextlib.suppress(OSError), holding(disk, folder) as (_, root):
         for name in disk.names(root):
-            match = HIDDEN.fullmatch(name)
-            if match is None:
-                continue
             try:
-                if _sweep_one(disk, root, name, match["name"] if match["kind"] == OLD else None):
+                if _sweep_one(disk, root, name):
                     swept.append(name)
             except OSError:  # somebody is writing it, or it has just been swept
                 continue
     return swept
 
 
-def _sweep_one(disk: Disk, root: int, hidden: str, last_copy_of: str | None) -> bool:
+def _sweep_one(disk: Disk, root: int, hidden: str) -> bool:
+    if SCRATCH.fullmatch(hidden):
+        return sweep_scratch(disk, root, hidden)
+    match = HIDDEN.fullmatch(hidden)
+    if match is None:
+        return False
+    last_copy_of = match["name"] if match["kind"] == OLD else None
     if not is_regular(disk.look(hidden, root)):
         return False
     fd = disk.open(hidden, root)

@@ -2,7 +2,8 @@
 
 A hidden file's name says what it is: `.best.keras.3f2a1b07.peakhold-tmp` is new and not there yet
 (or deleted and not gone yet), `.best.keras.3f2a1b07.peakhold-old` is a second link to what stood
-under the name. Both carry the kernel's lock while their writer lives.
+under the name, `.model.keras.3f2a1b07.peakhold-dir` is a folder (`scratch.py`). All carry the
+kernel's lock while their writer lives.
 
 A forked child (a DataLoader worker) inherits open descriptors, and with them the lock: if it
 outlived its killed parent, nobody could sweep. So it closes them right after the fork (closing does

@@ -38,6 +38,10 @@ class PathDisk(Disk):
         self._folders[number] = path
         return number
 
+    def open_folder(self, name: str, at: int) -> int:
+        """Remember a folder inside `at`."""
+        return self.open_root(self._path(name, at))
+
     def open(self, name: str, at: int) -> int:
         """Open a file for reading."""
         return os.open(self._path(name, at), _READ)
@@ -87,6 +91,10 @@ class PathDisk(Disk):
     def remove(self, name: str, at: int) -> None:
         """Remove a file or a link."""
         os.unlink(self._path(name, at))
+
+    def remove_folder(self, name: str, at: int) -> None:
+        """Remove an empty folder."""
+        os.rmdir(self._path(name, at))
 
     def names(self, at: int) -> list[str]:
         """List a folder."""

@@ -3,8 +3,8 @@
 Rules of this file:
 
 1. A watched optimizer does what it did: the same updates, bit by bit, the same variables for
-   whoever saves, the same configuration. Its class is a subclass made here that answers to the
-   name of its own (`optimizer.__class__` is what Keras writes into files).
+   whoever saves, the same configuration. It gets an `apply` and a `build` of its own, as attributes
+   of the instance, and stays of its class.
 2. What is seen stays on the device until somebody asks. TensorFlow and JAX trace `apply`: there
    two small variables hold what the batches amount to. PyTorch runs it: there norms queue up.
 3. On JAX all that `apply` changes must be among `optimizer.variables`, which the trainer threads
@@ -79,10 +79,11 @@ def watch_gradients(optimizer: Any, *, keep: bool = False) -> Any:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     watch = vars(inner).get(_ATTRIBUTE)
     if watch is None:
-        # Past Keras's own `__setattr__`, which would make the variables the optimizer's.
-        watch = vars(inner)[_ATTRIBUTE] = _watch_class()(inner)
-        base: Any = type(inner)
-        object.__setattr__(inner, "__class__", _watched(base))
+        watch = _watch_class()(inner)
+        _hook(inner, watch)
+        if keras.backend.backend() == "jax":
+            base: Any = type(inner)
+            object.__setattr__(inner, "__class__", _threading(base))
     if keep:
         watch.keep(inner)
     return optimizer
@@ -101,33 +102,41 @@ def own_variables(optimizer: Any) -> list[Any]:
     return [variable for variable in optimizer.variables if id(variable) not in watching]
 
 
+def _hook(optimizer: Any, watch: Any) -> None:
+    """Have the watch called ahead of `build` and `apply`."""
+    build, apply = optimizer.build, optimizer.apply
+
+    def watched_build(variables: Any) -> None:
+        build(variables)
+        watch.build(variables)
+
+    def watched_apply(grads: Any, trainable_variables: Any = None) -> Any:
+        grads = list(grads)
+        if trainable_variables is not None:  # may be an iterator
+            trainable_variables = list(trainable_variables)
+        watch.note(optimizer, grads, trainable_variables)
+        return apply(grads, trainable_variables)
+
+    # Not by `setattr`, in which Keras and TensorFlow look for variables to track.
+    vars(optimizer).update({_ATTRIBUTE: watch, "build": watched_build, "apply": watched_apply})
+
+
 @functools.cache
-def _watched(base: Any) -> Any:
-    """A class like `base`, but for noting what it gets."""
+def _threading(base: Any) -> Any:
+    """A class like `base`, whose variables are also the watch's."""
 
     # No `super()`: a class body that has both that and a `__class__` loses one (bpo-12370).
     class Watched(base):  # type: ignore[misc]
-        # What `base.__new__` makes of its class (on PyTorch another one) has happened already.
+        # What `base.__new__` makes of its class has happened already.
         __class__ = property(lambda _: base)
         __doc__ = base.__doc__
 
-        def build(self, variables: Any) -> None:
-            base.build(self, variables)
-            vars(self)[_ATTRIBUTE].build(variables)
-
-        def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
-            if trainable_variables is not None:  # may be an iterator
-                trainable_variables = list(trainable_variables)
-            grads = list(grads)
-            vars(self)[_ATTRIBUTE].note(self, grads, trainable_variables)
-            return base.apply(self, grads, trainable_variables)
-
         @property
         def variables(self) -> Any:
-            variables, watch = base.variables.fget(self), vars(self)[_ATTRIBUTE]
-            if not watch.threaded or _is_being_saved(sys._getframe(1)):
+            variables = base.variables.fget(self)
+            if _is_being_saved(sys._getframe(1)):
                 return variables
-            return [*variables, *watch.variables]
+            return [*variables, *vars(self)[_ATTRIBUTE].variables]
 
         def __reduce__(self) -> Any:
             function, arguments = base.__reduce__(self)
@@ -161,7 +170,6 @@ def _pairs(optimizer: Any, grads: list[Any], variables: Any) -> list[tuple[Any, 
 class _QueueWatch:
     """Where `apply` runs: norms queue up on the device, and gradients are tensors to hold."""
 
-    threaded = False
     variables: tuple[Any, ...] = ()
 
     def __init__(self, optimizer: Any) -> None:
@@ -184,12 +192,13 @@ class _QueueWatch:
             return
         self._scale = optimizer.loss_scale_factor
         norm = norm if self._scale is None else norm / self._scale
-        self._add(norm, optimizer._iterations.value)
+        self._tally.add(norm, optimizer._iterations.value)
         if self._keeps:
             self._kept = pairs
 
-    def _add(self, norm: Any, iterations: Any) -> None:
-        self._tally.add(norm, iterations)
+    # `torch.compile` would compile anew for each length of the queue. What `torch.compiler.disable`
+    # sets, without its import of the compiler, which takes seconds.
+    note._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def facts(self, now: Callable[[Any], Any]) -> GradientFacts:
         return self._tally.facts()
@@ -218,7 +227,6 @@ class _VariableWatch:
     """Where `apply` is traced: two variables hold what the batches amount to."""
 
     def __init__(self, optimizer: Any) -> None:
-        self.threaded = keras.backend.backend() == "jax"
         self._name = optimizer.name
         self._norms = self._variable((2,), "float32", "gradient_norms")
         """Of the last batch, and the largest."""

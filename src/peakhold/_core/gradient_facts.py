@@ -47,6 +47,11 @@ class GradientFacts:
     n_nonfinite: int = 0
     first_nonfinite_step: int | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether all norms were."""
+        return not self.n_nonfinite
+
     def after(self, norm: float, step: int | None) -> GradientFacts:
         """The facts with one batch more."""
         finite = is_finite(norm)

@@ -24,7 +24,7 @@ class NaNGuard:
         """
         if not (loss is None or is_finite(loss)):
             return Stop(f"the loss is {loss}")
-        if gradients is None or not gradients.n_nonfinite:
+        if gradients is None or gradients.finite:
             return Continue("finite")
         step = gradients.first_nonfinite_step
         which = "" if step is None else f" of step {step}"

@@ -14,6 +14,16 @@ from peakhold.gradients import GradientFacts, GradientTally, norm_of, norm_of_te
 
 __all__ = ["LoopGradients"]
 
+_watchers: weakref.WeakKeyDictionary[Any, weakref.WeakSet[LoopGradients]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Who looks into an optimizer's steps."""
+
+
+def _look(optimizer: Any, *_: Any) -> None:
+    for watcher in list(_watchers.get(optimizer, ())):
+        watcher._look(optimizer)
+
 
 class LoopGradients:
     """What a loop's host knows of gradients.
@@ -78,16 +88,12 @@ class LoopGradients:
         if self._watches:
             return
         self._watches = True
-        alive = weakref.ref(self)
-
-        def look(optimizer: Any, *_: Any) -> None:
-            watcher = alive()
-            if watcher is None:
-                handle.remove()
-            else:
-                watcher._look(optimizer)
-
-        handle = self._optimizer.register_step_pre_hook(look)
+        watchers = _watchers.get(self._optimizer)
+        if watchers is None:
+            watchers = _watchers[self._optimizer] = weakref.WeakSet()
+            # For good: taken away, it would be while PyTorch goes through its hooks.
+            self._optimizer.register_step_pre_hook(_look)
+        watchers.add(self)
 
     def _look(self, optimizer: Any) -> None:
         norm = norm_of_tensors(p.grad for group in optimizer.param_groups for p in group["params"])

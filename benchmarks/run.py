@@ -88,7 +88,8 @@ BOARD = """\
 
 `TensorBoard(update_freq="epoch")` and the event writer below it, beside Keras's and `tf.summary`. A
 batch is the list's batch hooks over those of a list without it; below zero, the list saves more by
-not asking Keras's thread pool than the callback costs."""
+not asking Keras's thread pool than the callback costs. The last rows are a batch of `fit` with a
+watched optimizer, over one without (`watch_gradients`): there a ratio of 1 is what is asked for."""
 
 STOPPING = """\
 ## An improvement of `EarlyStopping`

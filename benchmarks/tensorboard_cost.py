@@ -2,9 +2,10 @@
 
     KERAS_BACKEND=torch python benchmarks/tensorboard_cost.py [--rounds 7]
 
-Three things: one scalar into an event file; the batch hooks of a callback list with
-`TensorBoard(update_freq="epoch")`, as `fit` builds it, over those of a list without; and an epoch's
-histograms of a model with 1,000 weights of 10,000 numbers each. Both sides take turns; of a round
+Four things: one scalar into an event file; the batch hooks of a callback list with
+`TensorBoard(update_freq="epoch")`, as `fit` builds it, over those of a list without; an epoch's
+histograms of a model with 1,000 weights of 10,000 numbers each; and a batch of `fit` whose
+optimizer is watched (`watch_gradients`), beside one that is not. Both sides take turns; of a round
 the fastest counts, of the rounds the median.
 
 (Not `tensorboard.py`: beside the other benchmarks it would be imported in TensorBoard's place.)
@@ -108,6 +109,39 @@ def histograms(net):
     return seconds
 
 
+def watched_batches(watch, *, rows=256, n_batches=100):
+    """Seconds for a batch of `fit` of a model with a million weights."""
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential(
+        [keras.Input((256,)), *(keras.layers.Dense(512) for _ in range(4)), keras.layers.Dense(1)]
+    )
+    net.compile(watch(keras.optimizers.Adam()), "mse")
+    x, y = np.ones((rows * n_batches, 256), "float32"), np.ones((rows * n_batches, 1), "float32")
+    net.fit(x[:rows], y[:rows], batch_size=rows, verbose=0)
+
+    def epoch():
+        began = time.perf_counter()
+        net.fit(x, y, batch_size=rows, shuffle=False, verbose=0)
+        return (time.perf_counter() - began) / n_batches
+
+    return epoch
+
+
+def gradient_watch(rounds):
+    """Seconds for a batch by watch, the fits taking turns."""
+    epochs = {
+        name: watched_batches(watch)
+        for name, watch in {
+            "none": lambda optimizer: optimizer,
+            "watched": peakhold.keras.watch_gradients,
+            "kept": lambda optimizer: peakhold.keras.watch_gradients(optimizer, keep=True),
+        }.items()
+    }
+    for epoch in epochs.values():
+        epoch()
+    return [{name: epoch() for name, epoch in epochs.items()} for _ in range(rounds)]
+
+
 def main():
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser()
@@ -123,6 +157,8 @@ def main():
         found["scalar"].append(scalars())
         found["hooks"].append(hooks(small))
         found["histograms"].append(histograms(large))
+
+    found["watch"] = gradient_watch(rounds)
 
     def median(what, name):
         return statistics.median(one[name] for one in found[what])
@@ -141,6 +177,13 @@ def main():
         ratio = f"{stock / mine:.0f}" if mine > 0 else "–"
         print(
             f"| {backend} | {what} | {stock * scale:.3g} {unit} | {mine * scale:.3g} {unit} | {ratio} |"
+        )
+    bare = median("watch", "none")
+    for name, words in {"watched": "watched", "kept": "watched, keep=True"}.items():
+        over_bare = statistics.median(one[name] / one["none"] for one in found["watch"])
+        print(
+            f"| {backend} | a batch of fit, 1 M weights, {words} | {bare * 1e3:.3g} ms bare "
+            f"| {median('watch', name) * 1e3:.3g} ms | {over_bare:.3f} × |"
         )
 
 

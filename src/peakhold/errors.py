@@ -10,6 +10,7 @@
      ├── HostError (TypeError)                  the model cannot do what a callback needs
      ├── NeutralCallbackError (TypeError)       a loop's callback was given to `fit`
      ├── NonFiniteLossError (RuntimeError)      `TerminateOnNaN(raise_error=True)`
+     │    └── NonFiniteGradientError            the loss is finite yet, a gradient is not
      ├── ExtraMissingError (ImportError)        an optional package is not installed
      ├── SaveError (OSError)                    a folder or file cannot be written
      │    └── DiskFullError                     not enough room, seen before or while writing
@@ -57,6 +58,7 @@ __all__ = [
     "MonitorNotFoundError",
     "MonitorWarning",
     "NeutralCallbackError",
+    "NonFiniteGradientError",
     "NonFiniteLossError",
     "NotAScalarError",
     "PartMissingError",
@@ -192,6 +194,27 @@ class NeutralCallbackError(PeakholdError, TypeError):
 
 class NonFiniteLossError(PeakholdError, RuntimeError):
     """The loss is NaN or infinite and the user asked to hear of it as an error."""
+
+
+class NonFiniteGradientError(NonFiniteLossError):
+    """A gradient is NaN or infinite, while the loss is still finite."""
+
+    step: int | None
+    """The batch, as the optimizer counts them, from 1; None if nobody counts."""
+
+    @classmethod
+    def for_batch(cls, batch: int, step: int | None, loss: float | None) -> NonFiniteGradientError:
+        """Name the batch of the epoch and the step of the optimizer."""
+        which = "" if step is None else f", step {step} of the optimizer"
+        error = cls(
+            _with_hint(
+                f"NaN or Inf gradient encountered at batch {batch}{which}. Loss value: {loss}. "
+                "Terminating training immediately.",
+                "clip gradients (global_clipnorm=1.0), or lower the learning rate.",
+            )
+        )
+        error.step = step
+        return error
 
 
 class ExtraMissingError(PeakholdError, ImportError):

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, Protocol
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError
+from peakhold.gradients import GradientFacts
+from peakhold.loop_gradients import LoopGradients
 from peakhold.resumption import LoopResumption, Resumption
 
 __all__ = [
@@ -114,6 +116,25 @@ class Host(Protocol):
 
     def steps_done(self) -> int | None:
         """Updates of the model so far, in all runs, if the optimizer counts them."""
+
+    # Gradients
+    def gradient_facts(self) -> GradientFacts | None:
+        """What the gradients amount to since `forget_gradients`; None where none can be seen.
+
+        Waits for the device.
+        """
+
+    def forget_gradients(self) -> None:
+        """Begin anew; at the beginning of a run or an epoch, by whoever will ask for the facts."""
+
+    def gradients(self) -> Iterable[tuple[str, Any]] | None:
+        """Names and arrays of the last batch's gradients; None where they cannot be had.
+
+        Nothing is in it before the first batch, or if a loop has thrown them away.
+        """
+
+    def check_gradients(self, callback: str, *, arrays: bool) -> None:
+        """Raise now if there will be no facts or, with `arrays`, no arrays."""
 
     # Learning rates
     def learning_rates(self) -> dict[str, float]:
@@ -284,6 +305,10 @@ class LoopHost:
         get_learning_rate: A function that returns the rate, if no optimizer object holds it.
         set_learning_rate: The function that sets it.
         save: `save(path)` writes the model in a format of your own; any suffix is allowed then.
+        get_gradients: A function that returns the last batch's gradients as nested dicts, lists and
+            tuples of arrays. It is asked at each batch by a callback that looks at each, such as
+            `TerminateOnNaN`, else at the end of an epoch. Loops of PyTorch need none: the
+            optimizer's gradients are looked at in each of its steps.
 
     Example:
         >>> params = {"w": [1.0]}
@@ -305,6 +330,7 @@ class LoopHost:
         get_learning_rate: Callable[[], float] | None = None,
         set_learning_rate: Callable[[float], Any] | None = None,
         save: Callable[[str], Any] | None = None,
+        get_gradients: Callable[[], Any] | None = None,
     ) -> None:
         self.model = model
         self.optimizer: Any = (
@@ -317,6 +343,8 @@ class LoopHost:
             self._get_state, self._set_state = model.state_dict, model.load_state_dict
         self._get_rate, self._set_rate = get_learning_rate, set_learning_rate
         self._save = save
+        given = None if get_gradients is None else lambda: _leaves(get_gradients())
+        self._gradients = LoopGradients(model, self.optimizer, given)
         self._code: CodeType | None = None
         self.stop_training = False
 
@@ -372,6 +400,28 @@ class LoopHost:
 
     def steps_done(self) -> int | None:
         return None
+
+    # Gradients
+
+    def gradient_facts(self) -> GradientFacts | None:
+        return self._gradients.facts()
+
+    def forget_gradients(self) -> None:
+        self._gradients.forget()
+
+    def gradients(self) -> Iterable[tuple[str, Any]] | None:
+        arrays = self._gradients.arrays()
+        return None if arrays is None else ((name, _to_host(array)) for name, array in arrays)
+
+    def check_gradients(self, callback: str, *, arrays: bool) -> None:
+        if not self._gradients.seen:
+            raise HostError.lacks(
+                callback,
+                "gradients that can be seen",
+                self.describe(),
+                hint="pass CallbackList(..., optimizer=optimizer) with an optimizer of PyTorch, or "
+                "host=LoopHost(get_gradients=...).",
+            )
 
     # Learning rates
 

@@ -22,6 +22,8 @@ class Standing:
     best: float | None = None
     best_epoch: int | None = None
     """Index, from 0."""
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """The step that a value is of, where it is one of a single batch."""
 
 
 def compose(news: str, standing: Standing) -> str:
@@ -33,7 +35,11 @@ def compose(news: str, standing: Standing) -> str:
         [a1] epoch 3 of 9: loss < 0.5
         loss 0.25; best loss 0.25 at epoch 3
     """
-    facts = [f"{name} {value:.6g}" for name, value in standing.values.items()]
+    facts = [
+        f"{name} {value:.6g}"
+        + (f" at step {standing.steps[name]}" if name in standing.steps else "")
+        for name, value in standing.values.items()
+    ]
     if standing.best is not None and standing.best_epoch is not None:
         facts.append(
             f"best {standing.monitor} {standing.best:.6g} at epoch {standing.best_epoch + 1}"

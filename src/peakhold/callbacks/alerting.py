@@ -29,7 +29,14 @@ from peakhold.alerts.outbox import Outbox
 from peakhold.alerts.outcome import Sender
 from peakhold.alerts.secret import Secret
 from peakhold.callbacks.monitored import Monitored
-from peakhold.errors import AdviceWarning, AlertWarning, InvalidArgumentError, MonitorWarning
+from peakhold.errors import (
+    AdviceWarning,
+    AlertWarning,
+    HostError,
+    InvalidArgumentError,
+    MonitorWarning,
+)
+from peakhold.gradients import GRADIENT_NORM
 from peakhold.host import rate_key, to_number
 from peakhold.runtime.summary import why
 
@@ -97,6 +104,7 @@ class Alerting(Monitored):
         self._continued: AlertState | None = None
         self._loaded = self._running = False
         self._logged: set[str] = set()
+        self._norm_step: int | None = None
 
     def __repr__(self) -> str:
         where = self._outbox.sender.where if self._outbox else "nowhere yet"
@@ -159,9 +167,11 @@ class Alerting(Monitored):
             self._secret = self._secret or self._secret_of(None)
             self._outbox = self._new_outbox()
         names = self.host.metric_names()
+        if self._wants_gradients and self.host.gradient_facts() is None and names is not None:
+            self._check_gradients(names)
         if names is None or self.session.has_strangers or self._condition is None:
             return
-        known = {*names, *(f"val_{name}" for name in names), "epoch"}
+        known = {*names, *(f"val_{name}" for name in names), "epoch", GRADIENT_NORM}
         known |= set(map(rate_key, self.host.learning_rates()))
         for name in self._condition.names:
             likely = None if name in known else closest_name(name, known)
@@ -171,6 +181,20 @@ class Alerting(Monitored):
                     f"model; did you mean {likely!r}?",
                     AdviceWarning,
                 )
+
+    @property
+    def _wants_gradients(self) -> bool:
+        names = self._condition.names if self._condition else ()
+        return GRADIENT_NORM in {self.monitor, *names}
+
+    def _check_gradients(self, names: Iterable[str]) -> None:
+        """Say what is missing, unless the user's own metric has that name."""
+        if self.session.has_strangers or GRADIENT_NORM in names:
+            return
+        try:
+            self.host.check_gradients(self._name, arrays=False)
+        except HostError as error:
+            self._warn_once(str(error), AdviceWarning)
 
     def _begin(self) -> None:
         if self._outbox is not None:
@@ -185,11 +209,14 @@ class Alerting(Monitored):
         if epoch > 0 and self._continued is not None:
             self._state = self._continued
         self._continued = None
+        if self._wants_gradients:
+            self.host.forget_gradients()
         if not self._running and epoch > 0 and "resume" in self.on:
             self._push(f"training goes on from {self._place(epoch)}")
         self._running = True
 
     def _record(self, epoch: int, logs: dict[str, Any]) -> None:
+        logs = self._with_gradients(logs)
         self._logged.update(logs)
         before = self._state
         observation = Observation(epoch, self._monitored(epoch, logs))
@@ -205,6 +232,17 @@ class Alerting(Monitored):
         self._limited, texts = self._limit.due(self._limited, self._clock())
         self._post(texts)
         self._pass_complaint()
+
+    def _with_gradients(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """The logs and, if it is asked for, the epoch's largest norm; a logged one wins."""
+        self._norm_step = None
+        if not self._wants_gradients or GRADIENT_NORM in logs:
+            return logs
+        facts = self.host.gradient_facts()
+        if facts is None or facts.largest is None:
+            return logs
+        self._norm_step = facts.largest_step
+        return {**logs, GRADIENT_NORM: facts.largest}
 
     def _monitored(self, epoch: int, logs: Mapping[str, Any]) -> float | None:
         """The monitored value, if it is there and a number."""
@@ -325,6 +363,7 @@ class Alerting(Monitored):
                 self.monitor,
                 state.best,
                 state.best_epoch,
+                {} if logs is None or self._norm_step is None else {GRADIENT_NORM: self._norm_step},
             ),
         )
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from peakhold._core.arguments import check_count, check_text
 from peakhold.advice import Facts
-from peakhold.errors import HostError, InvalidArgumentError, SaveError, SaveWarning
+from peakhold.errors import AdviceWarning, HostError, InvalidArgumentError, SaveError, SaveWarning
+from peakhold.gradients import GRADIENT_NORM
 from peakhold.host import rate_key, to_number
 from peakhold.runtime.callback import Participant, no_op
 
@@ -60,9 +61,15 @@ class TensorBoard(Participant):
             In Keras only. Defaults to `0`.
         embeddings_metadata: File of labels in `log_dir` for each embedding layer by name, or one
             for all. Defaults to `None`.
+        write_gradients: Whether to write `epoch_gradient_norm`, the largest L2 norm of the epoch's
+            batches; `epoch_nonfinite_gradients`, how many of them were NaN or infinite;
+            `batch_gradient_norm` where batches are written; and, with the histograms, those of the
+            last batch's gradients. In Keras the optimizer must be watched
+            (`peakhold.keras.watch_gradients`). Defaults to `False`.
 
     Raises:
         InvalidArgumentError: If an argument is none of these.
+        HostError: On train begin, if gradients are wanted and cannot be seen.
         SaveError: On train begin, if the folder cannot be made or written.
 
     Example:
@@ -93,6 +100,8 @@ class TensorBoard(Participant):
         profile_batch: int | tuple[int, int] | str = 0,
         embeddings_freq: int = 0,
         embeddings_metadata: str | Mapping[str, str] | None = None,
+        *,
+        write_gradients: bool = False,
     ) -> None:
         super().__init__()
         given: Any = log_dir
@@ -108,6 +117,7 @@ class TensorBoard(Participant):
         self.profile_batch = self._profilable(_check_profile_batch(profile_batch))
         self.embeddings_freq = check_count("embeddings_freq", embeddings_freq)
         self.embeddings_metadata = embeddings_metadata
+        self.write_gradients = bool(write_gradients)
         self._steps_loaded: int | None = None
         self._forget_run()
 
@@ -115,7 +125,7 @@ class TensorBoard(Participant):
         """What belongs to one run, at its beginning."""
         self._folders: RunFolders | None = None
         self._running = False
-        self._said = False
+        self._said = self._missed_gradients = False
         self._rates: dict[str, float] = {}
         self._before = 0
         """Updates before the running epoch."""
@@ -168,6 +178,10 @@ class TensorBoard(Participant):
 
     def _check(self) -> None:
         self._check_profiler()
+        if self.write_gradients:
+            self.host.check_gradients(
+                "TensorBoard(write_gradients=True)", arrays=bool(self.histogram_freq)
+            )
         try:
             os.makedirs(self.log_dir, exist_ok=True)
             probe = os.path.join(self.log_dir, f".{os.getpid()}.peakhold-probe")
@@ -186,6 +200,8 @@ class TensorBoard(Participant):
         self._before = self._done = self._done if steps is None else steps
         self._epoch_clock = self._clock = time.perf_counter()
         self._written_at, self._due_batch = self._done, None
+        if self.write_gradients:
+            self.host.forget_gradients()
 
     def _go_on_from(self, epoch: int) -> None:
         steps = self.host.steps_done()
@@ -253,8 +269,22 @@ class TensorBoard(Participant):
             now = time.perf_counter()
             points["batch_steps_per_second"] = _rate(steps - self._written_at, now - self._clock)
             self._clock, self._written_at = now, steps
+        points |= self._gradient_points("batch_", points)
         with self._writing() as folders:
             folders.of(TRAIN).scalars(points, steps)
+
+    def _gradient_points(self, prefix: str, points: Mapping[str, float]) -> dict[str, float]:
+        """What is known of gradients; a metric of the loop's own of that name wins."""
+        facts = self.host.gradient_facts() if self.write_gradients else None
+        if facts is None or facts.norm is None or facts.largest is None:
+            return {}
+        name = f"{prefix}{GRADIENT_NORM}"
+        if prefix == "batch_":
+            return {name: points.get(name, facts.norm)}
+        return {
+            name: points.get(name, facts.largest),
+            "epoch_nonfinite_gradients": float(facts.n_nonfinite),
+        }
 
     def _steps(self) -> int:
         steps = self.host.steps_done()
@@ -281,12 +311,15 @@ class TensorBoard(Participant):
         if self.write_steps_per_second:
             seconds = time.perf_counter() - self._epoch_clock
             points["epoch_steps_per_second"] = _rate(self._steps() - self._before, seconds)
+        points |= self._gradient_points("epoch_", points)
         with self._writing() as folders:
             folders.of(TRAIN).scalars(points, epoch)
             if validation:
                 folders.of(VALIDATION).scalars(_points("epoch_", validation), epoch)
             if self.histogram_freq and epoch % self.histogram_freq == 0:
                 self._record_weights(folders, epoch)
+                if self.write_gradients:
+                    self._record_gradients(folders, epoch)
             if self.embeddings_freq and epoch % self.embeddings_freq == 0:
                 self._record_embeddings()
             folders.flush(durable=True)
@@ -312,6 +345,19 @@ class TensorBoard(Participant):
             images = as_images(array, self._channels_last()) if self.write_images else None
             if images is not None:
                 writer.image(f"{name}/image", images, epoch)
+
+    def _record_gradients(self, folders: RunFolders, epoch: int) -> None:
+        writer, found = folders.of(TRAIN), False
+        for path, values in self.host.gradients() or ():
+            found = True
+            writer.histogram(f"{path.replace(':', '_')}/gradient", values, epoch)
+        if not found and not self._missed_gradients:
+            self._missed_gradients = True
+            self.session.warn(
+                "TensorBoard found no gradients at the end of the epoch. Call zero_grad() before "
+                "backward(), not after step(), to have their histograms.",
+                AdviceWarning,
+            )
 
     def _channels_last(self) -> bool:
         return False

@@ -19,6 +19,7 @@ from peakhold.keras.adapter import adapt
 from peakhold.keras.batches import Batches
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.callback_list import CallbackList
+from peakhold.keras.gradients import watch_gradients
 from peakhold.keras.host import KerasHost, host_for
 from peakhold.keras.production import production_callbacks
 from peakhold.keras.swap_ema_weights import SwapEMAWeights
@@ -53,6 +54,7 @@ __all__ = [
     "adapt",
     "host_for",
     "production_callbacks",
+    "watch_gradients",
 ]
 
 

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, final
 import numpy as np
 
 import keras
+from peakhold.keras.gradients import own_variables
 from peakhold.keras.hdf5_image import Structure, image_of
 from peakhold.keras.hdf5_notes import Later, NotedFile
 
@@ -250,7 +251,7 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
             # Keras's method reads each variable (`v.numpy()`): it runs on an optimizer that has
             # these variables and gives them back unread.
             metadata = {"name": saveable.name} if isinstance(saveable.name, str) else None
-            stand_in = SimpleNamespace(variables=[_Unread(v) for v in saveable.variables])
+            stand_in = SimpleNamespace(variables=[_Unread(v) for v in own_variables(saveable)])
             BaseOptimizer.save_own_variables(stand_in, store.make(inner_path, metadata=metadata))
             weights_store = None
         keras_save_state(saveable, weights_store, assets_store, inner_path, visited_saveables)

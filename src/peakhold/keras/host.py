@@ -21,6 +21,7 @@ import keras
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError, LearningRateScheduleError
+from peakhold.gradients import GradientFacts
 from peakhold.host import (
     CURVES_WITH_AN_END,
     OPTIMIZER,
@@ -31,6 +32,7 @@ from peakhold.host import (
 )
 from peakhold.keras import file_plan, saving
 from peakhold.keras.fit_frame import first_validation, fit_runs, is_fit_of, validation_runs
+from peakhold.keras.gradients import own_variables, watch_of
 from peakhold.keras.planned_file import PlannedKerasFile, places_of
 from peakhold.keras.resume import KerasResumption
 from peakhold.store.arrays import source_of
@@ -226,6 +228,39 @@ class KerasHost:
                     return value
             self._synced()
         return variable
+
+    # Gradients
+
+    def gradient_facts(self) -> GradientFacts | None:
+        watch = watch_of(self._optimizer)
+        return None if watch is None else watch.facts(self._value_now)
+
+    def forget_gradients(self) -> None:
+        watch = watch_of(self._optimizer)
+        if watch is not None:
+            self._synced()
+            watch.forget()
+
+    def gradients(self) -> Iterable[tuple[str, Any]] | None:
+        watch = watch_of(self._optimizer)
+        if watch is None:
+            return None
+        self._synced()
+        scaled = hasattr(self._optimizer, "inner_optimizer")
+        gradients: Iterable[tuple[str, Any]] | None = watch.gradients(scaled=scaled)
+        return gradients
+
+    def check_gradients(self, callback: str, *, arrays: bool) -> None:
+        seen = watch_of(self._optimizer) is not None
+        if seen and not (arrays and self.gradients() is None):
+            return
+        raise HostError.lacks(
+            callback,
+            "an optimizer that keeps its gradients" if seen else "an optimizer that is watched",
+            self.describe(),
+            hint="from peakhold.keras import watch_gradients, and "
+            f"model.compile(watch_gradients(optimizer{', keep=True' if arrays else ''}), ...).",
+        )
 
     # Learning rates
 
@@ -454,7 +489,7 @@ def _n_bytes(variable: Any) -> int:
 
 
 def _optimizer_variables(optimizer: Any) -> list[Any]:
-    return [] if optimizer is None else list(optimizer.variables)
+    return [] if optimizer is None else own_variables(optimizer)
 
 
 def _averages(optimizer: Any) -> bool:

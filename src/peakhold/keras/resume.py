@@ -25,6 +25,7 @@ from keras.callbacks import History
 import keras
 from peakhold.errors import CheckpointDamagedError
 from peakhold.keras.fit_frame import fit_locals
+from peakhold.keras.gradients import own_variables
 from peakhold.resumption import Passed
 
 __all__ = ["KerasResumption"]
@@ -97,7 +98,7 @@ class KerasResumption:
         optimizer = self._host._optimizer
         return {
             "weights": list(self._host.model.weights),
-            "optimizer": [] if optimizer is None else list(optimizer.variables),
+            "optimizer": [] if optimizer is None else own_variables(optimizer),
         }
 
     def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:

@@ -15,7 +15,7 @@ framework-tensorflow := tensorflow-cpu
 framework-jax        := jax
 framework-torch      := torch
 
-.PHONY: demo test check bench crash format clean test-core test-crash test-tensorflow test-jax test-torch
+.PHONY: demo test check bench crash format clean test-core test-browser test-crash test-tensorflow test-jax test-torch
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -47,7 +47,7 @@ format: .venv/.check
 
 # Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
 # (small models gain nothing from more). `make test-jax` and its like run one group alone.
-GROUPS := test-tensorflow test-jax test-torch test-core test-crash
+GROUPS := test-tensorflow test-jax test-torch test-core test-browser test-crash
 test: .venv/.test
 	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
@@ -59,6 +59,11 @@ test-core: .venv/.test
 
 test-torch test-jax test-tensorflow: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance
+
+# Skipped, with what to install, where no browser is and none can be had without asking.
+test-browser: .venv/.test
+	tests/browser/get_chromium.sh
+	KERAS_BACKEND=torch $(PYTEST) tests/browser
 
 test-crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m "not exhaustive"

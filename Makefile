@@ -15,7 +15,7 @@ framework-tensorflow := tensorflow-cpu
 framework-jax        := jax
 framework-torch      := torch
 
-.PHONY: demo test check bench crash format clean test-core test-crash test-tensorflow test-jax test-torch \
+.PHONY: demo test check bench crash format clean test-core test-browser test-crash test-tensorflow test-jax test-torch \
         test-tensorflow-fits test-tensorflow-programs
 
 .venv/bin/python:
@@ -49,7 +49,7 @@ format: .venv/.check
 # Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
 # (small models gain nothing from more), the longest first; TensorFlow's would be half of it all, so it
 # is two. `make test-jax` and its like run one group alone.
-GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-crash test-core
+GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-crash test-core test-browser
 test: .venv/.test
 	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
@@ -67,6 +67,11 @@ test-tensorflow-fits: .venv/.test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
 test-tensorflow-programs: .venv/.test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/programs tests/conformance
+
+# Skipped, with what to install, where no browser is and none can be had without asking.
+test-browser: .venv/.test
+	tests/browser/get_chromium.sh
+	KERAS_BACKEND=torch $(PYTEST) tests/browser
 
 test-crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash -m "not exhaustive"

@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from event_reader import array, files, float32, opened, raw_events, series, steps, tags, values
 from peakhold.errors import InvalidArgumentError
 from peakhold.tensorboard import EventWriter, crc32c, histogram
+from peakhold.tensorboard.scalar import Line
 
 # The sum
 
@@ -40,6 +42,18 @@ def test_long_data_has_the_sum_of_its_pieces(size):
         state = crc32c.update(state, data[at : at + 500])
 
     assert crc32c.update(crc32c.START, data) == state
+
+
+@pytest.mark.parametrize("step", [0, 127, 128, 16383, 16384, 2**31, 2**63 - 1, -1])
+@pytest.mark.parametrize("value", [0, -0.1, 3.4e38, float("nan"), float("-inf")])
+def test_the_sum_of_a_point_is_that_of_its_bytes(value, step):
+    """It is put together from tables; the bytes one after the other are what a reader sums."""
+    rng = np.random.default_rng(abs(step) % 1000)
+    line = Line("a tag")
+    for wall_time in (0.0, -1.5, time.time(), *rng.uniform(0, 4e9, 20).tolist()):
+        event, state = line.event(value, wall_time, step)
+
+        assert state == crc32c.update(crc32c.START, event)
 
 
 # Kinds
@@ -241,6 +255,38 @@ def test_a_reader_sees_what_was_flushed(tmp_path):
 
     assert series(reader, "a") == [(0, 1.0), (1, 2.0)]
     writer.close()
+
+
+def test_threads_may_share_a_writer(tmp_path):
+    """Each writes its own line, while another one flushes: nothing is lost, torn or out of order."""
+    writer, n, lines = EventWriter(tmp_path), 1000, "abc"
+    writer.scalar("first", 0, 0)
+    ended, interval = threading.Event(), sys.getswitchinterval()
+
+    def write(tag):
+        for step in range(n):
+            writer.scalar(tag, step, step)
+
+    def flush():
+        while not ended.is_set():
+            writer.flush()
+
+    threads = [threading.Thread(target=write, args=(tag,)) for tag in lines]
+    flusher = threading.Thread(target=flush)
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in (flusher, *threads):
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        flusher.join()
+    writer.close()
+    reader = opened(tmp_path)
+
+    assert {tag: steps(reader, tag) for tag in lines} == dict.fromkeys(lines, list(range(n)))
 
 
 def in_a_process(code, *arguments, **options):

@@ -1,15 +1,10 @@
 """A run that goes on in a folder: readers hold one value a step, and nothing that counts is lost."""
 
-import contextlib
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
@@ -18,6 +13,7 @@ import peakhold
 from event_reader import files, multiplexed, opened, raw_events, series, steps, tags
 from peakhold.errors import HostError, InvalidArgumentError, SaveError, SaveWarning
 from peakhold.tensorboard import TRAIN, VALIDATION, EventWriter, RunFolders, left_by
+from tensorboard_server import Server
 
 N_BATCHES = 10
 
@@ -164,28 +160,15 @@ def test_a_server_of_tensorboard_shows_one_line(fast, tmp_path):
         pytest.importorskip(module)
     run(tmp_path, 5, stop_after=47, ends=False).close()
     run(tmp_path, 6, start=2, offset=0.5)
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0",
-            "--load_fast", fast,
-        ],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        url = next(m.group() for line in server.stderr if (m := re.search(r"http://\S+", line)))
-        lines = {}
+    lines = {}
+    with Server(tmp_path, load_fast=fast) as server:
         for name, tag in [("train", "batch_loss"), ("validation", "epoch_loss")]:
-            page = f"{url}data/plugin/scalars/scalars?run={name}&tag={tag}"
             for _ in range(600):  # it loads while it serves
-                with contextlib.suppress(urllib.error.HTTPError):
-                    points = json.load(urllib.request.urlopen(page, timeout=60))
-                    lines[tag] = [(step, value) for _, step, value in points]
-                    if len(lines[tag]) >= (60 if tag == "batch_loss" else 6):
-                        break
+                points = server.get("plugin/scalars/scalars", run=name, tag=tag) or []
+                lines[tag] = [(step, value) for _, step, value in points]
+                if len(lines[tag]) >= (60 if tag == "batch_loss" else 6):
+                    break
                 time.sleep(0.1)
-    finally:
-        server.kill()
-        server.wait()
 
     for tag, line in lines.items():
         assert line == expected(tag, 6, 2, 0.5)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["START", "crc32c", "mask", "update"]
+__all__ = ["START", "by_place", "crc32c", "mask", "update"]
 
 START = 0xFFFFFFFF
 _POLYNOMIAL = 0x82F63B78
@@ -42,10 +42,10 @@ def crc32c(data: bytes) -> int:
     return update(START, data) ^ 0xFFFFFFFF
 
 
-def mask(state: int) -> int:
+def mask(state: int) -> bytes:
     """The form in which TFRecord stores it: a CRC of data that holds CRCs would be weak."""
     crc = state ^ 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def update(state: int, data: bytes) -> int:
@@ -56,6 +56,14 @@ def update(state: int, data: bytes) -> int:
     for byte in data:
         state = table[(state ^ byte) & 0xFF] ^ (state >> 8)
     return state
+
+
+def by_place(length: int) -> list[tuple[int, ...]]:
+    """For each place in so many bytes, what a byte adds to the state after them, were it alone."""
+    tables = [_TABLE]
+    for _ in range(length - 1):
+        tables.append(tuple(_TABLE[state & 0xFF] ^ (state >> 8) for state in tables[-1]))
+    return tables[::-1]
 
 
 def _in_lanes(state: int, data: bytes) -> int:

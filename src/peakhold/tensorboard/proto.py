@@ -24,7 +24,6 @@ __all__ = [
     "graph_event",
     "read_event",
     "scalar_head",
-    "scalar_tail",
     "session_event",
     "string_value",
     "tensor_value",
@@ -34,6 +33,8 @@ __all__ = [
 
 START, STOP, CHECKPOINT = 1, 2, 3
 """`SessionLog.SessionStatus`."""
+WALL_TIME_KEY, STEP_KEY = 9, 16
+"""Number and wire type of two fields of `Event`."""
 _FLOAT, _DOUBLE, _STRING = 1, 2, 7  # `DataType`
 _OURS = b"peakhold"
 
@@ -44,9 +45,15 @@ class Cut(ValueError):  # noqa: N818 - a state of a file, told upwards
 
 # Encoding
 
+_SMALL = tuple(bytes((number,)) for number in range(0x80))
+
 
 def varint(number: int) -> bytes:
     """An integer as protobuf's `int64` writes it; negative ones take ten bytes."""
+    if 0 <= number < 0x80:
+        return _SMALL[number]
+    if 0 <= number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     number &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while number >= 0x80:
@@ -97,21 +104,13 @@ def scalar_head(tag: str) -> bytes:
     """All of an `Event` with one scalar up to the four bytes of its value.
 
     The fields stand in an order that protobuf allows and nobody else uses: what differs from event
-    to event comes last, so that the checksum of the rest is made once for a tag.
+    to event comes last (value, wall time, step), so that the rest is encoded once for a tag.
     """
     tensor = _int(1, _FLOAT) + _shape(()) + varint(4 << 3 | 2) + b"\x04"
     value = _bytes(1, tag.encode()) + _metadata("scalars", b"")
     value += varint(8 << 3 | 2) + varint(len(tensor) + 4) + tensor
     summary = b"\x0a" + varint(len(value) + 4) + value
     return b"\x2a" + varint(len(summary) + 4) + summary
-
-
-_SCALAR_TAIL = struct.Struct("<fBd")
-
-
-def scalar_tail(value: float, wall_time: float, step: int) -> bytes:
-    """The rest of that event."""
-    return _SCALAR_TAIL.pack(value, 9, wall_time) + b"\x10" + varint(step)
 
 
 def event(wall_time: float, step: int, values: bytes) -> bytes:

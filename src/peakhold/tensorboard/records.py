@@ -53,7 +53,7 @@ class Sink(Protocol):
 
 def _checked_length(size: int) -> bytes:
     length = struct.pack("<Q", size)
-    return length + struct.pack("<I", crc32c.mask(crc32c.update(crc32c.START, length)))
+    return length + crc32c.mask(crc32c.update(crc32c.START, length))
 
 
 @final
@@ -90,12 +90,13 @@ class EventFile:
             length = self._lengths[size] = _checked_length(size)
         if state is None:
             state = crc32c.update(crc32c.START, event)
-        record = length + event + crc32c.mask(state).to_bytes(4, "little")
-        with self._lock:
-            self._pending.append(record)
-            self._n_pending += len(record)
-            if self._n_pending >= _BUFFER or time.time() - self._flushed > _AGE:
-                self._write_pending()
+        record = length + event + crc32c.mask(state)
+        # No lock: an append is whole in every thread, and a size that is a little wrong because two
+        # added to it at once is made right by the next flush.
+        self._pending.append(record)
+        self._n_pending += len(record)
+        if self._n_pending >= _BUFFER or time.time() - self._flushed > _AGE:
+            self.flush()
 
     def flush(self, *, durable: bool = False) -> None:
         """Hand everything to the system; `durable`: to the disk."""
@@ -122,10 +123,11 @@ class EventFile:
     def _write_pending(self) -> None:
         self._flushed = time.time()
         if not self._is_ours() or self._file.closed:
-            self._pending, self._n_pending = [], 0
+            self._drop(len(self._pending))
         if not self._pending:
             return
-        content = b"".join(self._pending)
+        n = len(self._pending)  # what another thread adds meanwhile stays for the next time
+        content = b"".join(self._pending[:n])
         rest = memoryview(content)
         try:
             while rest:
@@ -134,11 +136,15 @@ class EventFile:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._written)
                 self._file.seek(self._written)
-            if self._n_pending > _KEEP:
-                self._pending, self._n_pending = [], 0
+            if len(content) > _KEEP:
+                self._drop(n)
             raise
         self._written += len(content)
-        self._pending, self._n_pending = [], 0
+        self._drop(n)
+
+    def _drop(self, n: int) -> None:
+        del self._pending[:n]
+        self._n_pending = 0
 
 
 def _create(folder: str) -> tuple[str, IO[bytes]]:

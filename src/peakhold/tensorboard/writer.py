@@ -19,9 +19,10 @@ from typing import Any, final
 import numpy as np
 
 from peakhold.errors import InvalidArgumentError
-from peakhold.tensorboard import crc32c, png, proto
+from peakhold.tensorboard import png, proto
 from peakhold.tensorboard.histogram import histogram
 from peakhold.tensorboard.records import EventFile, Sink
+from peakhold.tensorboard.scalar import Line
 
 __all__ = ["EventWriter"]
 
@@ -61,7 +62,7 @@ class EventWriter:
         self._make_sink: Callable[[str], Sink] = sink or EventFile
         self._sink: Sink | None = None
         self._closer: weakref.finalize[..., Any] | None = None
-        self._tags: dict[str, tuple[bytes, int]] = {}
+        self._lines: dict[str, Line] = {}
         self._path: str | None = None
 
     @property
@@ -88,16 +89,17 @@ class EventWriter:
             step: Its place on the axis, an int.
             wall_time: Seconds since 1970; None: now.
         """
-        known = self._tags.get(tag)
-        if known is None:
-            head = proto.scalar_head(tag)
-            known = self._tags[tag] = head, crc32c.update(crc32c.START, head)
-        wall_time = time.time() if wall_time is None else wall_time
         try:
-            tail = proto.scalar_tail(value, wall_time, step)
+            line = self._lines[tag]
+        except KeyError:
+            line = self._lines[tag] = Line(tag)
+        if wall_time is None:
+            wall_time = time.time()
+        try:
+            event, state = line.event(value, wall_time, step)
         except (struct.error, OverflowError):  # a tensor; or more than a float32 can hold
-            tail = proto.scalar_tail(_float32(value), wall_time, int(step))
-        (self._sink or self._open()).write(known[0] + tail, crc32c.update(known[1], tail))
+            event, state = line.event(_float32(value), wall_time, int(step))
+        (self._sink or self._open()).write(event, state)
 
     def scalars(self, values: Mapping[str, Any], step: int) -> None:
         """Add a point to each of several lines, at one moment."""

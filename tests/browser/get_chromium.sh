@@ -11,6 +11,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 # A package manager that waits for somebody, or for a dead mirror, holds up no test.
 get() { timeout 300 $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@"; }
+echo "Installing Debian's chromium and chromium-driver for tests/browser; GET_CHROMIUM=no goes without."
 { get update && get install -y --no-install-recommends chromium chromium-driver; } \
     </dev/null >/dev/null 2>&1 || echo "Chromium could not be installed: tests/browser will be skipped."
 exit 0

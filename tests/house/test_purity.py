@@ -107,6 +107,14 @@ ALLOWED = {
     "host.py": {
         "leaf.element_size() < 4": "bytes of an element",
     },
+    "gradients.py": {
+        "len(norms) > 1": "how many tensors",
+        "values.element_size() >= 4": "bytes of an element",
+    },
+    "keras/gradients.py": {
+        "largest < 0": "the mark of no batch yet",
+        "size > largest": "`GradientFacts.after`, on the device; NaN has become infinite before",
+    },
     "callbacks/tensorboard.py": {
         "first < 0": "number of a batch",
         "last < first": "numbers of batches",

@@ -61,10 +61,11 @@ def watch_gradients(optimizer: Any, *, keep: bool = False) -> Any:
 
     Example:
         >>> import keras, numpy as np
+        >>> from peakhold.keras import KerasHost
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
         >>> model.compile(watch_gradients(keras.optimizers.SGD(0.0)), "mse")
-        >>> model.layers[0].kernel.assign([[3.0]]) and None
-        >>> history = model.fit(np.ones((4, 1)), np.zeros((4, 1)), verbose=0)
+        >>> _ = model.layers[0].kernel.assign([[3.0]])
+        >>> _ = model.fit(np.ones((4, 1)), np.zeros((4, 1)), verbose=0)
         >>> KerasHost(model).gradient_facts().norm
         6.0
     """

@@ -99,7 +99,7 @@ class AppriseSender:
 
 
 def _scheme(secret: Secret) -> str:
-    """What may be shown of a URL; in a frame of its own, so that none holds a part of it for long."""
+    """What may be shown of a URL; in a frame of its own, that is gone when something is raised."""
     scheme, found, _ = secret.reveal().partition("://")
     return scheme.lower() if found and scheme.isascii() and scheme.isalnum() else ""
 

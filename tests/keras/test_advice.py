@@ -8,6 +8,7 @@ from keras.optimizers import schedules
 import keras
 import peakhold.keras as pk
 from keras_helpers import Curve, fit, model
+from peakhold.advice import rules
 from peakhold.errors import AdviceWarning, MonitorNotFoundError
 
 of_no_framework = pytest.mark.torch_is_enough(
@@ -33,7 +34,8 @@ def said(capsys):
 
 
 def stopping(patience=2, **arguments):
-    return pk.EarlyStopping("val_loss", patience=patience, restore_best_weights=True, **arguments)
+    arguments = {"monitor": "val_loss", "restore_best_weights": True, **arguments}
+    return pk.EarlyStopping(patience=patience, **arguments)
 
 
 def test_the_whole_stack_is_told_nothing(said, tmp_path):
@@ -48,6 +50,49 @@ def test_the_whole_stack_is_told_nothing(said, tmp_path):
     ]
 
     assert said(callbacks, 4, validation_freq=2) == ([], [])
+
+
+CASES = {  # by a code, and a word where it says two things: a fit with the mistake, and without it
+    "E2": lambda wrong, _: {"callbacks": [stopping(monitor="loss" if wrong else "val_loss")]},
+    "E3": lambda wrong, _: {"callbacks": [stopping(mode="max" if wrong else "min")]},
+    "E4": lambda wrong, _: {"callbacks": [stopping(restore_best_weights=not wrong)]},
+    "E6": lambda wrong, _: {
+        "callbacks": [stopping(3), pk.ReduceLROnPlateau("val_loss", patience=3 if wrong else 1)]
+    },
+    "E7 none": lambda wrong, _: {"callbacks": [stopping(0 if wrong else 1)]},
+    "E7 long": lambda wrong, _: {"callbacks": [stopping(5 if wrong else 4)]},
+    "E8 name": lambda wrong, folder: {
+        "callbacks": [pk.ModelCheckpoint(folder / f"{'last' if wrong else '{epoch:02d}'}.keras")]
+    },
+    "E8 path": lambda wrong, folder: {
+        "callbacks": [pk.CSVLogger(folder / name) for name in ("a", "a" if wrong else "b")]
+    },
+    "E11": lambda wrong, folder: {
+        "callbacks": [pk.CSVLogger(folder / "log.csv")], "validation_freq": 6 if wrong else 5,
+    },
+    "E15": lambda wrong, _: {
+        "callbacks": [stopping()],
+        "net": model(sgd(schedules.CosineDecay(0.01, 20 if wrong else 8))),
+    },
+}  # fmt: skip
+LOUD = {"E2", "E3", "E6", "E7 none", "E8 path", "E11"}
+
+
+def test_each_code_has_a_fit_with_the_mistake_and_one_without():
+    """But E5, which is no advice before training but a word in the summary: P4 of the programs."""
+    codes = {rule.__doc__.partition(":")[0] for rule in (*rules._RULES, rules.differing)}
+
+    assert {name.partition(" ")[0] for name in CASES} == codes - {"E5"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_named_and_a_fit_without_it_is_told_nothing(said, name, tmp_path):
+    code = name.partition(" ")[0]
+    loud, notices = said(epochs=5, **CASES[name](True, tmp_path))
+    assert (len(loud), len(notices)) == ((1, 0) if name in LOUD else (0, 1))
+    assert f'peakhold.silence("{code}")' in (loud + notices)[0]
+
+    assert said(epochs=5, **CASES[name](False, tmp_path)) == ([], [])
 
 
 @of_no_framework

@@ -36,6 +36,7 @@ def test_every_claim_holds_and_a_second_run_gets_names_of_its_own(tmp_path):
     assert first.stdout.count("\n  ok  ") == 10
     assert "oneDNN" not in first.stderr, "TensorFlow's chatter hides our lines"
     assert "Warning" not in first.stderr, "no advice is due, and nothing went wrong"
+    assert "peakhold.silence" not in first.stdout, "nor a notice"
     assert "\n  tensorboard --logdir peakhold-demo/tensorboard\n" in first.stdout
     assert "\n  [peakhold-demo 1, run " in first.stdout
     out = tmp_path / "peakhold-demo"

@@ -3,6 +3,7 @@
 import copy
 import os
 import threading
+import traceback
 
 import numpy as np
 import pytest
@@ -188,6 +189,44 @@ def test_any_service_of_apprise_by_its_url(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PEAKHOLD_ALERT_URL", f"json://127.0.0.1:9/{SECRET}")
     assert kinds(production_callbacks(tmp_path))[5] == "Alert"
+
+
+@pytest.mark.parametrize("script", [[], [500] * 9, ["cut"] * 9], ids=["taken", "500", "cut"])
+def test_a_fit_tells_a_service_of_apprise_and_shows_its_secret_nowhere(
+    train, script, tmp_path, capfd, caplog
+):
+    """The real Apprise, over a real socket; all that is written and logged is searched."""
+    pytest.importorskip("apprise")
+    caplog.set_level(1)
+    with FakeSlack(*script) as slack:
+        callbacks = production_callbacks(
+            tmp_path / "circle",
+            patience=2,
+            alert=f"json://me:B1Secret88@127.0.0.1:{slack.port}/{SECRET}",
+        )
+        callbacks[5]._outbox._pause = lambda seconds: None  # between two tries
+        train(callbacks, 2, verbose=2)
+        assert callbacks[5].flush(60)
+    output = "".join((*capfd.readouterr(), caplog.text, repr(callbacks)))
+
+    assert slack.texts[0].startswith("[circle 1, run ")
+    assert "training ended after epoch 2 of 2: all epochs were run" in slack.texts[0]
+    assert ("an alert to json was not delivered" in output) is bool(script)
+    assert "withheld while an alert is sent" in output
+    shown = [output.encode(), *(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())]
+    assert len(shown) > 4
+    assert not [part for part in SECRET.split("/") if any(part.encode() in one for one in shown)]
+
+
+def test_a_url_that_apprise_does_not_know_is_refused_and_not_shown(tmp_path):
+    pytest.importorskip("apprise")
+    with pytest.raises(InvalidArgumentError) as caught:
+        production_callbacks(tmp_path, alert=f"nosuch://{SECRET}")
+
+    trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    shown = "".join(trace.format())
+    assert "a URL of a service that Apprise knows, got url=***" in shown
+    assert not [part for part in SECRET.split("/") if part in shown]
 
 
 @pytest.mark.parametrize(

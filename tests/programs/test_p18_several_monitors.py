@@ -78,7 +78,7 @@ def test_p18_each_has_its_own_direction_and_baseline(xy, classifier):
 
 
 def test_p18_a_metric_that_nobody_logs_is_named(xy, classifier):
-    stopper = EarlyStopping(["val_loss", "val_f1"], mode=["min", "max"])
+    stopper = EarlyStopping(["val_loss", "val_f1"], mode=["min", "max"], patience=2)
     with pytest.raises(MonitorNotFoundError, match="val_f1") as caught:
         train(classifier(), xy, stopper, curves={})
 

@@ -122,6 +122,7 @@ def test_p19_save_now_saves_what_the_model_is_now(xy, classifier, base, tmp_path
 
 @BASES
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_epoch_end"])
+@pytest.mark.filterwarnings("ignore::peakhold.errors.AdviceWarning")  # an early best, by mode="max"
 def test_p19_a_stop_from_any_hook_restores_and_closes(xy, classifier, base, hook, tmp_path):
     class Stop(base):
         n = 0

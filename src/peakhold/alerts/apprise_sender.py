@@ -46,9 +46,7 @@ class AppriseSender:
         url = self._secret
         if importlib.util.find_spec("apprise") is None:
             raise ExtraMissingError.for_package("Alert", "apprise", "alerts")
-        scheme, found, _ = self._secret.reveal().partition("://")
-        if found and scheme.isascii() and scheme.isalnum():
-            self.where = scheme.lower()
+        self.where = _scheme(self._secret)
         self._service: Any = _quietly(self._make) if self.where else None
         self._thread: threading.Thread | None = None
         self._delivered: bool | None = None
@@ -98,6 +96,12 @@ class AppriseSender:
         self._delivered = bool(
             _quietly(lambda: self._service.notify(body=text, title="Peakhold", body_format="text"))
         )
+
+
+def _scheme(secret: Secret) -> str:
+    """What may be shown of a URL; in a frame of its own, that is gone when something is raised."""
+    scheme, found, _ = secret.reveal().partition("://")
+    return scheme.lower() if found and scheme.isascii() and scheme.isalnum() else ""
 
 
 # Withheld logs

@@ -49,7 +49,7 @@ format: .venv/.check
 # Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
 # (small models gain nothing from more), the longest first; TensorFlow's would be half of it all, so it
 # is two. `make test-jax` and its like run one group alone.
-GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-crash test-core test-browser
+GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-crash test-browser test-core
 test: .venv/.test
 	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1

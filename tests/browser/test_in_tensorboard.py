@@ -84,9 +84,12 @@ def test_each_weight_of_two_numbers_and_more_has_an_image(browser, run):
     browser.picture("images")
 
 
-def test_the_layers_are_drawn_as_a_graph(browser, run):
+@pytest.mark.parametrize("kind", ["op_graph", "conceptual_graph"])
+def test_the_layers_are_drawn_as_a_graph(browser, run, kind):
     browser.open("graphs")
-    browser.all("paper-radio-button[name=conceptual_graph]")[0].click()
+    chosen = browser.all(f"paper-radio-button[name={kind}]")[0]
+    if kind == "conceptual_graph":  # the page opens on the other one
+        chosen.click()
     layers = {f"climb/{layer.name}" for layer in run.model.layers}
     double_click = "arguments[0].dispatchEvent(new MouseEvent('dblclick', {bubbles: true}))"
 
@@ -100,7 +103,7 @@ def test_the_layers_are_drawn_as_a_graph(browser, run):
         return False
 
     browser.wait(drawn, f"nodes {layers}")
-    browser.picture("graphs")
+    browser.picture(f"graphs-{kind}")
 
 
 def test_the_points_of_an_embedding_and_their_labels(browser):

@@ -213,8 +213,11 @@ class TensorBoard(Participant):
         with self._writing() as folders:
             folders.go_on_from(epoch, steps)
             if self.write_graph and not folders.holds(TRAIN, "keras"):
+                from peakhold.tensorboard import layer_graph
+
                 config = self._model_json()
                 if config is not None:
+                    folders.of(TRAIN).graph(layer_graph(config))
                     folders.of(TRAIN).keras_model("keras", config)
             folders.flush()
 

@@ -4,6 +4,7 @@
 """
 
 from peakhold.tensorboard.histogram import histogram
+from peakhold.tensorboard.layer_graph import layer_graph
 from peakhold.tensorboard.projector import Embedding, write_projector
 from peakhold.tensorboard.resume import Left, left_by
 from peakhold.tensorboard.run_folders import TRAIN, VALIDATION, RunFolders
@@ -17,6 +18,7 @@ __all__ = [
     "Left",
     "RunFolders",
     "histogram",
+    "layer_graph",
     "left_by",
     "write_projector",
 ]

@@ -19,6 +19,7 @@ import numpy as np
 
 __all__ = [
     "Cut",
+    "delimited",
     "event",
     "fields",
     "graph_event",
@@ -67,17 +68,18 @@ def _int(field: int, number: int) -> bytes:
     return varint(field << 3) + varint(number)
 
 
-def _bytes(field: int, content: bytes) -> bytes:
+def delimited(field: int, content: bytes) -> bytes:
+    """A field that holds bytes: a string or another message."""
     return varint(field << 3 | 2) + varint(len(content)) + content
 
 
 def _metadata(plugin: str, content: bytes) -> bytes:
-    data = _bytes(1, plugin.encode()) + (_bytes(2, content) if content else b"")
-    return _bytes(9, _bytes(1, data))
+    data = delimited(1, plugin.encode()) + (delimited(2, content) if content else b"")
+    return delimited(9, delimited(1, data))
 
 
 def _shape(shape: Sequence[int]) -> bytes:
-    return _bytes(2, b"".join(_bytes(2, _int(1, size) if size else b"") for size in shape))
+    return delimited(2, b"".join(delimited(2, _int(1, size) if size else b"") for size in shape))
 
 
 def tensor_value(tag: str, array: np.ndarray, plugin: str, content: bytes = b"") -> bytes:
@@ -85,8 +87,10 @@ def tensor_value(tag: str, array: np.ndarray, plugin: str, content: bytes = b"")
     double = array.dtype == np.float64
     array = np.ascontiguousarray(array, "<f8" if double else "<f4").reshape(array.shape)
     tensor = _int(1, _DOUBLE if double else _FLOAT) + _shape(array.shape)
-    tensor += _bytes(4, array.tobytes())
-    return _bytes(1, _bytes(1, tag.encode()) + _bytes(8, tensor) + _metadata(plugin, content))
+    tensor += delimited(4, array.tobytes())
+    return delimited(
+        1, delimited(1, tag.encode()) + delimited(8, tensor) + _metadata(plugin, content)
+    )
 
 
 def string_value(
@@ -96,8 +100,10 @@ def string_value(
     single = isinstance(strings, bytes)
     tensor = _int(1, _STRING) + _shape(() if single else (len(strings),))
     for one in [strings] if isinstance(strings, bytes) else strings:
-        tensor += _bytes(8, one)
-    return _bytes(1, _bytes(1, tag.encode()) + _bytes(8, tensor) + _metadata(plugin, content))
+        tensor += delimited(8, one)
+    return delimited(
+        1, delimited(1, tag.encode()) + delimited(8, tensor) + _metadata(plugin, content)
+    )
 
 
 def scalar_head(tag: str) -> bytes:
@@ -107,7 +113,7 @@ def scalar_head(tag: str) -> bytes:
     to event comes last (value, wall time, step), so that the rest is encoded once for a tag.
     """
     tensor = _int(1, _FLOAT) + _shape(()) + varint(4 << 3 | 2) + b"\x04"
-    value = _bytes(1, tag.encode()) + _metadata("scalars", b"")
+    value = delimited(1, tag.encode()) + _metadata("scalars", b"")
     value += varint(8 << 3 | 2) + varint(len(tensor) + 4) + tensor
     summary = b"\x0a" + varint(len(value) + 4) + value
     return b"\x2a" + varint(len(summary) + 4) + summary
@@ -125,17 +131,17 @@ def _head(wall_time: float, step: int) -> bytes:
 def version_event(wall_time: float) -> bytes:
     """The first event of a file."""
     head = b"\x09" + struct.pack("<d", wall_time)
-    return head + _bytes(3, b"brain.Event:2") + _bytes(10, _bytes(1, _OURS))
+    return head + delimited(3, b"brain.Event:2") + delimited(10, delimited(1, _OURS))
 
 
 def session_event(wall_time: float, step: int, status: int) -> bytes:
     """A mark of a run's course; with `START`, readers drop what they hold from `step` on."""
-    return _head(wall_time, step) + _bytes(7, _int(1, status) + _bytes(3, _OURS))
+    return _head(wall_time, step) + delimited(7, _int(1, status) + delimited(3, _OURS))
 
 
 def graph_event(wall_time: float, graph_def: bytes) -> bytes:
     """An event that holds a serialized `GraphDef`."""
-    return b"\x09" + struct.pack("<d", wall_time) + _bytes(4, graph_def)
+    return b"\x09" + struct.pack("<d", wall_time) + delimited(4, graph_def)
 
 
 # Reading

@@ -17,7 +17,8 @@ def test_a_callback_is_printed_as_it_was_written(module):
         "BackupAndRestore(backup_dir='backup')",
     ]
 
-    assert [repr(eval(text, vars(module).copy())) for text in written] == written
+    names = {name: getattr(module, name) for name in module.__all__}
+    assert [repr(eval(text, dict(names))) for text in written] == written
 
 
 def test_what_may_be_a_password_is_not_printed():

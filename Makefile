@@ -74,12 +74,13 @@ test-browser: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/browser
 
 test-crash: .venv/.test
-	KERAS_BACKEND=torch $(PYTEST) tests/crash -m "not exhaustive"
+	KERAS_BACKEND=torch $(PYTEST) tests/crash
 
-# Most kills need no framework but the one that forks; a resume is as exact as its framework.
-RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py
+# Most kills need no framework but the one that forks; a resume is as exact as its framework, and so is
+# a copy of what it trains.
+RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py tests/keras
 crash: .venv/.test
-	KERAS_BACKEND=torch $(PYTEST) tests/crash -m exhaustive -s
+	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/store tests/keras -m exhaustive -s
 	KERAS_BACKEND=tensorflow $(PYTEST) $(RESUMED) -m exhaustive -s
 	KERAS_BACKEND=jax $(PYTEST) $(RESUMED) -m exhaustive -s
 

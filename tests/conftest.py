@@ -54,6 +54,13 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_the_tests_before_have_left_is_not_looked_at():
+    """TensorFlow keeps what it has traced: late in a run a collection would take eight seconds."""
+    gc.collect()
+    gc.freeze()
+
+
 # A shell starts background jobs with SIGINT ignored, which Peakhold respects: the tests of Ctrl-C
 # need it as a terminal has it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -12,7 +12,6 @@ import torch
 from peakhold.errors import SaveReplacedError
 from peakhold.store import HostBuffers, Reader, Store, background, draft
 
-ROUNDS = 1000
 
 
 class Held:
@@ -83,12 +82,13 @@ class JaxState:
         assert old.is_deleted() or value == 0
 
 
+@pytest.mark.parametrize("n_rounds", [200, pytest.param(1000, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("kind", [NumPyState, TorchState, JaxState])
-def test_a_snapshot_is_never_torn(tmp_path, kind):
+def test_a_snapshot_is_never_torn(tmp_path, kind, n_rounds):
     state, reader = kind(), Reader(tmp_path)
     torn = 0
     with Store(tmp_path, undo=0) as store:
-        for value in range(1, ROUNDS + 1):
+        for value in range(1, n_rounds + 1):
             state.change(value)
             with Held():
                 pending = store.save(value, state.parts())
@@ -103,7 +103,7 @@ def test_a_snapshot_is_never_torn(tmp_path, kind):
             if value % 50 == 0:
                 for old in store.list():
                     store.delete(old)
-    print(f"{torn} of {ROUNDS} snapshots torn ({kind.__name__})")
+    print(f"{torn} of {n_rounds} snapshots torn ({kind.__name__})")
     assert torn == 0
 
 

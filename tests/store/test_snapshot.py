@@ -13,7 +13,6 @@ from peakhold.errors import SaveReplacedError
 from peakhold.store import HostBuffers, Reader, Store, background, draft
 
 
-
 class Held:
     """Holds the process's writer thread until it is let go."""
 

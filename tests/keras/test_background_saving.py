@@ -505,6 +505,19 @@ def test_a_disk_that_refuses_twice_is_asked_no_more(tmp_path):
     assert callback._saves.refused is None
 
 
+def test_what_a_fit_that_raised_could_not_save_is_not_saved_in_the_next_one(tmp_path):
+    path, recorder = tmp_path / "best.weights.h5", Recorder()
+    path.mkdir()
+    callback = saver(path, monitor="m", mode="min", save_best_only=True)
+    with pytest.warns(SaveWarning, match="once more"), pytest.raises(ZeroDivisionError):
+        fit(model(), [Curve(m=[0.1]), Waits(callback), Raises(1), callback], 3)
+    path.rmdir()
+    fit(model(), [Curve(m=[0.5, 0.6]), recorder, callback], 2)
+
+    assert (callback.best, callback.best_epoch) == (0.5, 0)
+    assert epoch_of(saved_weights(path), recorder) == 0
+
+
 def test_a_failed_save_may_end_training(tmp_path):
     template = str(tmp_path / "w{epoch}.keras")
     os.mkdir(template.format(epoch=1))

@@ -197,6 +197,7 @@ class ModelCheckpoint(CheckpointRanking):
 
     def _reset(self) -> None:
         self.wait()  # a fit that raised may have left some
+        self._saves.give_up()
         super()._reset()
         self._forget_run()
         if not self._loaded:

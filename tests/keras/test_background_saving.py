@@ -507,10 +507,12 @@ def test_a_disk_that_refuses_twice_is_asked_no_more(tmp_path):
 
 def test_what_a_fit_that_raised_could_not_save_is_not_saved_in_the_next_one(tmp_path):
     path, recorder = tmp_path / "best.weights.h5", Recorder()
-    path.mkdir()
     callback = saver(path, monitor="m", mode="min", save_best_only=True)
+    blocks = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: path.mkdir(exist_ok=True)
+    )
     with pytest.warns(SaveWarning, match="once more"), pytest.raises(ZeroDivisionError):
-        fit(model(), [Curve(m=[0.1]), Waits(callback), Raises(1), callback], 3)
+        fit(model(), [Curve(m=[0.1]), blocks, Waits(callback), Raises(1), callback], 3)
     path.rmdir()
     fit(model(), [Curve(m=[0.5, 0.6]), recorder, callback], 2)
 

@@ -1,5 +1,7 @@
 """Small models, scripted metrics, and what a user's own callback would look at."""
 
+import threading
+
 import numpy as np
 
 import keras
@@ -65,3 +67,26 @@ def saved_weights(path, net=None):
         fresh.load_weights(path)
         return fresh.get_weights()
     return keras.models.load_model(path).get_weights()
+
+
+def in_two_threads(work):
+    """Run `work("a")` and `work("b")` in threads; returns what they raised.
+
+    At the same time on PyTorch only: Keras's own global state is not made for that on the others.
+    """
+    errors = []
+
+    def run(name):
+        try:
+            work(name)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+        if keras.backend.backend() != "torch":
+            thread.join()
+    for thread in threads:
+        thread.join()
+    return errors

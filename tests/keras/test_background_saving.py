@@ -19,7 +19,17 @@ import pytest
 import keras
 import peakhold.keras as pk
 from conftest import BACKEND
-from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
+from keras_helpers import (
+    Curve,
+    Recorder,
+    data,
+    epoch_of,
+    fit,
+    in_two_threads,
+    model,
+    same,
+    saved_weights,
+)
 from leftovers import Hold, check_nothing_is_left
 from peakhold.callbacks import checkpoint_save
 from peakhold.errors import SaveError, SaveWarning
@@ -695,23 +705,10 @@ def test_a_copy_has_no_part_in_the_saves(how, tmp_path, hold):
 
 
 def test_fits_in_two_threads_share_the_writer(tmp_path, commits):
-    errors = []
-
     def train(name):
-        try:
-            fit(model(), [saver(tmp_path / f"{name}{{epoch}}.weights.h5", background=True)], 5)
-        except Exception as error:
-            errors.append(error)
+        fit(model(), [saver(tmp_path / f"{name}{{epoch}}.weights.h5", background=True)], 5)
 
-    threads = [threading.Thread(target=train, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-        if BACKEND != "torch":  # Keras's own global state is not made for fits at the same time
-            thread.join()
-    for thread in threads:
-        thread.join()
-
-    assert errors == []
+    assert in_two_threads(train) == []
     for name in "ab":
         mine = [file for file, _ in commits if file.startswith(name)]
         assert mine == [f"{name}{n}.weights.h5" for n in range(1, 6)]

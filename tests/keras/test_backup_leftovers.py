@@ -13,7 +13,7 @@ import pytest
 import keras
 import peakhold.keras as pk
 from conftest import BACKEND
-from keras_helpers import Recorder, epoch_of, fit, model
+from keras_helpers import Recorder, epoch_of, fit, in_two_threads, model
 from leftovers import Hold, check_nothing_is_left, descriptors, locked
 from peakhold.errors import StoreForkedError
 from peakhold.store import background
@@ -122,25 +122,14 @@ def test_a_second_fit_with_the_same_objects_finds_the_place_free(tmp_path, hold)
 
 
 def test_fits_in_two_threads_share_the_writer_and_no_folder(tmp_path):
-    results, errors, both = {}, [], threading.Barrier(2, timeout=60)
+    results, both = {}, threading.Barrier(2, timeout=60)
 
     def train(name):
-        try:
-            backup = pk.BackupAndRestore(tmp_path / name)
-            meet = Hook(1, lambda: BACKEND == "torch" and both.wait())
-            results[name] = fit(model(), [meet, backup], 4).epoch
-        except BaseException as error:
-            errors.append(error)
+        backup = pk.BackupAndRestore(tmp_path / name)
+        meet = Hook(1, lambda: BACKEND == "torch" and both.wait())
+        results[name] = fit(model(), [meet, backup], 4).epoch
 
-    threads = [threading.Thread(target=train, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-        if BACKEND != "torch":  # Keras's own global state is not made for fits at the same time
-            thread.join()
-    for thread in threads:
-        thread.join()
-
-    assert errors == []
+    assert in_two_threads(train) == []
     assert results == {"a": [0, 1, 2, 3], "b": [0, 1, 2, 3]}
     assert os.listdir(tmp_path) == []
 

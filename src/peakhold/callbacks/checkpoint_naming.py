@@ -12,6 +12,7 @@ from peakhold.callbacks.checkpoint_folder import static_folder
 from peakhold.callbacks.monitored import Monitored
 from peakhold.errors import HostError, InvalidArgumentError, SaveError
 from peakhold.host import rate_key, to_number
+from peakhold.store import files
 
 __all__ = ["CheckpointNaming"]
 
@@ -73,10 +74,7 @@ class CheckpointNaming(Monitored):
         folder = os.path.abspath(static_folder(self.filepath))
         try:
             os.makedirs(folder, exist_ok=True)
-            probe = os.path.join(folder, f".{os.getpid()}.peakhold-probe")
-            with open(probe, "xb"):
-                pass
-            os.unlink(probe)
+            files.probe(folder)
         except OSError as error:
             raise SaveError.for_path(
                 folder, error.strerror or str(error), expected="a folder that can be written"

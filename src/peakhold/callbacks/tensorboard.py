@@ -25,6 +25,7 @@ from peakhold.errors import AdviceWarning, HostError, InvalidArgumentError, Save
 from peakhold.gradients import GRADIENT_NORM
 from peakhold.host import rate_key, to_number
 from peakhold.runtime.callback import Participant, no_op
+from peakhold.store import files
 
 if TYPE_CHECKING:  # `import peakhold` loads no NumPy
     from peakhold.tensorboard import Embedding, RunFolders
@@ -184,10 +185,7 @@ class TensorBoard(Participant):
             )
         try:
             os.makedirs(self.log_dir, exist_ok=True)
-            probe = os.path.join(self.log_dir, f".{os.getpid()}.peakhold-probe")
-            with open(probe, "xb"):
-                pass
-            os.unlink(probe)
+            files.probe(self.log_dir)
         except OSError as error:
             raise SaveError.for_path(
                 self.log_dir, error.strerror or str(error), expected="a folder that can be written"

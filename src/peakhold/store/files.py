@@ -50,6 +50,7 @@ __all__ = [
     "flush",
     "keep_aside",
     "make_folder",
+    "probe",
     "sweep",
 ]
 
@@ -73,6 +74,20 @@ class Committed:
 def flush(descriptor: int) -> None:
     """Make a file's content durable (on macOS: down to the platter)."""
     DISK.sync(descriptor)
+
+
+def probe(folder: str) -> None:
+    """Make a file in a folder, and take it away again.
+
+    Its name is its own: two runs of one process may ask at the same time.
+
+    Raises:
+        OSError: If none can be made.
+    """
+    path = os.path.join(folder, f".{os.urandom(4).hex()}.peakhold-probe")
+    with open(path, "xb"):
+        pass
+    os.unlink(path)
 
 
 def checksum(path: str) -> str | None:

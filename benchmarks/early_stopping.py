@@ -38,7 +38,7 @@ import numpy as np
 
 import keras
 import peakhold.keras
-from peakhold.runtime import buffers
+from peakhold.snapshots import part_buffer as buffers
 
 LIBRARIES = {"none": None, "keras": keras.callbacks, "peakhold": peakhold.keras}
 WIDTH, EPOCHS = 2048, 7

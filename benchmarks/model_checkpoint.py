@@ -42,7 +42,8 @@ import numpy as np
 
 import keras
 import peakhold.keras
-from peakhold.store import files, store
+from peakhold import files
+from peakhold.store import store
 
 UNITS, BATCHES, BACKUP = 4096, 6, "backup"
 

@@ -32,7 +32,8 @@ os.environ.setdefault("GLOG_minloglevel", "3")
 
 import numpy as np
 
-from peakhold.store import KeepLast, Reader, Store, background
+from peakhold.files import background
+from peakhold.store import KeepLast, Reader, Store
 
 HERE = Path(__file__).parent
 TENSORS = 150  # a model of 50 layers and Adam's two moments

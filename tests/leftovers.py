@@ -8,8 +8,8 @@ import fcntl
 import os
 import threading
 
-from peakhold.callbacks import checkpoint_save
-from peakhold.store import background
+from peakhold.checkpoint_files import saves as checkpoint_save
+from peakhold.files import background
 
 TEMPORARY = ("peakhold-", ".tmp-")
 """In names of what is not there yet, or not gone yet."""

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
         TensorBoard,
         TerminateOnNaN,
     )
-    from peakhold.host import LoopHost
+    from peakhold.host.loop import LoopHost
 else:
     # Where the names above come from that are not in the catalogue of callbacks.
     _HOMES = {
         "AtEnd": "peakhold._core.policies.save_when",
         "Epochs": "peakhold._core.patience",
         "Every": "peakhold._core.policies.save_when",
-        "LoopHost": "peakhold.host",
+        "LoopHost": "peakhold.host.loop",
         "Relative": "peakhold._core.monitor",
         "Seconds": "peakhold._core.patience",
         "Steps": "peakhold._core.patience",

@@ -32,9 +32,9 @@ from crash.file_kills import (
     small_disk,
     version_of,
 )
+from peakhold import files
 from peakhold.errors import SaveError, SaveWarning
-from peakhold.store import files
-from peakhold.store.scratch import FOLDER as SCRATCH
+from peakhold.files.scratch import FOLDER as SCRATCH
 
 stock = keras.callbacks
 

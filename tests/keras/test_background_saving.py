@@ -31,9 +31,10 @@ from keras_helpers import (
     saved_weights,
 )
 from leftovers import Hold, check_nothing_is_left
-from peakhold.callbacks import checkpoint_save
+from peakhold import files
+from peakhold.checkpoint_files import saves as checkpoint_save
 from peakhold.errors import SaveError, SaveWarning
-from peakhold.store import background, files
+from peakhold.files import background
 
 FORMATS = (".weights.h5", ".keras", ".h5")
 
@@ -540,7 +541,7 @@ def test_a_failed_save_may_end_training(tmp_path):
 def test_what_only_the_writer_cannot_do_is_done_directly_from_then_on(
     tmp_path, commits, monkeypatch
 ):
-    from peakhold.keras.planned_file import PlannedKerasFile
+    from peakhold.keras.files.planned_file import PlannedKerasFile
 
     def fails(self, file, held):
         raise KeyError("not written")
@@ -625,7 +626,7 @@ def test_the_end_of_the_process_waits_for_the_file(tmp_path):
         import keras
         import peakhold.keras as pk
         from keras_helpers import fit, model
-        from peakhold.store import background
+        from peakhold.files import background
         import threading
 
         class Raises(keras.callbacks.Callback):

@@ -16,7 +16,7 @@ from conftest import BACKEND
 from keras_helpers import Recorder, epoch_of, fit, in_two_threads, model
 from leftovers import Hold, check_nothing_is_left, descriptors, locked
 from peakhold.errors import StoreForkedError
-from peakhold.store import background
+from peakhold.files import background
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # JAX; it is the point
 

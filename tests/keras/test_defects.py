@@ -23,7 +23,7 @@ import peakhold.keras as ours
 from conftest import BACKEND
 from event_reader import opened, steps
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
-from peakhold.store import background
+from peakhold.files import background
 
 stock = keras.callbacks
 needs_pool = pytest.mark.skipif(

@@ -12,7 +12,8 @@ import pytest
 
 import keras
 from conftest import BACKEND
-from peakhold import demo, demo_data
+from peakhold.demo import data as demo_data
+from peakhold.demo import run as demo
 
 ENVIRONMENT = {**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONUNBUFFERED": "1"}
 COMMAND = [sys.executable, "-m", "peakhold.demo"]

@@ -17,8 +17,9 @@ import pytest
 
 import keras
 from keras import layers
-from peakhold.keras import file_plan, saving
-from peakhold.keras.file_plan import CannotPlanError, plan
+from peakhold.keras.files import plan as file_plan
+from peakhold.keras.files import saving
+from peakhold.keras.files.plan import CannotPlanError, plan
 
 SUFFIXES = (".keras", ".weights.h5", ".h5")  # `.h5` last: Keras's own changes the model (see below)
 BACKEND = keras.backend.backend()

@@ -12,10 +12,10 @@ import pytest
 import keras
 import peakhold.keras as pk
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same
-from peakhold.keras.host import KerasHost
-from peakhold.runtime import buffers
-from peakhold.runtime import pool as pools
-from peakhold.runtime.pool import SnapshotPool
+from peakhold.keras.host.keras_host import KerasHost
+from peakhold.snapshots import part_buffer as buffers
+from peakhold.snapshots import pool as pools
+from peakhold.snapshots.pool import SnapshotPool
 
 
 def rich_model(dtype="float32"):

@@ -17,7 +17,7 @@ import keras
 import peakhold
 import peakhold.keras as ours
 from keras_helpers import Curve, Recorder, data, fit, model, same, saved_weights
-from peakhold.callbacks import remote_sender
+from peakhold.alerts import remote_sender
 from peakhold.errors import InvalidArgumentError, PeakholdWarning, RemoteWarning
 from peakhold.keras import (
     BackupAndRestore,

@@ -10,9 +10,10 @@ import torch
 import peakhold
 from event_reader import array, opened, series, tags
 from fake_slack import FakeSlack
-from peakhold import loop_gradients
 from peakhold.errors import AdviceWarning, HostError, NonFiniteGradientError
-from peakhold.host import LoopHost, host_for
+from peakhold.host import loop_gradients
+from peakhold.host.finding import host_for
+from peakhold.host.loop import LoopHost
 
 N_BATCHES, BAD = 6, 3
 

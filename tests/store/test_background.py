@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from peakhold.errors import SaveError
-from peakhold.store import Store, background
+from peakhold.files import background
+from peakhold.store import Store
 
 
 def test_jobs_run_in_order_in_one_thread():

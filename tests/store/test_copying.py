@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from peakhold.store import copying
-from peakhold.store.copying import copy_arrays
+from peakhold.snapshots import copying
+from peakhold.snapshots.copying import copy_arrays
 
 
 def pairs_of(sources):

@@ -8,10 +8,10 @@ import shutil
 
 import pytest
 
+from peakhold import files
 from peakhold._core.monitor import Criterion, Direction
-from peakhold.callbacks.checkpoint_folder import CheckpointFolder
-from peakhold.store import files
-from peakhold.store.sidecar import Entry, Sidecar
+from peakhold.checkpoint_files.folder import CheckpointFolder
+from peakhold.files.sidecar import Entry, Sidecar
 from peakhold.testing import FailingDisk, WatchedDisk
 from store.test_files import hidden, killed
 
@@ -190,7 +190,7 @@ def test_unread_files_are_not_read_at_each_save(tmp_path, monkeypatch):
     run = Saver(tmp_path)
     run.save(*range(5))
     read = []
-    monkeypatch.setattr(files, "checksum", read.append)
+    monkeypatch.setattr(files, "hash_file", read.append)
     done = run.retain(keep_last=2)
 
     assert (len(done.deleted), read) == (3, [])

@@ -13,10 +13,10 @@ import zipfile
 import pytest
 import xxhash
 
-from peakhold.store import files
-from peakhold.store.disk import Disk
-from peakhold.store.file_deletion import delete
-from peakhold.store.path_disk import PathDisk
+from peakhold import files
+from peakhold.disk.disk import Disk
+from peakhold.disk.path_disk import PathDisk
+from peakhold.files.deletion import delete
 from peakhold.testing import FailingDisk, WatchedDisk
 from store.test_power import DISKS, Node, Platter, Recorder
 
@@ -387,7 +387,7 @@ def test_the_checksum_is_that_of_the_file(tmp_path, write, disk):
     assert (done.size, done.checksum) == (len(data), xxhash.xxh3_128_hexdigest(data))
     assert done.mtime_ns == path.stat().st_mtime_ns
     assert seen == [done]
-    assert files.checksum(str(path)) == done.checksum
+    assert files.hash_file(str(path)) == done.checksum
     assert os.listdir(path.parent) == [path.name]
 
 

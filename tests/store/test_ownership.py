@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from peakhold.errors import StoreForkedError, StoreOwnedError
-from peakhold.store import KeepLast, Reader, Store, background
+from peakhold.files import background
+from peakhold.store import KeepLast, Reader, Store
 from store_contention import contention, in_child, status_of
 from store_support import quietly, state, survey
 

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from peakhold.store import files
-from peakhold.store.path_disk import PathDisk
-from peakhold.store.scratch import FOLDER, scratch_folder
+from peakhold import files
+from peakhold.disk.path_disk import PathDisk
+from peakhold.files.scratch import FOLDER, scratch_folder
 from peakhold.testing import FailingDisk, WatchedDisk
 
 USERS = (

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from peakhold.errors import SaveReplacedError
-from peakhold.store import HostBuffers, Reader, Store, background, draft
+from peakhold.files import background
+from peakhold.store import HostBuffers, Reader, Store, draft
 
 
 class Held:

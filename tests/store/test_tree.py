@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peakhold.errors import InvalidArgumentError
-from peakhold.store.tree import TreeError, flatten, parse_json, to_json, unflatten
+from peakhold.snapshots.tree import TreeError, flatten, parse_json, to_json, unflatten
 
 
 def round_trip(tree):

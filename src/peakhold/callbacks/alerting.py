@@ -28,7 +28,6 @@ from peakhold.alerts.message import Standing, compose
 from peakhold.alerts.outbox import Outbox
 from peakhold.alerts.outcome import Sender
 from peakhold.alerts.secret import Secret
-from peakhold.callbacks.monitored import Monitored
 from peakhold.errors import (
     AdviceWarning,
     AlertWarning,
@@ -36,8 +35,9 @@ from peakhold.errors import (
     InvalidArgumentError,
     MonitorWarning,
 )
-from peakhold.gradients import GRADIENT_NORM
-from peakhold.host import rate_key, to_number
+from peakhold.host.contract import rate_key, to_number
+from peakhold.host.gradients import GRADIENT_NORM
+from peakhold.runtime.monitored import Monitored
 from peakhold.runtime.summary import why
 
 __all__ = ["Alerting"]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from peakhold._core.arguments import check_count, check_number, check_text
 from peakhold._core.observation import is_finite
+from peakhold.backup import callback_states
 from peakhold.errors import (
     BackupMismatchError,
     CheckpointDamagedError,
@@ -30,15 +31,14 @@ from peakhold.errors import (
     PeakholdError,
     SaveWarning,
 )
-from peakhold.host import OPTIMIZER, WEIGHTS, to_number
-from peakhold.resumption import Passed, Resumption
-from peakhold.runtime import callback_states
+from peakhold.host.contract import OPTIMIZER, WEIGHTS, to_number
+from peakhold.host.resume import Passed, Resumption
 from peakhold.runtime.callback import Participant, no_op
-from peakhold.runtime.pool import Held
 from peakhold.runtime.random_state import random_state, set_random_state
+from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
-    from peakhold.callbacks.backup_folder import BackupFolder, Place
+    from peakhold.backup.folder import BackupFolder, Place
 
 __all__ = ["BackupAndRestore"]
 
@@ -150,7 +150,7 @@ class BackupAndRestore(Participant):
 
     def _resume(self) -> None:
         # Here, for it loads NumPy: importing Peakhold does not.
-        from peakhold.callbacks.backup_folder import BackupFolder
+        from peakhold.backup.folder import BackupFolder
 
         if self._run is not None:  # of a fit that raised
             self._run.folder.close()

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from peakhold.errors import InvalidArgumentError
-from peakhold.host import Host, host_for, to_number
+from peakhold.host.contract import Host, to_number
+from peakhold.host.finding import host_for
 from peakhold.runtime.callback import Callback, Participant, is_no_op
 
 __all__ = ["CallbackList"]

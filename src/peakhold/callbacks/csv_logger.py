@@ -21,12 +21,12 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+from peakhold import files
 from peakhold._core.arguments import check_text
 from peakhold.advice import Facts
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
-from peakhold.host import rate_key, to_number
+from peakhold.host.contract import rate_key, to_number
 from peakhold.runtime.callback import Participant
-from peakhold.store import files
 
 __all__ = ["CSVLogger"]
 

@@ -20,17 +20,17 @@ from peakhold._core.policies.early_stopping import (
     SeveralPolicy,
 )
 from peakhold.advice import Facts, Stopper
-from peakhold.callbacks.checkpoint_arguments import check_budget
-from peakhold.callbacks.monitored import Monitored, OneOfSeveral, View
-from peakhold.callbacks.several_metrics import one_for_each, row, table
-from peakhold.callbacks.training_clock import TrainingClock
+from peakhold.checkpoint_files.arguments import check_budget
 from peakhold.errors import HostError, InvalidArgumentError
-from peakhold.host import OPTIMIZER, WEIGHTS
-from peakhold.runtime.pool import Held
+from peakhold.host.contract import OPTIMIZER, WEIGHTS
+from peakhold.runtime.monitored import Monitored, OneOfSeveral, View
+from peakhold.runtime.several_metrics import one_for_each, row, table
 from peakhold.runtime.summary import Best
+from peakhold.runtime.training_clock import TrainingClock
+from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
-    from peakhold.callbacks.spilled import Spill, Spilled
+    from peakhold.runtime.spilled import Spill, Spilled
 
 __all__ = ["EarlyStopping"]
 
@@ -253,7 +253,7 @@ class EarlyStopping(Monitored):
         return dict.fromkeys(parts, 2)
 
     def _use_disk(self) -> None:
-        from peakhold.callbacks.spilled import Spill
+        from peakhold.runtime.spilled import Spill
 
         self._spill = Spill()
         if not self.session.quiet:

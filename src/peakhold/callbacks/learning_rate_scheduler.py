@@ -10,7 +10,7 @@ from typing import Any
 from peakhold._core.arguments import check_verbose
 from peakhold.advice import Facts, Schedule
 from peakhold.errors import InvalidArgumentError
-from peakhold.host import CURVES_WITH_AN_END, rate_key, to_number
+from peakhold.host.contract import CURVES_WITH_AN_END, rate_key, to_number
 from peakhold.runtime.callback import Participant
 
 __all__ = ["LearningRateScheduler"]

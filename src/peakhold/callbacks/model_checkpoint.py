@@ -29,15 +29,15 @@ from peakhold._core.policies.save_when import (
     trigger_of,
 )
 from peakhold.advice import Checkpoint, Facts
-from peakhold.callbacks import checkpoint_arguments as arguments
-from peakhold.callbacks.checkpoint_ranking import CheckpointRanking
-from peakhold.callbacks.checkpoint_save import wait_for_saves_to
+from peakhold.checkpoint_files import arguments
+from peakhold.checkpoint_files.ranking import CheckpointRanking
+from peakhold.checkpoint_files.saves import wait_for_saves_to
 from peakhold.errors import (
     HostError,
     InvalidArgumentError,
     SaveWarning,
 )
-from peakhold.host import to_number
+from peakhold.host.contract import to_number
 from peakhold.runtime.callback import no_op
 from peakhold.runtime.summary import Best
 

@@ -13,10 +13,10 @@ from peakhold._core.observation import Observation
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
 from peakhold.advice import Facts, Plateau
-from peakhold.callbacks.monitored import Monitored, View
-from peakhold.callbacks.training_clock import TrainingClock
 from peakhold.errors import AdviceWarning
-from peakhold.host import rate_key
+from peakhold.host.contract import rate_key
+from peakhold.runtime.monitored import Monitored, View
+from peakhold.runtime.training_clock import TrainingClock
 
 __all__ = ["ReduceLROnPlateau"]
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from peakhold._core.arguments import check_number, check_text
 from peakhold.errors import InvalidArgumentError, RemoteWarning
-from peakhold.host import to_number
+from peakhold.host.contract import to_number
 from peakhold.runtime.callback import Participant
 
 if TYPE_CHECKING:
     import urllib.request
 
-    from peakhold.callbacks.remote_sender import Sender
+    from peakhold.alerts.remote_sender import Sender
 
 __all__ = ["RemoteMonitor"]
 
@@ -92,7 +92,7 @@ class RemoteMonitor(Participant):
         self._sender, self._told = None, False
 
     def _record(self, epoch: int, logs: dict[str, Any]) -> None:
-        from peakhold.callbacks.remote_sender import Sender, post  # loads sockets and TLS
+        from peakhold.alerts.remote_sender import Sender, post  # loads sockets and TLS
 
         request = self._request(epoch, logs)
         if not self.session.driven:

@@ -19,13 +19,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from peakhold import files
 from peakhold._core.arguments import check_count, check_text
 from peakhold.advice import Facts
 from peakhold.errors import AdviceWarning, HostError, InvalidArgumentError, SaveError, SaveWarning
-from peakhold.gradients import GRADIENT_NORM
-from peakhold.host import rate_key, to_number
+from peakhold.host.contract import rate_key, to_number
+from peakhold.host.gradients import GRADIENT_NORM
 from peakhold.runtime.callback import Participant, no_op
-from peakhold.store import files
 
 if TYPE_CHECKING:  # `import peakhold` loads no NumPy
     from peakhold.tensorboard import Embedding, RunFolders
@@ -335,7 +335,7 @@ class TensorBoard(Participant):
     def _record_weights(self, folders: RunFolders, epoch: int) -> None:
         import numpy as np
 
-        from peakhold.callbacks.weight_images import as_images
+        from peakhold.tensorboard.weight_images import as_images
 
         writer = folders.of(TRAIN)
         for path, values in self.host.named_weights():

@@ -8,7 +8,7 @@ from typing import Any
 from peakhold._core.decisions import Continue, Stop
 from peakhold._core.policies.nan_guard import NaNGuard
 from peakhold.errors import NonFiniteGradientError, NonFiniteLossError
-from peakhold.host import to_number
+from peakhold.host.contract import to_number
 from peakhold.runtime.callback import Participant
 
 __all__ = ["TerminateOnNaN"]

@@ -12,10 +12,10 @@ from keras.callbacks import ProgbarLogger
 
 import keras
 from peakhold._core.monitor import Direction
-from peakhold.host import LoopHost
-from peakhold.keras import saving
-from peakhold.keras.fit_frame import calling_list
-from peakhold.keras.host import host_for
+from peakhold.host.loop import LoopHost
+from peakhold.keras.files import saving
+from peakhold.keras.fit.frame import calling_list
+from peakhold.keras.host.keras_host import host_for
 from peakhold.runtime import callback as neutral
 
 __all__ = ["KerasCallback"]

@@ -20,7 +20,7 @@ import numpy as np
 import keras
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
-from peakhold.keras.host import unshare
+from peakhold.keras.host.keras_host import unshare
 from peakhold.runtime.callback import Participant
 
 __all__ = ["SwapEMAWeights"]

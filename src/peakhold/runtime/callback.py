@@ -21,13 +21,14 @@ from peakhold._core.monitor import Direction
 from peakhold._core.observation import Event
 from peakhold.advice import Facts
 from peakhold.errors import InvalidArgumentError, NeutralCallbackError
-from peakhold.host import Host, host_for
+from peakhold.host.contract import Host
+from peakhold.host.finding import host_for
 from peakhold.runtime.describe import describe
 from peakhold.runtime.summary import Best
 
 if TYPE_CHECKING:
-    from peakhold.runtime.pool import Held
     from peakhold.runtime.session import Session
+    from peakhold.snapshots.pool import Held
 
 __all__ = ["Callback", "Participant", "is_no_op", "no_op"]
 

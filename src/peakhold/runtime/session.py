@@ -25,13 +25,13 @@ from typing import Any, final
 from peakhold._core.observation import Event
 from peakhold.advice import Facts, Schedule, give
 from peakhold.errors import AdviceWarning, HostError
-from peakhold.host import Host
+from peakhold.host.contract import Host
 from peakhold.runtime.callback import Participant
 from peakhold.runtime.interrupt import Interrupt
-from peakhold.runtime.pool import SnapshotPool
 from peakhold.runtime.segments import is_strange, reports_end, segments_of
 from peakhold.runtime.summary import Ending, summarize
 from peakhold.runtime.termination import Termination
+from peakhold.snapshots.pool import SnapshotPool
 
 __all__ = ["Session", "run_ahead", "session_of"]
 
@@ -473,7 +473,7 @@ def _depth_of_user() -> int:
     depth, frame = 1, sys._getframe(1)
     while frame.f_back is not None:
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("peakhold.", "keras.")) or name == "peakhold.demo":
+        if not name.startswith(("peakhold.", "keras.")) or name.startswith("peakhold.demo"):
             break
         depth, frame = depth + 1, frame.f_back
     return depth

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peakhold._core.policies.keep import KeepAny, KeepBest, KeepEvery, KeepLast, KeepPolicy
-    from peakhold.store.arrays import RawTensor
-    from peakhold.store.background import Task, drain, submit
-    from peakhold.store.disk import Disk
+    from peakhold.disk.disk import Disk
+    from peakhold.files.background import Task, drain, submit
+    from peakhold.snapshots.arrays import RawTensor
+    from peakhold.snapshots.host_buffers import HostBuffers, Snapshot, draft
     from peakhold.store.entry import Checkpoint, Entry, Finding
     from peakhold.store.reader import Reader
     from peakhold.store.saving import Pending, StoreStats
-    from peakhold.store.snapshot import HostBuffers, Snapshot, draft
     from peakhold.store.store import Store
 
 __all__ = [
@@ -54,13 +54,13 @@ _HOMES = {
         "KeepLast",
         "KeepPolicy",
     ),
-    "peakhold.store.arrays": ("RawTensor",),
-    "peakhold.store.background": (
+    "peakhold.snapshots.arrays": ("RawTensor",),
+    "peakhold.files.background": (
         "Task",
         "drain",
         "submit",
     ),
-    "peakhold.store.disk": ("Disk",),
+    "peakhold.disk.disk": ("Disk",),
     "peakhold.store.entry": (
         "Checkpoint",
         "Entry",
@@ -71,7 +71,7 @@ _HOMES = {
         "Pending",
         "StoreStats",
     ),
-    "peakhold.store.snapshot": (
+    "peakhold.snapshots.host_buffers": (
         "HostBuffers",
         "Snapshot",
         "draft",

@@ -28,14 +28,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, final
 
+from peakhold.disk.disk import Disk
 from peakhold.errors import DiskFullError, SaveError
+from peakhold.files.checksum import checksum_of
+from peakhold.snapshots.host_buffers import Snapshot
+from peakhold.snapshots.tree import to_json
 from peakhold.store import manifest as manifests
-from peakhold.store.checksum import checksum_of
-from peakhold.store.disk import Disk
 from peakhold.store.manifest import MAX_JSON_BYTES, FileRecord, Manifest, TensorRecord
-from peakhold.store.snapshot import Snapshot
 from peakhold.store.tensor_file import write_all, write_tensors
-from peakhold.store.tree import to_json
 
 __all__ = ["MARGIN_BYTES", "TMP_PREFIX", "Label", "check_room", "commit", "remove_tree"]
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, final
 
-from peakhold.store.checksum import checksum_of
-from peakhold.store.tree import TreeError, parse_json
+from peakhold.files.checksum import checksum_of
+from peakhold.snapshots.tree import TreeError, parse_json
 
 __all__ = [
     "FILE_NAME",

@@ -18,15 +18,15 @@ from typing import Any, Final, final
 
 import numpy as np
 
+from peakhold.disk.disk import Disk
 from peakhold.errors import CheckpointDamagedError, InvalidArgumentError
+from peakhold.files.checksum import checksum_of
+from peakhold.snapshots.arrays import Array, RawTensor
+from peakhold.snapshots.tree import TreeError, parse_json, unflatten
 from peakhold.store import manifest as manifests
-from peakhold.store.arrays import Array, RawTensor
-from peakhold.store.checksum import checksum_of
-from peakhold.store.disk import Disk
 from peakhold.store.entry import Entry
 from peakhold.store.manifest import FileRecord, Manifest, ManifestError, TensorRecord
 from peakhold.store.tensor_file import TensorFile, check_tiling, open_regular, read_exactly
-from peakhold.store.tree import TreeError, parse_json, unflatten
 
 __all__ = ["GoneError", "OpenCheckpoint", "open_checkpoint"]
 

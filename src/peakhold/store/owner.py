@@ -21,10 +21,10 @@ from typing import Any, Final, final
 
 import numpy as np
 
+from peakhold.disk.disk import Disk
 from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
-from peakhold.store.disk import Disk
+from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.tensor_file import read_exactly, write_all
-from peakhold.store.tree import TreeError, parse_json
 
 __all__ = ["LOCK_NAME", "Ownership"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
 from peakhold._core.policies.keep import KeepBest
+from peakhold.disk.disk import Disk
 from peakhold.errors import (
     CheckpointDamagedError,
     CheckpointDamagedWarning,
@@ -20,9 +21,8 @@ from peakhold.errors import (
     InvalidArgumentError,
     PartMissingError,
 )
+from peakhold.snapshots.arrays import Array, RawTensor
 from peakhold.store import manifest as manifests
-from peakhold.store.arrays import Array, RawTensor
-from peakhold.store.disk import Disk
 from peakhold.store.entry import Checkpoint, Entry, Finding
 from peakhold.store.opened import GoneError, OpenCheckpoint, open_checkpoint
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from peakhold.errors import InvalidArgumentError, SaveReplacedError
-from peakhold.store import background
+from peakhold.files import background
+from peakhold.snapshots.host_buffers import HostBuffers, PartDraft, draft
 from peakhold.store.entry import Entry
 from peakhold.store.manifest import is_plain_name
-from peakhold.store.snapshot import HostBuffers, PartDraft, draft
 
 __all__ = ["Pending", "Request", "Slot", "StoreStats", "check_parts"]
 

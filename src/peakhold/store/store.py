@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, final
 
 from peakhold._core.policies.keep import KeepPolicy
 from peakhold._core.policies.keep import keep as commits_to_keep
+from peakhold.disk.disk import Disk
 from peakhold.errors import (
     CheckpointDamagedError,
     CheckpointNotFoundError,
@@ -37,17 +38,16 @@ from peakhold.errors import (
     SaveWarning,
     StoreClosedError,
 )
-from peakhold.store import background
+from peakhold.files import background
+from peakhold.snapshots.arrays import Array, RawTensor
+from peakhold.snapshots.host_buffers import Layout, PartDraft, Snapshot
 from peakhold.store import manifest as manifests
-from peakhold.store.arrays import Array, RawTensor
 from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, commit, remove_tree
-from peakhold.store.disk import Disk
 from peakhold.store.entry import Checkpoint, Entry, Finding
 from peakhold.store.opened import open_checkpoint
 from peakhold.store.owner import Ownership, make_root
 from peakhold.store.reader import Reader, Which
 from peakhold.store.saving import Pending, Request, Slot, StoreStats, check_parts
-from peakhold.store.snapshot import Layout, PartDraft, Snapshot
 from peakhold.store.trash import Trash
 
 __all__ = ["Store"]

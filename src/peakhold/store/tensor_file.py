@@ -20,13 +20,13 @@ from typing import Any, Final, cast, final
 
 import numpy as np
 
+from peakhold.disk.disk import Disk
 from peakhold.errors import CheckpointDamagedError
-from peakhold.store.arrays import Array, RawTensor, build, byte_count
-from peakhold.store.checksum import Checksum, checksum_of
-from peakhold.store.disk import Disk
+from peakhold.files.checksum import Checksum, checksum_of
+from peakhold.snapshots.arrays import Array, RawTensor, build, byte_count
+from peakhold.snapshots.host_buffers import Snapshot, TensorSpec
+from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.manifest import FileRecord, TensorRecord
-from peakhold.store.snapshot import Snapshot, TensorSpec
-from peakhold.store.tree import TreeError, parse_json
 
 __all__ = ["TensorFile", "open_regular", "read_exactly", "write_all", "write_tensors"]
 

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, final
 
+from peakhold.disk.disk import Disk
 from peakhold.errors import CheckpointDamagedError
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import remove_tree
-from peakhold.store.disk import Disk
 from peakhold.store.entry import Entry
 from peakhold.store.opened import GoneError, open_checkpoint
 

@@ -15,7 +15,7 @@ from typing import Any, final
 
 import numpy as np
 
-from peakhold.store import files
+from peakhold import files
 
 __all__ = ["Embedding", "write_projector"]
 

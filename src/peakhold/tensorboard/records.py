@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, Protocol, final
 
-from peakhold.store import files
+from peakhold import files
 from peakhold.tensorboard import crc32c, proto
 
 __all__ = ["EventFile", "Sink", "event_files", "newest_second", "read_records"]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from peakhold.store.disk import Disk
+from peakhold.disk.disk import Disk
 
 __all__ = ["CALLS", "FailingDisk", "WatchedDisk"]
 

@@ -1,0 +1,1 @@
+"""What `BackupAndRestore` is made of."""

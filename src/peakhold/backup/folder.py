@@ -1,0 +1,233 @@
+"""The folder of one `BackupAndRestore`, for the time of one run.
+
+Rules of this file:
+
+1. The two newest backups stay, and what they refer to. Each has everything that a resume needs.
+2. One that was not written well is not referred to.
+3. Only what is ours is ever deleted; a folder that still holds something else stays.
+4. A fit that raised cannot close its folder. The next one in the same thread may take it over: two
+   fits cannot run in one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, final
+
+from peakhold._core.policies.keep_backups import REFERS, KeepBackups
+from peakhold.errors import (
+    CheckpointNotFoundError,
+    SaveError,
+    SaveWarning,
+    StoreError,
+    StoreOwnedError,
+)
+from peakhold.snapshots.pool import Held
+from peakhold.store import Checkpoint, Pending, Store, drain, submit
+from peakhold.store import manifest as manifests
+from peakhold.store.commit import TMP_PREFIX
+from peakhold.store.owner import LOCK_NAME
+from peakhold.store.trash import TRASH_NAME
+
+__all__ = ["BackupFolder", "Place"]
+
+Place = tuple[int, str]
+"""Step and part of a backup."""
+
+_open: weakref.WeakValueDictionary[str, BackupFolder] = weakref.WeakValueDictionary()
+
+
+@final
+class BackupFolder:
+    """The backups of one run.
+
+    Args:
+        path: The folder.
+        owns_frame: Whether a frame is the loop of the run that this is for.
+
+    Raises:
+        StoreOwnedError: If a run that is still going on, here or elsewhere, writes backups there.
+        SaveError: If the folder cannot be made or written.
+    """
+
+    def __init__(self, path: str, owns_frame: Callable[[FrameType], bool]) -> None:
+        self.path = os.path.realpath(path)
+        self._owns_frame = owns_frame
+        self._thread = threading.get_ident()
+        self._pending: Pending | None = None
+        self._failed: set[int] = set()
+        earlier = _open.get(self.path)
+        if earlier is not None and not earlier._runs():
+            earlier.close()
+        self._store = _opened(self.path)
+        _open[self.path] = self
+        self.last_step = max((entry.step for entry in self._store.list()), default=-1)
+        self._closed = False
+
+    def _runs(self) -> bool:
+        """Whether the run that this is for is going on, in another thread."""
+        if self._closed or self._thread == threading.get_ident():
+            return False
+        frame = sys._current_frames().get(self._thread)
+        while frame is not None:
+            if self._owns_frame(frame):
+                return True
+            frame = frame.f_back
+        return False
+
+    # Reading
+
+    def newest(self) -> Checkpoint | None:
+        """The newest good backup, or None if there is none at all.
+
+        Raises:
+            CheckpointDamagedError: If all there are are damaged.
+        """
+        try:
+            return self._store.load("latest")
+        except CheckpointNotFoundError:
+            return None
+
+    def part(self, place: Place) -> Any:
+        """One part of a backup that the newest refers to."""
+        return self._store.load(place[0], [place[1]])[place[1]]
+
+    # Writing
+
+    def save(
+        self,
+        parts: Mapping[str, Any],
+        held: list[Held],
+        *,
+        epoch: int,
+        refers_to: list[int],
+        reason: str,
+    ) -> None:
+        """Begin to write a backup from memory that `held` keeps from being changed.
+
+        Args:
+            parts: What to write; must not change before it is written.
+            held: Released when it is written.
+            epoch: 0-based index of the epoch to go on with.
+            refers_to: Steps of earlier backups that this one needs.
+            reason: Why, for people.
+        """
+        step = self.next_step()
+        earlier = sorted({other for other in refers_to if other != step})
+        try:
+            self._pending = self._store.save(
+                step,
+                parts,
+                epoch=epoch,
+                metrics={f"{REFERS}{i}": float(other) for i, other in enumerate(earlier)},
+                reason=reason,
+                immutable=True,
+            )
+        finally:
+            self.last_step = step
+            # The writer does one job after the other: when this one runs, the files are written.
+            submit(partial(_release, held))
+
+    def next_step(self) -> int:
+        """The step of the next backup."""
+        return self.last_step + 1
+
+    def has(self, step: int) -> bool:
+        """Whether a backup of this run, or of the one before, was written well; waits for it."""
+        self.wait()
+        return step not in self._failed
+
+    def wait(self, deadline: float | None = None) -> bool:
+        """Wait until what was begun is durable, or until the deadline (`time.monotonic()`)."""
+        pending = self._pending
+        if pending is None:
+            return True
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        done = pending.task.wait(left)
+        if done and pending.failure is not None:
+            self._failed.add(pending.step)
+        return done
+
+    # The end
+
+    def close(self) -> None:
+        """Wait for the last backup, and let the folder go."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._store.close()
+        except SaveError as error:
+            warnings.warn(f"the last backup failed: {error}", SaveWarning, stacklevel=2)
+
+    def remove(self, others: tuple[str, ...] = ()) -> None:
+        """Delete all backups, and the folder if nothing else is in it.
+
+        Args:
+            others: Further files that were a backup.
+        """
+        with contextlib.suppress(SaveError):
+            self._store.wait()
+        try:
+            # The newest first: as long as one is there, all that it refers to is.
+            for name in sorted(self._names(), reverse=True):
+                self._store.delete(name)
+        except (OSError, StoreError) as error:  # training has ended well all the same
+            warnings.warn(
+                f"the backup in {self.path!r} could not be deleted: {error}",
+                SaveWarning,
+                stacklevel=2,
+            )
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(self.path, TRASH_NAME))
+        for path in (*others, os.path.join(self.path, LOCK_NAME)):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        self.close()
+        with contextlib.suppress(OSError):  # something else is in it
+            os.rmdir(self.path)
+
+    def _names(self) -> list[str]:
+        """Folders of backups, damaged ones, too."""
+        return [
+            name
+            for name in os.listdir(self.path)
+            if manifests.parse_folder_name(name) and not name.startswith(TMP_PREFIX)
+        ]
+
+    # For people, and for Keras's own tests
+
+    def file(self, which: int, name: str) -> str:
+        """Path of a file of the newest (0) or the one before (1), as far as there is one."""
+        self.wait()
+        entries = self._store.list()[::-1] if not self._closed else []
+        folder = entries[which].path if which < len(entries) else Path(self.path, "step-00000000")
+        return str(folder / name)
+
+
+def _release(held: list[Held]) -> None:
+    for one in held:
+        one.release()
+
+
+def _opened(path: str) -> Store:
+    keep = KeepBackups(2)
+    with contextlib.suppress(StoreOwnedError):
+        return Store(path, keep=keep, undo=0)
+    # A fit that raised and that nobody holds any more lets the folder go with its last save.
+    drain()
+    try:
+        return Store(path, keep=keep, undo=0)
+    except StoreOwnedError as error:
+        error.add_note("Each fit that runs at a time needs a backup_dir of its own.")
+        raise

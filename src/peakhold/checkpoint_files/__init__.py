@@ -1,0 +1,1 @@
+"""What `ModelCheckpoint` is made of."""

@@ -1,0 +1,1 @@
+"""The demo: real data, the whole stack, its own claims asserted."""

@@ -1,0 +1,349 @@
+"""One file, committed whole: the old one or the new one is there, never neither, never half.
+
+    create  .best.keras.3f2a1b07.peakhold-tmp     locked while it is written
+    write   …                                     hashed on the way
+    fsync
+            before_rename                         the sidecar's entry, durable
+    link    best.keras → .best.keras.3f2a1b07.peakhold-old
+    rename  .best.keras.3f2a1b07.peakhold-tmp → best.keras
+    fsync   the folder                            through a descriptor opened long before
+                                                  ← only now is it committed
+    unlink  .best.keras.3f2a1b07.peakhold-old
+
+Rules of this file, the same as those of a checkpoint folder (`commit.py`), through the same `Disk`:
+
+1. Everything is written under a hidden name *in the same folder* (a rename across file systems is a
+   copy), flushed, renamed over the final name, and then the folder is flushed: without that a power
+   cut can take the rename back.
+2. A flush that fails is a save that failed. Nothing is retried on the same file: after a failed
+   `fsync` the kernel may have dropped the pages and report success the next time. If only the
+   folder's flush fails, the rename is taken back, which is what the second link to the old file is
+   for. Whether a rename was done is seen on the disk, not remembered.
+3. What is hidden carries the kernel's lock while its writer lives. Whoever finds it without a lock
+   knows that the writer is dead, on this host or another, and may sweep it. A link to an old file
+   whose own name is gone (renames are not atomic everywhere) is given its name back.
+4. A symbolic link under the final name is followed, as `open(path, "wb")` would: the link stays.
+
+What still fails: a file system that lies about `fsync`; Windows, where a folder cannot be flushed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast, final
+
+from peakhold.disk.disk import Disk
+from peakhold.disk.path_disk import PathDisk
+from peakhold.files.open_files import DISK, HIDDEN, NEW, OLD, Held, hidden_name, holding, is_regular
+from peakhold.files.scratch import SCRATCH, sweep_scratch
+from peakhold.files.written_file import WrittenFile, hash_of
+
+__all__ = [
+    "Committed",
+    "commit",
+    "flush",
+    "hash_file",
+    "keep_aside",
+    "make_folder",
+    "probe",
+    "sweep",
+]
+
+_CHUNK = 1 << 22  # copying in pieces of 4 MiB
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What is known of a file at the moment of its commit."""
+
+    path: str
+    size: int
+    """Bytes."""
+    checksum: str
+    """xxh3-128 of the content, in hexadecimal."""
+    mtime_ns: int
+    """When it was last changed, in nanoseconds, as `os.stat` tells it."""
+
+
+def flush(descriptor: int) -> None:
+    """Make a file's content durable (on macOS: down to the platter)."""
+    DISK.sync(descriptor)
+
+
+def probe(folder: str) -> None:
+    """Make a file in a folder, and take it away again.
+
+    Its name is its own: two runs of one process may ask at the same time.
+
+    Raises:
+        OSError: If none can be made.
+    """
+    path = os.path.join(folder, f".{os.urandom(4).hex()}.peakhold-probe")
+    with open(path, "xb"):
+        pass
+    os.unlink(path)
+
+
+def hash_file(path: str) -> str | None:
+    """xxh3-128 of a file's content in hexadecimal; None if there is no such regular file."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return hash_of(DISK, file.fileno())[1]
+    except FileNotFoundError:
+        return None
+
+
+def commit(
+    path: str,
+    write: Callable[[BinaryIO], Any],
+    *,
+    before_rename: Callable[[Committed], Any] | None = None,
+    disk: Disk | None = None,
+) -> Committed:
+    """Write a file so that its final name always shows a whole one.
+
+    Args:
+        path: The final name. Its folder exists.
+        write: Writes the content to an open file (seekable, readable too). The file is closed when
+            the commit is over.
+        before_rename: Called when the content is durable under its temporary name; what it records
+            is on disk before the file is.
+        disk: The calls to the system. Defaults to the real ones.
+
+    Raises:
+        OSError: If anything failed; then what stood under the name stands there. One case is worse,
+            and has a note that says so: the folder's flush failed and the rename could not be taken
+            back, because the file system has no hard links or refused that, too. Then the new file
+            stands there, whole, but a power cut may take it back.
+    """
+    disk = DISK if disk is None else disk
+    folder, name = os.path.split(os.path.realpath(path))
+    with holding(disk, folder) as (held, root):
+        new = _New(disk, held, root, name)
+        try:
+            committed = new.fill(os.path.join(folder, name), write)
+            if before_rename is not None:
+                before_rename(committed)
+            new.publish()
+        except BaseException as error:
+            if os.getpid() == held.pid and not new.take_back():
+                error.add_note(
+                    f"{path} is the new file, whole; a power cut may bring the old one back."
+                )
+            raise
+        finally:
+            new.close()
+    return committed
+
+
+@final
+class _New:
+    """A file on its way to its name."""
+
+    def __init__(self, disk: Disk, held: Held, root: int, name: str) -> None:
+        self._disk, self._held, self._root, self._name = disk, held, root, name
+        self._file: WrittenFile | None = None
+        self._old: os.stat_result | None = None
+        self._backup: str | None = None
+        self._asked = self._renamed = self._done = False
+        self._hidden, self._fd, self._identity = self._create()
+
+    def _create(self) -> tuple[str, int, tuple[int, int]]:
+        """Create the hidden file and lock it; a sweep may strike between the two, then again."""
+        while True:
+            hidden = hidden_name(self._name, NEW)
+            fd = self._held.hold(self._disk.create(hidden, self._root))
+            try:
+                if self._is_locked(fd):
+                    status = self._disk.status(fd)
+                    if self._disk.identity(hidden, self._root) is not None:
+                        return hidden, fd, (status.st_dev, status.st_ino)
+                self._held.close(fd)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._disk.remove(hidden, self._root)
+                raise
+
+    def _is_locked(self, fd: int) -> bool:
+        """Take the lock; False if a sweep has it, which is about to remove the file."""
+        try:
+            self._disk.lock(fd)
+        except BlockingIOError:
+            return False
+        except OSError:  # no locks (some network file systems): costs us the sweep, not the save
+            return True
+        return True
+
+    def fill(self, path: str, write: Callable[[BinaryIO], Any]) -> Committed:
+        """Write the content and make it durable under the hidden name."""
+        self._old = self._disk.look(self._name, self._root)
+        if is_regular(self._old):
+            with contextlib.suppress(OSError, AttributeError):
+                self._disk.set_mode(self._fd, stat.S_IMODE(self._old.st_mode))
+        self._file = WrittenFile(self._disk, self._fd)
+        buffered = io.BufferedRandom(self._file, 1 << 17)
+        write(cast("BinaryIO", buffered))
+        buffered.flush()
+        self._disk.sync(self._fd)
+        return Committed(path, *self._file.finish())
+
+    def publish(self) -> None:
+        """Give it its name, durably."""
+        if isinstance(self._disk, PathDisk):  # an open file cannot be renamed on Windows
+            self.close()
+            self._held.close(self._fd)
+        else:
+            self._keep_old()
+        self._asked = True
+        self._disk.rename(self._hidden, self._name, self._root, self._root)
+        self._renamed = True
+        self._disk.sync(self._root)
+        self._done = True
+        self._clean()
+
+    def _keep_old(self) -> None:
+        """Give what stands there a second, hidden name; locked, so that nobody sweeps it."""
+        self._old = self._disk.look(self._name, self._root)
+        if not is_regular(self._old):
+            return
+        with contextlib.suppress(OSError):
+            self._disk.lock(self._held.hold(self._disk.open(self._name, self._root)))
+        self._backup = hidden_name(self._name, OLD)
+        try:
+            self._disk.link(self._name, self._backup, self._root, self._root)
+        except OSError:  # no hard links here
+            self._backup = None
+
+    def take_back(self) -> bool:
+        """Make it as it was, as far as that can be done; False if the new file stands there."""
+        if isinstance(self._disk, PathDisk):  # nor can it be removed there
+            self.close()
+            with contextlib.suppress(OSError, ValueError):
+                self._held.close(self._fd)
+        done = self._done or not self._asked or self._take_back()
+        self._clean()
+        return done
+
+    def _take_back(self) -> bool:
+        backup, self._backup = self._backup, None  # what cannot be brought back is not removed
+        try:
+            standing = self._disk.identity(self._name, self._root)
+        except OSError:
+            return not self._renamed  # all that is known on a disk that tells nothing
+        try:
+            if standing not in {None, self._identity}:
+                self._backup = backup  # the old file, or somebody else's
+            elif backup is not None:
+                self._disk.rename(backup, self._name, self._root, self._root)
+            elif standing is not None and self._old is None:
+                self._disk.remove(self._name, self._root)
+            else:
+                return standing is None
+        except OSError:
+            return False
+        return True
+
+    def _clean(self) -> None:
+        """Remove what is hidden. What cannot be removed is swept when the next run begins."""
+        for hidden in (self._backup, None if self._done else self._hidden):
+            if hidden is not None:
+                with contextlib.suppress(OSError):
+                    self._disk.remove(hidden, self._root)
+
+    def close(self) -> None:
+        """From here on nothing can be written to it."""
+        if self._file is not None:
+            self._file.close()
+
+
+def keep_aside(path: str, aside: str, *, disk: Disk | None = None) -> None:
+    """Give a file a second name, so that the next commit to the first one loses nothing.
+
+    The first name stays where it is: there is no moment without a file under it. Where the file
+    system knows no hard links, the content is copied. `aside` is replaced if it exists.
+    """
+    disk = DISK if disk is None else disk
+    origin, name = os.path.split(os.path.realpath(path))
+    folder, target = os.path.split(aside)
+    temporary = hidden_name(target, NEW)
+    with holding(disk, folder) as (held, root):
+        try:
+            disk.link(name, temporary, held.hold(disk.open_root(origin)), root)
+            disk.rename(temporary, target, root, root)
+        except OSError:  # no hard links here, or another run has swept this one
+            with contextlib.suppress(OSError):
+                disk.remove(temporary, root)
+            commit(aside, lambda file: _copy_into(path, file), disk=disk)
+            return
+        # Replacing one link by another to the same file does nothing and leaves both names.
+        with contextlib.suppress(OSError):
+            disk.remove(temporary, root)
+        disk.sync(root)
+
+
+def sweep(folder: str, *, disk: Disk | None = None) -> list[str]:
+    """Delete what dead writers left behind; returns its names.
+
+    A second link to a file whose own name is gone is the last copy: it gets that name back.
+    """
+    disk = DISK if disk is None else disk
+    swept = []
+    with contextlib.suppress(OSError), holding(disk, folder) as (_, root):
+        for name in disk.names(root):
+            try:
+                if _sweep_one(disk, root, name):
+                    swept.append(name)
+            except OSError:  # somebody is writing it, or it has just been swept
+                continue
+    return swept
+
+
+def _sweep_one(disk: Disk, root: int, hidden: str) -> bool:
+    if SCRATCH.fullmatch(hidden):
+        return sweep_scratch(disk, root, hidden)
+    match = HIDDEN.fullmatch(hidden)
+    if match is None:
+        return False
+    last_copy_of = match["name"] if match["kind"] == OLD else None
+    if not is_regular(disk.look(hidden, root)):
+        return False
+    fd = disk.open(hidden, root)
+    try:
+        disk.lock(fd)
+        if last_copy_of is not None and disk.identity(last_copy_of, root) is None:
+            disk.link(hidden, last_copy_of, root, root)
+            disk.sync(root)
+        disk.remove(hidden, root)
+    finally:
+        with contextlib.suppress(OSError):
+            disk.close(fd)
+    return True
+
+
+def make_folder(path: str, *, disk: Disk | None = None) -> None:
+    """Create a folder and what is missing above it, durably; it may exist."""
+    disk = DISK if disk is None else disk
+    missing, at = [], os.path.abspath(path)
+    while not os.path.isdir(at) and os.path.dirname(at) != at:
+        missing.append(at)
+        at = os.path.dirname(at)
+    for folder in reversed(missing):
+        parent, name = os.path.split(folder)
+        with holding(disk, parent) as (_, root):
+            with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+                disk.make_folder(name, root)
+            disk.sync(root)
+
+
+def _copy_into(path: str, file: BinaryIO) -> None:
+    with open(path, "rb") as source:
+        while chunk := source.read(_CHUNK):
+            file.write(chunk)

@@ -1,0 +1,97 @@
+"""What a commit of a single file holds open and hides, and how that ends.
+
+A hidden file's name says what it is: `.best.keras.3f2a1b07.peakhold-tmp` is new and not there yet
+(or deleted and not gone yet), `.best.keras.3f2a1b07.peakhold-old` is a second link to what stood
+under the name, `.model.keras.3f2a1b07.peakhold-dir` is a folder (`scratch.py`). All carry the
+kernel's lock while their writer lives.
+
+A forked child (a DataLoader worker) inherits open descriptors, and with them the lock: if it
+outlived its killed parent, nobody could sweep. So it closes them right after the fork (closing does
+not unlock; only the last holder's close does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import weakref
+from collections.abc import Iterator
+from typing import Final, TypeGuard, final
+
+from peakhold.disk.disk import Disk
+from peakhold.disk.path_disk import PathDisk
+
+__all__ = ["DISK", "HIDDEN", "NEW", "OLD", "Held", "hidden_name", "holding", "is_regular"]
+
+DISK: Final[Disk] = PathDisk() if os.name == "nt" else Disk()
+NEW, OLD = ".peakhold-tmp", ".peakhold-old"
+HIDDEN: Final = re.compile(
+    rf"\.(?P<name>.+)\.[0-9a-f]+(?P<kind>{re.escape(NEW)}|{re.escape(OLD)})", re.DOTALL
+)
+
+
+def hidden_name(name: str, kind: str) -> str:
+    """A name beside `name` that nobody has."""
+    return f".{name}.{os.urandom(4).hex()}{kind}"
+
+
+def is_regular(status: os.stat_result | None) -> TypeGuard[os.stat_result]:
+    """Whether it is a file with content of its own."""
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+@final
+class Held:
+    """Descriptors of one commit; closed at its end, and in a forked child at once."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._open: list[int] = []
+        self.pid = os.getpid()
+        _alive.add(self)
+
+    def hold(self, fd: int) -> int:
+        """Close this one, too."""
+        self._open.append(fd)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Close one now."""
+        self._open.remove(fd)
+        self._disk.close(fd)
+
+    def release(self) -> None:
+        """Close all. What was flushed is on disk, whatever `close` says."""
+        while self._open:
+            with contextlib.suppress(OSError):
+                self._disk.close(self._open.pop())
+
+    def abandon(self) -> None:
+        """In a forked child: close what was inherited."""
+        while self._open:
+            with contextlib.suppress(OSError):
+                os.close(self._open.pop())
+
+
+@contextlib.contextmanager
+def holding(disk: Disk, folder: str) -> Iterator[tuple[Held, int]]:
+    """An open folder, and what is opened in it until the end."""
+    held = Held(disk)
+    try:
+        yield held, held.hold(disk.open_root(folder or "."))
+    finally:
+        held.release()
+
+
+_alive: weakref.WeakSet[Held] = weakref.WeakSet()
+
+
+def _abandon_in_child() -> None:
+    for held in list(_alive):
+        held.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_in_child)

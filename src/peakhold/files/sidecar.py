@@ -1,0 +1,243 @@
+"""What is known of the files beside it: one small JSON file per template and folder.
+
+Rules of this file:
+
+1. An entry counts only for the file whose checksum it holds. A new entry is on disk *before* its
+   file gets its final name, next to the entry of the file that is still there. So after a crash
+   between the two, whichever file stands under the name, its entry is true.
+2. A sidecar that is damaged or missing costs knowledge, never a file.
+3. What has no valid entry was not written by Peakhold, or was changed since: it is never deleted.
+4. A file is deleted before its entry is: an entry without a file is harmless, and goes with the
+   next record; a file without an entry would be a stranger's for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, final
+
+from peakhold import files
+from peakhold.disk.disk import Disk
+
+__all__ = ["PREVIOUS", "Entry", "Sidecar"]
+
+FORMAT = 1
+SUFFIX = ".peakhold.json"
+PREVIOUS = ".previous"
+_LARGEST = 64 << 20  # bytes; a sidecar of ten thousand files has about 5 MB
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file that was written."""
+
+    checksum: str
+    """xxh3-128 of the file's content, in hexadecimal."""
+    size: int
+    """Bytes."""
+    epoch: int
+    """Index of the epoch, from 0."""
+    monitor: str
+    mode: str | None
+    """`min` or `max`; None if nothing was ranked."""
+    value: float | None
+    """The monitored metric; None if it was not logged or not finite."""
+    saved_at: str
+    """UTC, ISO 8601."""
+    run_id: str
+    batch: int | None = None
+    """Index of the batch, from 0, if the save came inside an epoch."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """All finite metrics of that moment."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of Peakhold and of the framework."""
+    order: int = 0
+    """Running number of the commit, over all names of the template; 0 in old sidecars."""
+    mtime_ns: int | None = None
+    """When the file was last changed, in nanoseconds; None in old sidecars."""
+    finite: bool = True
+    """False if the loss or a variable was NaN or infinite when it was saved."""
+
+
+def _read_entry(raw: Any) -> Entry | None:
+    known = {f.name for f in fields(Entry)}
+    if not isinstance(raw, dict):
+        return None
+    value = raw.get("value")
+    rankable = value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+    numbers = [raw.get("epoch"), raw.get("order", 0), raw.get("batch") or 0]
+    if not (isinstance(raw.get("checksum"), str) and rankable):
+        return None
+    if not all(isinstance(number, int) for number in numbers):
+        return None
+    try:
+        return Entry(**{key: value for key, value in raw.items() if key in known})
+    except TypeError:
+        return None
+
+
+@final
+class Sidecar:
+    """The sidecar of one template in one folder.
+
+    Args:
+        folder: Where the files are.
+        template: Base name of the template, braces and all; it names the sidecar.
+        plain: The template without braces, for the sidecar's own name.
+        disk: The calls to the system. Defaults to the real ones.
+    """
+
+    def __init__(self, folder: str, template: str, plain: str, *, disk: Disk | None = None) -> None:
+        self.folder, self.template, self._disk = folder, template, disk
+        self.path = os.path.join(folder, plain + SUFFIX)
+        self.damaged = False
+        self._entries: dict[str, list[Entry]] = self._read()
+        self._identified: dict[tuple[str, int, int], Entry | None] = {}
+
+    def _read(self) -> dict[str, list[Entry]]:
+        import json
+
+        try:
+            if os.path.getsize(self.path) > _LARGEST:
+                self.damaged = True
+                return {}
+            with open(self.path, encoding="utf-8") as file:
+                content = json.load(file)
+            if content["format"] != FORMAT or content["template"] != self.template:
+                return {}
+            return {
+                name: [entry for raw in entries if (entry := _read_entry(raw)) is not None]
+                for name, entries in content["files"].items()
+            }
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.damaged = True
+            return {}
+
+    def entry_for(self, name: str) -> Entry | None:
+        """The entry of the file that stands under `name` now; reads the file to know."""
+        entries = self._entries.get(name)
+        if not entries:
+            return None
+        digest = files.hash_file(os.path.join(self.folder, name))
+        return next((entry for entry in entries if entry.checksum == digest), None)
+
+    def entry_by_look(self, name: str) -> Entry | None:
+        """Like `entry_for`, but a file of the recorded size and time is believed unread.
+
+        That is enough to count what there is, not to delete it.
+        """
+        try:
+            status = os.stat(os.path.join(self.folder, name))
+        except OSError:
+            return None
+        sized = [e for e in self._entries.get(name, ()) if e.size == status.st_size]
+        if not sized or not stat.S_ISREG(status.st_mode):
+            return None
+        known = next((e for e in sized if e.mtime_ns == status.st_mtime_ns), None)
+        if known is not None:
+            return known
+        key = name, status.st_size, status.st_mtime_ns  # copied, or of an old sidecar: read it once
+        if key not in self._identified:
+            self._identified[key] = self.entry_for(name)
+        return self._identified[key]
+
+    def entries(self, name: str) -> list[Entry]:
+        """All entries of a name, the newest first; at most one of them is of the file there."""
+        return list(self._entries.get(name, ()))
+
+    def names(self) -> list[str]:
+        """Names that have entries, sorted."""
+        return sorted(self._entries)
+
+    def record(
+        self, name: str, entry: Entry, *, standing: Entry | None = None, after: int = 0
+    ) -> Entry:
+        """Add an entry, durably, and keep the one of the file that stands there now.
+
+        An entry of the same name and epoch is replaced, unless it is that of the file that stands
+        there: then it goes with the record after this one.
+
+        Args:
+            name: Base name of the file.
+            entry: What is about to stand under it. It gets its `order`, if it has none.
+            standing: The valid entry of the file it replaces, if that is known already.
+            after: An `order` that the new one must come after.
+
+        Returns:
+            The entry as recorded.
+        """
+        import json
+
+        known = self._read() or self._entries  # another callback may write the same template
+        if not entry.order:
+            orders = (e.order for entries in known.values() for e in entries)
+            entry = replace(entry, order=1 + max([after, *orders]))
+        old = [e for e in known.get(name, []) if e.epoch != entry.epoch]
+        old = old if standing is None else [standing]
+        merged = {
+            other: entries
+            for other, entries in known.items()
+            if other != name and os.path.lexists(os.path.join(self.folder, other))
+        }
+        merged[name] = [entry, *(e for e in old[:2] if e.checksum != entry.checksum)]
+        content = {
+            "format": FORMAT,
+            "template": self.template,
+            "files": {key: [asdict(e) for e in merged[key]] for key in sorted(merged)},
+        }
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        files.commit(self.path, lambda file: file.write(text.encode()), disk=self._disk)
+        self._entries = merged
+        return entry
+
+    def set_aside(
+        self, name: str, suffix: str, better: Callable[[float | None, float | None], bool] | None
+    ) -> str | None:
+        """Keep the file under `name` before it is replaced: `best.keras` as `best.previous.keras`.
+
+        At most one file of ours is kept aside for a name, the better one; a file that is not ours
+        keeps its place, and gets one of its own.
+
+        Args:
+            name: Base name of the file that is about to be replaced.
+            suffix: Its suffix, `.weights.h5` included.
+            better: Ranks two values, or None if values cannot be ranked (then the newer is kept).
+
+        Returns:
+            The name it is kept under; None if a better one is kept aside already.
+        """
+        standing = self.entry_for(name)
+        stem = name.removesuffix(suffix)
+        aside = f"{stem}{PREVIOUS}{suffix}"
+        for number in itertools.count(2):
+            if not os.path.lexists(os.path.join(self.folder, aside)):
+                break
+            held = self.entry_for(aside)
+            if held is None or standing is None:
+                if held is standing and self._is_same(name, aside):
+                    return aside  # by a run that was killed before its save
+                aside = f"{stem}{PREVIOUS}-{number}{suffix}"
+                continue
+            same = (held.monitor, held.mode) == (standing.monitor, standing.mode)
+            if same and better is not None and better(held.value, standing.value):
+                return None
+            break
+        if standing is not None:
+            self.record(aside, standing)
+        files.keep_aside(
+            os.path.join(self.folder, name), os.path.join(self.folder, aside), disk=self._disk
+        )
+        return aside
+
+    def _is_same(self, name: str, other: str) -> bool:
+        """Whether two files hold the same content."""
+        digest = files.hash_file(os.path.join(self.folder, name))
+        return digest is not None and digest == files.hash_file(os.path.join(self.folder, other))

@@ -1,0 +1,238 @@
+"""The border between callbacks and a framework: all that a callback may ask of a model.
+
+Only hosts look into users' objects; everything behind this border sees names and numbers. Two hosts
+exist: `LoopHost` (`host/loop.py`), for loops that people write, and `peakhold.keras.KerasHost`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from types import FrameType
+from typing import Any, BinaryIO, Protocol
+
+from peakhold._core.monitor import Direction
+from peakhold.host.gradients import GradientFacts
+from peakhold.host.resume import Resumption
+
+__all__ = [
+    "CURVES_WITH_AN_END",
+    "CannotPlanError",
+    "Host",
+    "PlannedFile",
+    "Snapshot",
+    "rate_key",
+    "to_number",
+]
+
+Snapshot = dict[str, Any]
+"""Copies in host memory of named parts: `weights`, and what else the host lists in `parts()`."""
+
+WEIGHTS = "weights"
+OPTIMIZER = "optimizer"
+
+CURVES_WITH_AN_END = frozenset({"CosineDecay", "PolynomialDecay"})
+"""Keras's schedules whose `decay_steps` are the length of the curve, not its slope or period."""
+
+
+class CannotPlanError(Exception):
+    """A file that only the thread that trains can write; the text is the reason."""
+
+
+class PlannedFile(Protocol):
+    """A file that is to be written later, from copies of the model's parts.
+
+    Attributes:
+        parts: Names of the parts whose values it needs.
+        extra_bytes: Size of what was copied already.
+    """
+
+    parts: tuple[str, ...]
+    extra_bytes: int
+
+    def write(self, file: BinaryIO, held: Mapping[str, Any]) -> None:
+        """Write it, in any thread.
+
+        Args:
+            file: As for `Host.write`.
+            held: The parts, as they were when the file was planned.
+        """
+
+
+class Host(Protocol):
+    """All that a callback may ask of the world of one training run.
+
+    A method that cannot answer returns None where the type says so; what cannot be done raises
+    `HostError`. All methods are called on the thread that trains.
+    """
+
+    def describe(self) -> str:
+        """What is trained, in a few words, for messages."""
+
+    # State
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that `snapshot` can copy; empty if there is no state to reach."""
+
+    def live(self, parts: Iterable[str]) -> Snapshot:
+        """The parts as they are in the model, as far as possible without a copy.
+
+        Trees of NumPy arrays, PyTorch tensors and plain values: to be copied at once, and let go
+        before training goes on, which may overwrite them or else would have to copy.
+        """
+
+    def complete(self, parts: Iterable[str]) -> bool:
+        """Whether all arrays of these parts are there; makes them be, where that is harmless."""
+
+    def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
+        """Names and arrays of a part's tree, for messages; may be looked at in another thread."""
+
+    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+        """Copy parts; later changes of the model change nothing in the copy."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put copied parts back."""
+
+    def nonfinite(self) -> frozenset[str]:
+        """Names of float variables of model and optimizer that hold NaN or infinity now."""
+
+    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+        """The same for the weights of a snapshot."""
+
+    def state_bytes(self) -> int | None:
+        """Size of model and optimizer in bytes, or None if they are not built yet."""
+
+    def named_weights(self) -> Iterable[tuple[str, Any]]:
+        """Name and values of each weight as they are now, one at a time, as arrays of NumPy."""
+
+    def steps_done(self) -> int | None:
+        """Updates of the model so far, in all runs, if the optimizer counts them."""
+
+    # Gradients
+    def gradient_facts(self) -> GradientFacts | None:
+        """What the gradients amount to since `forget_gradients`; None where none can be seen.
+
+        Waits for the device.
+        """
+
+    def forget_gradients(self) -> None:
+        """Begin anew; at the beginning of a run or an epoch, by whoever will ask for the facts."""
+
+    def gradients(self) -> Iterable[tuple[str, Any]] | None:
+        """Names and arrays of the last batch's gradients; None where they cannot be had.
+
+        Nothing is in it before the first batch, or if a loop has thrown them away.
+        """
+
+    def check_gradients(self, callback: str, *, arrays: bool) -> None:
+        """Raise now if there will be no facts or, with `arrays`, no arrays."""
+
+    # Learning rates
+    def learning_rates(self) -> dict[str, float]:
+        """Rate by optimizer name (empty name: the only one); `{}` if there is none to read."""
+
+    def set_learning_rate(self, name: str, value: float) -> None:
+        """Set one rate."""
+
+    def check_rates_settable(self, callback: str) -> None:
+        """Raise now if `set_learning_rate` would raise later."""
+
+    def rate_schedule(self) -> tuple[str, int] | None:
+        """A curve that the optimizer follows: its name, and the steps from now to its end.
+
+        None without one, or if it has no end. A hint.
+        """
+
+    # Control
+    def request_stop(self) -> None:
+        """Ask the loop to end at the next point where it looks. Safe in a signal handler."""
+
+    def clear_stop(self) -> None:
+        """Forget an earlier loop's request, so that the next one is not stopped by it."""
+
+    def owns_frame(self, frame: FrameType) -> bool:
+        """Whether this frame is the loop that trains (a stale signal handler asks)."""
+
+    # Files
+    def file_suffixes(self) -> tuple[str, ...] | None:
+        """Suffixes that `write` understands; None: any, the user's own function decides."""
+
+    def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
+        """Write the model to an open file.
+
+        Args:
+            file: A real file, opened for writing and reading, at its start.
+            suffix: One of `file_suffixes()`.
+            scratch: A folder on the same file system, for a writer that insists on a path.
+        """
+
+    def plan_file(self, suffix: str) -> PlannedFile:
+        """Note what `write` would write now, but for the values of parts.
+
+        Raises:
+            CannotPlanError: If this file cannot be written later, from copies.
+        """
+
+    def runs_fit(self) -> bool:
+        """Whether the framework's own training loop is running, which reads no file of ours.
+
+        Nobody knows what a loop that a user wrote does right after an event.
+        """
+
+    def versions(self) -> dict[str, str]:
+        """Of Peakhold and of the framework, for what is written."""
+
+    # Resume
+    def resumption(self) -> Resumption:
+        """What a resume asks beyond this."""
+
+    # Metrics
+    def metric_names(self) -> tuple[str, ...] | None:
+        """Names of the training metrics, if they are already known to be complete."""
+
+    def metric_directions(self) -> dict[str, Direction | None]:
+        """Direction by training name, as far as the metrics themselves tell."""
+
+    def validates(self) -> bool | None:
+        """Whether validation will run. A hint: never a ground for an error."""
+
+    def first_validation(self) -> int | None:
+        """The epoch, from 1, after which validation is due first, in this run or beyond.
+
+        None if it was not asked for, or that cannot be seen. A hint.
+        """
+
+    # Words
+    def say(self, message: str) -> None:
+        """Show a message to the person who watches training."""
+
+
+def rate_key(name: str) -> str:
+    """The key under which a learning rate is logged: Keras's."""
+    return f"learning_rate_{name}" if name else "learning_rate"
+
+
+def to_number(value: Any) -> float | None:
+    """One number out of a log value, or None if it is not one.
+
+    Python numbers, NumPy scalars, 0-d tensors of any framework and device, and arrays with a single
+    element are numbers. Reading a tensor waits for its device.
+    """
+    if isinstance(value, float):
+        return value
+    if isinstance(value, (str, bytes, Mapping)) or value is None:
+        return None
+    if hasattr(value, "detach"):  # torch warns of a number taken from a graph
+        value = value.detach()
+    shape = tuple(getattr(value, "shape", ()))
+    if shape:
+        if math.prod(shape) != 1:
+            return None
+        if not hasattr(value, "reshape"):  # TensorFlow's
+            import numpy as np
+
+            value = np.asarray(value)
+        value = value.reshape(())
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,331 @@
+"""The host of a loop that a user wrote, in any framework or none."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, FrameType
+from typing import Any, BinaryIO
+
+from peakhold._core.monitor import Direction
+from peakhold._version import __version__
+from peakhold.errors import HostError
+from peakhold.host.contract import (
+    OPTIMIZER,
+    WEIGHTS,
+    CannotPlanError,
+    PlannedFile,
+    Snapshot,
+)
+from peakhold.host.finite import nonfinite_names
+from peakhold.host.gradients import GradientFacts
+from peakhold.host.loop_gradients import LoopGradients
+from peakhold.host.resume import LoopResumption, Resumption
+from peakhold.trees import leaves, map_tree, to_host
+
+__all__ = ["LoopHost"]
+
+
+class LoopHost:
+    """The host of a loop that a user wrote, in any framework or none.
+
+    Args:
+        model: Something with `get_weights()` and `set_weights()`, or with `state_dict()` and
+            `load_state_dict()` (a `torch.nn.Module`), or None. Its `stop_training` is set where it
+            takes attributes.
+        optimizer: A `torch.optim.Optimizer`, or anything with a `learning_rate` that can be set.
+        get_state: Instead of the model's methods, a function that returns the weights as nested
+            dicts, lists and tuples of arrays (JAX: `lambda: params`).
+        set_state: The function that takes them back.
+        get_learning_rate: A function that returns the rate, if no optimizer object holds it.
+        set_learning_rate: The function that sets it.
+        save: `save(path)` writes the model in a format of your own; any suffix is allowed then.
+        get_gradients: A function that returns the last batch's gradients as nested dicts, lists and
+            tuples of arrays. It is asked at each batch by a callback that looks at each, such as
+            `TerminateOnNaN`, else at the end of an epoch. Loops of PyTorch need none: the
+            optimizer's gradients are looked at in each of its steps.
+
+    Example:
+        >>> params = {"w": [1.0]}
+        >>> host = LoopHost(get_state=lambda: params, set_state=params.update)
+        >>> copy = host.snapshot(["weights"])
+        >>> params["w"] = [2.0]
+        >>> host.restore(copy)
+        >>> params
+        {'w': [1.0]}
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        optimizer: Any = None,
+        get_state: Callable[[], Any] | None = None,
+        set_state: Callable[[Any], Any] | None = None,
+        get_learning_rate: Callable[[], float] | None = None,
+        set_learning_rate: Callable[[float], Any] | None = None,
+        save: Callable[[str], Any] | None = None,
+        get_gradients: Callable[[], Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer: Any = (
+            optimizer if optimizer is not None else getattr(model, "optimizer", None)
+        )
+        self._get_state, self._set_state = get_state, set_state
+        if get_state is None and hasattr(model, "get_weights"):
+            self._get_state, self._set_state = model.get_weights, model.set_weights
+        elif get_state is None and hasattr(model, "state_dict"):
+            self._get_state, self._set_state = model.state_dict, model.load_state_dict
+        self._get_rate, self._set_rate = get_learning_rate, set_learning_rate
+        self._save = save
+        given = None if get_gradients is None else lambda: leaves(get_gradients())
+        self._gradients = LoopGradients(model, self.optimizer, given)
+        self._code: CodeType | None = None
+        self.stop_training = False
+
+    def describe(self) -> str:
+        return "a loop" if self.model is None else type(self.model).__name__
+
+    # State
+
+    def parts(self) -> tuple[str, ...]:
+        has_optimizer = hasattr(self.optimizer, "load_state_dict")
+        return ((WEIGHTS,) if self._get_state and self._set_state else ()) + (
+            (OPTIMIZER,) if has_optimizer else ()
+        )
+
+    def live(self, parts: Iterable[str]) -> Snapshot:
+        trees: Snapshot = {}
+        for part in parts:
+            if part == WEIGHTS and self._get_state:
+                trees[part] = _array_tree(self._get_state())
+            elif part == OPTIMIZER:
+                trees[part] = _array_tree(self.optimizer.state_dict())
+        return trees
+
+    def complete(self, parts: Iterable[str]) -> bool:
+        return True
+
+    def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
+        return list(leaves(tree, convert=False))
+
+    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+        return {part: _copy_tree(tree) for part, tree in self.live(parts).items()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        # Copies again: a loop may train on from what it was given, and our copy stays good.
+        if WEIGHTS in snapshot and self._set_state:
+            self._set_state(_copy_tree(snapshot[WEIGHTS]))
+        if OPTIMIZER in snapshot:
+            self.optimizer.load_state_dict(_copy_tree(snapshot[OPTIMIZER]))
+
+    def nonfinite(self) -> frozenset[str]:
+        return nonfinite_names(leaves(self._get_state())) if self._get_state else frozenset()
+
+    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+        return nonfinite_names(leaves(snapshot.get(WEIGHTS)))
+
+    def state_bytes(self) -> int | None:
+        if not self._get_state:
+            return None
+        return sum(getattr(leaf, "nbytes", 8) for _, leaf in leaves(self._get_state()))
+
+    def named_weights(self) -> Iterable[tuple[str, Any]]:
+        return leaves(self._get_state()) if self._get_state else ()
+
+    def steps_done(self) -> int | None:
+        return None
+
+    # Gradients
+
+    def gradient_facts(self) -> GradientFacts | None:
+        return self._gradients.facts()
+
+    def forget_gradients(self) -> None:
+        self._gradients.forget()
+
+    def gradients(self) -> Iterable[tuple[str, Any]] | None:
+        arrays = self._gradients.arrays()
+        return None if arrays is None else ((name, to_host(array)) for name, array in arrays)
+
+    def check_gradients(self, callback: str, *, arrays: bool) -> None:
+        if not self._gradients.seen:
+            raise HostError.lacks(
+                callback,
+                "gradients that can be seen",
+                self.describe(),
+                hint="pass CallbackList(..., optimizer=optimizer) with an optimizer of PyTorch, or "
+                "host=LoopHost(get_gradients=...).",
+            )
+
+    # Learning rates
+
+    def learning_rates(self) -> dict[str, float]:
+        if self._get_rate is not None:
+            return {"": float(self._get_rate())}
+        groups = getattr(self.optimizer, "param_groups", None)
+        if groups is not None:
+            single = len(groups) == 1
+            return {"" if single else str(i): float(g["lr"]) for i, g in enumerate(groups)}
+        rate = getattr(self.optimizer, "learning_rate", None)
+        return {} if rate is None else {"": float(rate)}
+
+    def set_learning_rate(self, name: str, value: float) -> None:
+        groups = getattr(self.optimizer, "param_groups", None)
+        if self._set_rate is not None:
+            self._set_rate(value)
+        elif groups is not None:
+            group = groups[int(name or 0)]
+            if hasattr(group["lr"], "fill_"):  # capturable optimizers keep a tensor
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+        else:
+            self.optimizer.learning_rate = value
+
+    def check_rates_settable(self, callback: str) -> None:
+        if not self.learning_rates() or (self._get_rate is not None and self._set_rate is None):
+            raise HostError.lacks(
+                callback,
+                "an optimizer whose learning rate can be set",
+                self.describe(),
+                hint="pass CallbackList(..., optimizer=optimizer), or "
+                "host=LoopHost(get_learning_rate=..., set_learning_rate=...).",
+            )
+
+    def rate_schedule(self) -> tuple[str, int] | None:
+        return None
+
+    # Control
+
+    def request_stop(self) -> None:
+        self._set_flag(stop=True)
+
+    def clear_stop(self) -> None:
+        self._set_flag(stop=False)
+
+    def _set_flag(self, *, stop: bool) -> None:
+        self.stop_training = stop
+        # None, frozen and slotted objects take no attribute: there the list tells.
+        with contextlib.suppress(AttributeError, TypeError):
+            self.model.stop_training = stop
+
+    def remember_loop(self, frame: FrameType) -> None:
+        """Note whose loop this is, by its code; keeping the frame would keep its data alive."""
+        self._code = frame.f_code
+
+    def owns_frame(self, frame: FrameType) -> bool:
+        return frame.f_code is self._code
+
+    # Files
+
+    def file_suffixes(self) -> tuple[str, ...] | None:
+        if self._save is not None:
+            return None
+        return (".safetensors",) if self._get_state else ()
+
+    def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
+        import os
+        import shutil
+        import tempfile
+
+        if self._save is None:
+            file.write(_safetensors(self._get_state() if self._get_state else {}))
+            return
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".peakhold-") as folder:
+            path = os.path.join(folder, f"model{suffix}")
+            self._save(path)
+            with open(path, "rb") as written:
+                shutil.copyfileobj(written, file, 1 << 20)
+
+    def plan_file(self, suffix: str) -> PlannedFile:
+        if self._save is not None:
+            raise CannotPlanError("the loop's own save() needs the model itself")
+        if not self._get_state:
+            raise CannotPlanError("there is no state to copy")
+        return _PlannedSafetensors()
+
+    def runs_fit(self) -> bool:
+        return False
+
+    def versions(self) -> dict[str, str]:
+        return {"peakhold": __version__}
+
+    # Resume
+
+    def resumption(self) -> Resumption:
+        return LoopResumption(self)
+
+    # Metrics
+
+    def metric_names(self) -> tuple[str, ...] | None:
+        return None
+
+    def metric_directions(self) -> dict[str, Direction | None]:
+        return {}
+
+    def validates(self) -> bool | None:
+        return None
+
+    def first_validation(self) -> int | None:
+        return None
+
+    # Words
+
+    def say(self, message: str) -> None:
+        print(message, flush=True)
+
+
+class _PlannedSafetensors:
+    parts: tuple[str, ...] = (WEIGHTS,)
+    extra_bytes = 0
+
+    def write(self, file: BinaryIO, held: Mapping[str, Any]) -> None:
+        file.write(_safetensors(held[WEIGHTS]))
+
+
+def _copy_tree(tree: Any) -> Any:
+    """A deep copy in which every array is a new one that may be written to."""
+    return map_tree(_array_tree(tree), _copy_leaf)
+
+
+def _copy_leaf(leaf: Any) -> Any:
+    import copy
+
+    if hasattr(leaf, "detach"):
+        return leaf.detach().clone()
+    return copy.deepcopy(leaf)
+
+
+def _array_tree(tree: Any) -> Any:
+    """The same tree with other frameworks' arrays as NumPy's; PyTorch's stay."""
+    return map_tree(tree, _as_array)
+
+
+def _as_array(leaf: Any) -> Any:
+    if hasattr(leaf, "detach") or not hasattr(leaf, "__array__") or isinstance(leaf, type):
+        return leaf
+    import numpy as np
+
+    if isinstance(leaf, np.generic):
+        return leaf
+    try:
+        return np.asarray(leaf)
+    except TypeError:  # a typed key of JAX: immutable, and never donated by accident
+        return leaf
+
+
+def _safetensors(tree: Any) -> bytes:
+    """The tree's arrays under dotted names, in the format of safetensors."""
+    named = dict(leaves(tree, convert=False))
+    if any(hasattr(leaf, "detach") for leaf in named.values()):
+        of_torch = importlib.import_module("safetensors.torch")
+        # The format knows no shared memory: tied weights are written once for each name.
+        return bytes(
+            of_torch.save({name: leaf.detach().cpu().clone() for name, leaf in named.items()})
+        )
+    import numpy as np
+    from safetensors.numpy import save
+
+    return bytes(save({name: np.array(leaf, order="C") for name, leaf in named.items()}))

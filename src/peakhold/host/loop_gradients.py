@@ -1,0 +1,110 @@
+"""Gradients in loops that people write.
+
+PyTorch's optimizers call who asks for it before each step; elsewhere the loop hands its gradients
+over.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from peakhold.host.gradients import GradientFacts, GradientTally, norm_of, norm_of_tensors
+
+__all__ = ["LoopGradients"]
+
+_watchers: weakref.WeakKeyDictionary[Any, weakref.WeakSet[LoopGradients]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Who looks into an optimizer's steps."""
+
+
+def _look(optimizer: Any, *_: Any) -> None:
+    for watcher in list(_watchers.get(optimizer, ())):
+        watcher._look(optimizer)
+
+
+class LoopGradients:
+    """What a loop's host knows of gradients.
+
+    Args:
+        model: The model of the loop, whose parameters' names are used.
+        optimizer: Its optimizer; one of PyTorch's is looked into.
+        given: A function of the loop's own that returns names and arrays, instead.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        given: Callable[[], Iterable[tuple[str, Any]]] | None = None,
+    ) -> None:
+        self._model, self._optimizer, self._given = model, optimizer, given
+        self._tally = GradientTally()
+        self._n_steps = 0
+        self._watches = False
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is a place to see gradients."""
+        return self._given is not None or hasattr(self._optimizer, "register_step_pre_hook")
+
+    def facts(self) -> GradientFacts | None:
+        """See `Host.gradient_facts`."""
+        if not self.seen:
+            return None
+        if self._given is not None:
+            norm = norm_of(array for _, array in self._given())
+            if norm is not None:
+                self._tally.add(norm)
+        else:
+            self._watch()
+        return self._tally.facts()
+
+    def forget(self) -> None:
+        """See `Host.forget_gradients`; the first time, it begins to watch."""
+        self._tally.forget()
+        if self.seen and self._given is None:
+            self._watch()
+
+    def arrays(self) -> Iterable[tuple[str, Any]] | None:
+        """Names and arrays or tensors; None where there is no place to see them."""
+        if self._given is not None:
+            return self._given()
+        if not self.seen:
+            return None
+        return ((name, p.grad) for name, p in self._parameters() if p.grad is not None)
+
+    def _parameters(self) -> Iterator[tuple[str, Any]]:
+        if hasattr(self._model, "named_parameters"):
+            yield from self._model.named_parameters()
+            return
+        for number, group in enumerate(self._optimizer.param_groups):
+            for i, parameter in enumerate(group["params"]):
+                yield f"{number}.{i}", parameter
+
+    def _watch(self) -> None:
+        if self._watches:
+            return
+        self._watches = True
+        watchers = _watchers.get(self._optimizer)
+        if watchers is None:
+            watchers = _watchers[self._optimizer] = weakref.WeakSet()
+            # For good: taken away, it would be while PyTorch goes through its hooks.
+            self._optimizer.register_step_pre_hook(_look)
+        watchers.add(self)
+
+    def _look(self, optimizer: Any) -> None:
+        norm = norm_of_tensors(p.grad for group in optimizer.param_groups for p in group["params"])
+        if norm is None:
+            return
+        # A `GradScaler` leaves unscaling, and passing over what overflowed, to fused optimizers.
+        scale = getattr(optimizer, "grad_scale", None)
+        if scale is not None:
+            norm = norm / scale.to(norm.device)
+        overflowed = getattr(optimizer, "found_inf", None)
+        if overflowed is not None:
+            norm = norm.masked_fill(overflowed.to(norm.device).bool(), 0.0)
+        self._tally.add(norm, self._n_steps)
+        self._n_steps += 1

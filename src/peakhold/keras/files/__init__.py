@@ -1,0 +1,1 @@
+"""Keras's file formats, planned and written by us."""

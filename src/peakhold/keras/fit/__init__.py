@@ -1,0 +1,1 @@
+"""What is done inside Keras's own loop."""

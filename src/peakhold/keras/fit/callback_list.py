@@ -1,0 +1,96 @@
+"""Keras's `CallbackList`, for `fit` and for loops by hand."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import Any, cast
+
+from keras.callbacks import CallbackList as KerasOwn
+
+from peakhold.callbacks.callback_list import flatten, remember_loop
+from peakhold.host.contract import Host
+from peakhold.host.finding import host_for
+from peakhold.keras.adapter import adapt
+from peakhold.keras.callback import keep_in_thread
+from peakhold.runtime.callback import Callback, Participant
+
+__all__ = ["CallbackList"]
+
+
+class CallbackList(KerasOwn):  # type: ignore[misc]
+    """Keras's list of callbacks, to pass to `fit` or to drive by hand.
+
+    Takes callbacks of Keras and of Peakhold (neutral ones are adapted), one or many, nested or not.
+    Driven by hand, it forgets an earlier loop's request to stop when a new one begins.
+
+    Args:
+        callbacks: The callbacks, in order.
+        add_history: Whether to add a `History`.
+        add_progbar: Whether to add Keras's progress bar.
+        model: A Keras model; a `torch.nn.Module` or anything else with weights, in other loops.
+        optimizer: The optimizer whose rate callbacks may change, if the model does not hold it.
+        host: How to reach a model that has none of these methods; see `LoopHost`.
+        params: `epochs`, `steps` and `verbose` for the callbacks.
+
+    Example:
+        >>> import keras
+        >>> callbacks = CallbackList([[], []], epochs=2)
+        >>> callbacks.append(keras.callbacks.History())
+        >>> len(callbacks.callbacks)
+        1
+    """
+
+    def __init__(
+        self,
+        callbacks: Any = None,
+        add_history: bool = False,
+        add_progbar: bool = False,
+        model: Any = None,
+        *,
+        optimizer: Any = None,
+        host: Host | None = None,
+        **params: Any,
+    ) -> None:
+        self._host = host or host_for(model, optimizer)
+        self._model = cast("Any", None)
+        flat = [_fit_for_keras(callback) for callback in flatten(callbacks)]
+        super().__init__(flat, add_history, add_progbar, model, **params)
+
+    def append(self, callback: Any) -> None:
+        """Add a callback at the end, before training begins."""
+        added = [_fit_for_keras(one) for one in flatten(callback)]
+        self.callbacks.extend(added)
+        keep_in_thread(self)
+        if self._model is not None:
+            self.set_model(self._model)
+        if self.params:
+            self.set_params(self.params)
+
+    def set_model(self, model: Any) -> None:
+        """Tell all callbacks."""
+        super().set_model(model)
+        for callback in self.callbacks:
+            if isinstance(callback, Callback):
+                callback._host = self._host
+            if isinstance(callback, Participant):
+                callback._driver = weakref.ref(self)
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether a callback has asked for the end."""
+        return bool(
+            getattr(self._host, "stop_training", False)
+            or getattr(self._model, "stop_training", False)
+        )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
+        remember_loop(self._host, sys._getframe(1))
+        self._host.clear_stop()
+        super().on_train_begin(logs)
+
+
+def _fit_for_keras(callback: Any) -> Any:
+    """A neutral callback adapted; Keras's, and what only looks like one, as they are."""
+    return adapt(callback) if isinstance(callback, Callback) else callback

@@ -1,0 +1,532 @@
+"""The host of a Keras model, on any backend.
+
+Rules of this file:
+
+1. Methods are tested for, never names of backends: more backends will come.
+2. On JAX a model's variables are stale inside an epoch until they are synced, and buffers are
+   donated to the next step: read through `_synced()`, and copy.
+3. A flag may be set on the model without a sync, also in a signal handler.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from types import CodeType, FrameType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+import keras
+from peakhold._core.monitor import Direction
+from peakhold._version import __version__
+from peakhold.errors import HostError, LearningRateScheduleError
+from peakhold.host.contract import (
+    CURVES_WITH_AN_END,
+    OPTIMIZER,
+    WEIGHTS,
+    CannotPlanError,
+    Snapshot,
+)
+from peakhold.host.finite import nonfinite_names
+from peakhold.host.gradients import GradientFacts
+from peakhold.keras.files import plan as file_plan
+from peakhold.keras.files import saving
+from peakhold.keras.files.planned_file import PlannedKerasFile, places_of
+from peakhold.keras.fit.frame import first_validation, fit_runs, is_fit_of, validation_runs
+from peakhold.keras.host.gradients import own_variables, watch_of
+from peakhold.keras.host.resume import KerasResumption
+from peakhold.snapshots.arrays import source_of
+
+__all__ = ["KerasHost", "host_for"]
+
+AVERAGE = "average"
+SEEDS = "seeds"
+METRICS = "metrics"
+_DIRECTIONS: dict[Any, Direction] = {"up": Direction.MAX, "down": Direction.MIN}
+
+
+def host_for(model: Any, optimizer: Any = None) -> KerasHost | None:
+    """The host of a Keras model; None for anything else."""
+    inner = getattr(model, "module", model)  # a DistributedDataParallel around it
+    if not isinstance(model, keras.Model) and isinstance(inner, keras.Model):
+        return KerasHost(inner, optimizer)
+    return KerasHost(model, optimizer) if isinstance(model, keras.Model) else None
+
+
+class KerasHost:
+    """A Keras model, as callbacks see it.
+
+    Args:
+        model: A `keras.Model`.
+        optimizer: The optimizer of a loop that does not compile the model; None: the model's own.
+    """
+
+    def __init__(self, model: Any, optimizer: Any = None) -> None:
+        self._model = weakref.ref(model)
+        self._given_optimizer = optimizer
+        self._code: CodeType | None = None
+
+    @property
+    def model(self) -> Any:
+        """The model, without a sync."""
+        model = self._model()
+        if model is None:
+            raise HostError.lacks("a callback", "a model", None, hint="keep the model alive.")
+        return model
+
+    @property
+    def _optimizer(self) -> Any:
+        if self._given_optimizer is not None:
+            return self._given_optimizer
+        return getattr(self.model, "optimizer", None)  # a model that is not compiled has none
+
+    def _synced(self) -> Any:
+        model = self.model
+        sync = getattr(model, "state_sync", None) or getattr(model, "jax_state_sync", None)
+        if sync is not None:
+            sync()
+        return model
+
+    def describe(self) -> str:
+        return f"{type(self.model).__name__} {self.model.name!r}"
+
+    # State
+
+    def parts(self) -> tuple[str, ...]:
+        optimizer = self._optimizer
+        if optimizer is None:
+            return (WEIGHTS, SEEDS, METRICS)
+        average = (AVERAGE,) if _averages(optimizer) else ()
+        return (WEIGHTS, *average, OPTIMIZER, SEEDS, METRICS)
+
+    def _variables(self, part: str) -> list[Any]:
+        """The variables of a part, in the order in which it lists them."""
+        if part == WEIGHTS:
+            return list(self.model.weights)
+        if part == AVERAGE:
+            return _average_variables(self._optimizer)
+        if part == OPTIMIZER:
+            return _optimizer_variables(self._optimizer)
+        if part == METRICS:
+            return list(self.model.metrics_variables)
+        weights = {id(variable) for variable in self.model.weights}
+        return [v for v in self.model.variables if id(v) not in weights]
+
+    def live(self, parts: Iterable[str]) -> Snapshot:
+        self._synced()
+        known = self.parts()
+        trees = Snapshot()
+        for part in parts:
+            if part not in known:
+                continue
+            variables = self._variables(part)
+            arrays = [_live(variable) for variable in variables]
+            keyed = part == OPTIMIZER
+            trees[part] = dict(zip(_keys(variables), arrays, strict=True)) if keyed else arrays
+        return trees
+
+    def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
+        if isinstance(tree, dict):
+            return list(tree.items())
+        paths = [variable.path for variable in self._variables(part)]
+        if not isinstance(tree, list) or len(tree) != len(paths):
+            return []
+        return list(zip(paths, tree, strict=True))
+
+    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+        return {part: _map_arrays(tree, np.array) for part, tree in self.live(parts).items()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        model = self._synced()
+        if WEIGHTS in snapshot:
+            _assign(WEIGHTS, self._variables(WEIGHTS), snapshot[WEIGHTS])
+        if OPTIMIZER in snapshot:
+            self._restore_optimizer(snapshot[OPTIMIZER])
+        for part in (SEEDS, METRICS):
+            if part in snapshot:
+                _assign(part, self._variables(part), snapshot[part])
+        if AVERAGE in snapshot:
+            _assign(AVERAGE, self._variables(AVERAGE), snapshot[AVERAGE])
+            # What `fit` does at its end: with `use_ema` the average is the result (K-E3).
+            self._optimizer.finalize_variable_values(model.trainable_variables)
+            inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+            averages = inner._model_variables_moving_average
+            unshare(zip(inner._trainable_variables, averages, strict=True))
+
+    def _restore_optimizer(self, arrays: dict[str, Any]) -> None:
+        if len(_optimizer_variables(self._optimizer)) < len(arrays):
+            self._build_optimizer()
+        variables = _optimizer_variables(self._optimizer)
+        # Keras numbers names by what the process has built before: the order is what stays.
+        if _fit(variables, list(arrays.values())):
+            _assign(OPTIMIZER, variables, list(arrays.values()))
+            return
+        for key, variable in zip(_keys(variables), variables, strict=True):
+            if key in arrays:
+                variable.assign(_own(arrays[key]))
+
+    def complete(self, parts: Iterable[str]) -> bool:
+        if not self.model.built:
+            return False
+        if OPTIMIZER in parts:
+            self._build_optimizer()
+        return True
+
+    def _build_optimizer(self) -> None:
+        # JAX and PyTorch do so before training begins, TensorFlow within its first batch, when
+        # memory for a copy would come too late. Not where a strategy decides on places.
+        model, optimizer = self.model, self._optimizer
+        build = getattr(optimizer, "build", None)
+        if build is not None and not optimizer.built and not _distributed(model):
+            build(model.trainable_variables)
+
+    def nonfinite(self) -> frozenset[str]:
+        model = self._synced()
+        variables = [*model.variables, *_optimizer_variables(self._optimizer)]
+        arrays = ((v.path, _live(v)) for v in variables if _is_float(v))
+        return nonfinite_names(arrays)
+
+    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+        return nonfinite_names(self.named(WEIGHTS, snapshot.get(WEIGHTS)))
+
+    def state_bytes(self) -> int | None:
+        model = self.model
+        if not model.built:
+            return None
+        variables = [*model.variables, *_optimizer_variables(self._optimizer)]
+        return sum(_n_bytes(variable) for variable in variables)
+
+    def named_weights(self) -> Iterable[tuple[str, Any]]:
+        for variable in self._synced().weights:
+            yield variable.path, keras.ops.convert_to_numpy(variable)
+
+    def steps_done(self) -> int | None:
+        counts = [
+            count
+            for _, optimizer in self._optimizers()
+            if (count := self._updates_of(optimizer)) is not None
+        ]
+        return max(counts, default=None)
+
+    def _updates_of(self, optimizer: Any) -> int | None:
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        counter = getattr(inner, "_iterations", None)
+        if counter is None:
+            iterations = getattr(inner, "iterations", None)
+            return None if iterations is None else int(keras.ops.convert_to_numpy(iterations))
+        n_batches = int(keras.ops.convert_to_numpy(self._value_now(counter)))
+        return n_batches // (getattr(inner, "gradient_accumulation_steps", None) or 1)
+
+    def _value_now(self, variable: Any) -> Any:
+        """A variable of the optimizer, without the sync of all that JAX would need for it."""
+        model = self.model
+        state = getattr(model, "_jax_state", None)
+        if state and not getattr(model, "_jax_state_synced", True):
+            values = state.get("optimizer_variables") or ()
+            for one, value in zip(self._optimizer.variables, values, strict=False):
+                if one is variable:
+                    return value
+            self._synced()
+        return variable
+
+    # Gradients
+
+    def gradient_facts(self) -> GradientFacts | None:
+        watch = watch_of(self._optimizer)
+        return None if watch is None else watch.facts(self._value_now)
+
+    def forget_gradients(self) -> None:
+        watch = watch_of(self._optimizer)
+        if watch is not None:
+            self._synced()
+            watch.forget()
+
+    def gradients(self) -> Iterable[tuple[str, Any]] | None:
+        watch = watch_of(self._optimizer)
+        if watch is None:
+            return None
+        self._synced()
+        scaled = hasattr(self._optimizer, "inner_optimizer")
+        gradients: Iterable[tuple[str, Any]] | None = watch.gradients(scaled=scaled)
+        return gradients
+
+    def check_gradients(self, callback: str, *, arrays: bool) -> None:
+        seen = watch_of(self._optimizer) is not None
+        if seen and not (arrays and self.gradients() is None):
+            return
+        raise HostError.lacks(
+            callback,
+            "an optimizer that keeps its gradients" if seen else "an optimizer that is watched",
+            self.describe(),
+            hint="from peakhold.keras import watch_gradients, and "
+            f"model.compile(watch_gradients(optimizer{', keep=True' if arrays else ''}), ...).",
+        )
+
+    # Learning rates
+
+    def _optimizers(self) -> list[tuple[str, Any]]:
+        optimizer = self._optimizer
+        if optimizer is None:
+            return []
+        several = getattr(optimizer, "optimizers", None)
+        return [(o.name, o) for o in several] if several else [("", optimizer)]
+
+    def learning_rates(self) -> dict[str, float]:
+        return {
+            name: float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            for name, optimizer in self._optimizers()
+        }
+
+    def set_learning_rate(self, name: str, value: float) -> None:
+        self._synced()
+        dict(self._optimizers())[name].learning_rate = value
+
+    def check_rates_settable(self, callback: str) -> None:
+        if not self._optimizers():
+            raise HostError.lacks(
+                callback,
+                "a compiled model",
+                self.describe(),
+                hint="call model.compile(optimizer=...) first, or, in a loop of your own, pass "
+                "CallbackList(..., optimizer=optimizer).",
+            )
+        for _, optimizer in self._optimizers():
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            schedule = getattr(inner, "_learning_rate", None)
+            if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+                raise LearningRateScheduleError(
+                    "This optimizer was created with a `LearningRateSchedule` object as its "
+                    f"`learning_rate`: expected a rate that {callback} can set, got "
+                    f"learning_rate={type(schedule).__name__}.\n"
+                    "Hint: pass a float as learning_rate, or leave one of the two out."
+                )
+
+    def rate_schedule(self) -> tuple[str, int] | None:
+        for _, optimizer in self._optimizers():
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            curve: Any = getattr(inner, "_learning_rate", None)
+            if type(curve).__name__ in CURVES_WITH_AN_END and not getattr(curve, "cycle", False):
+                end = curve.decay_steps + (getattr(curve, "warmup_steps", None) or 0)
+                return type(curve).__name__, int(end) - (self.steps_done() or 0)
+        return None
+
+    # Control
+
+    def request_stop(self) -> None:
+        self.model.stop_training = True
+
+    def clear_stop(self) -> None:
+        self.model.stop_training = False
+
+    def remember_loop(self, frame: FrameType) -> None:
+        """Note whose loop this is, if it is not `fit`."""
+        self._code = None if is_fit_of(frame, self.model) else frame.f_code
+
+    def owns_frame(self, frame: FrameType) -> bool:
+        model = self._model()
+        return frame.f_code is self._code or (model is not None and is_fit_of(frame, model))
+
+    # Files
+
+    def file_suffixes(self) -> tuple[str, ...] | None:
+        return saving.SUFFIXES
+
+    def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
+        saving.write(self._synced(), file, suffix, scratch)
+
+    def plan_file(self, suffix: str) -> PlannedKerasFile:
+        model = self._synced()
+        try:
+            plan = file_plan.plan(model, suffix)
+        except (file_plan.CannotPlanError, ValueError) as error:
+            raise CannotPlanError(str(error)) from error
+        lists = {WEIGHTS: model.weights}
+        dicts = {OPTIMIZER: _optimizer_variables(self._optimizer)}
+        return PlannedKerasFile(plan, places_of(lists, dicts))
+
+    def runs_fit(self) -> bool:
+        model = self._model()
+        return model is not None and fit_runs(model)
+
+    def versions(self) -> dict[str, str]:
+        return {
+            "peakhold": __version__,
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+        }
+
+    # Resume
+
+    def resumption(self) -> KerasResumption:
+        return KerasResumption(self)
+
+    # Metrics
+
+    def metric_names(self) -> tuple[str, ...] | None:
+        model = self.model
+        if type(model).train_step is not _stock_train_step(model):
+            return None  # its logs may have any keys
+        try:
+            return tuple(sorted(model.get_metrics_result()))
+        except (ValueError, AttributeError, TypeError):  # not built, or not compiled
+            return None
+
+    def metric_directions(self) -> dict[str, Direction | None]:
+        directions: dict[str, Direction | None] = {}
+        for container in self.model.metrics:
+            for prefix, metric in _compiled(container):
+                up_or_down = getattr(metric, "_direction", None)
+                direction = _DIRECTIONS.get(up_or_down)
+                for name in {metric.name, f"{prefix}_{metric.name}" if prefix else metric.name}:
+                    # Two outputs may disagree about a bare name: then it tells nothing.
+                    known = directions.setdefault(name, direction)
+                    directions[name] = direction if known == direction else None
+        return directions
+
+    def validates(self) -> bool | None:
+        model = self._model()
+        return None if model is None else validation_runs(model)
+
+    def first_validation(self) -> int | None:
+        model = self._model()
+        return None if model is None else first_validation(model)
+
+    # Words
+
+    def say(self, message: str) -> None:
+        from keras.src.utils import io_utils
+
+        io_utils.print_msg(message)
+
+
+def _live(variable: Any) -> Any:
+    """A variable's value as an array, without a copy where its framework lets us look.
+
+    To be let go before training goes on: TensorFlow copies a buffer that somebody else looks at
+    before it writes to it, PyTorch writes, and JAX gives the buffer away.
+    """
+    value = variable.value
+    if hasattr(value, "read_value"):  # TensorFlow's: `numpy()` would copy
+        try:
+            return np.asarray(memoryview(value.read_value()))
+        except (TypeError, ValueError, BufferError):  # bfloat16, strings, another device
+            return np.asarray(keras.ops.convert_to_numpy(variable))
+    if hasattr(value, "detach"):
+        value = value.detach()
+        try:
+            return value.numpy(force=True)
+        except TypeError:  # bfloat16 and float8 are not NumPy's
+            source = source_of(value)
+            if source is None:
+                raise
+            return source.array.view(np.dtype(str(variable.dtype)))
+    try:
+        return np.asarray(value)
+    except TypeError:
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def _own(array: Any) -> Any:
+    """An array for a framework to keep: JAX takes aligned memory as it is, and ours is reused."""
+    return np.array(array)
+
+
+def unshare(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Give each average a buffer of its own: JAX donates one of the two, and the other is gone."""
+    for variable, average in pairs:
+        if average is not None and variable.value is average.value:
+            average.assign(_own(keras.ops.convert_to_numpy(average)))
+
+
+def _map_arrays(tree: Any, visit: Callable[[Any], Any]) -> Any:
+    if isinstance(tree, dict):
+        return {key: visit(array) for key, array in tree.items()}
+    return [visit(array) for array in tree]
+
+
+def _keys(variables: list[Any]) -> list[str]:
+    """A name for each variable; two optimizers may use the same paths."""
+    seen: dict[str, int] = {}
+    keys = []
+    for variable in variables:
+        count = seen[variable.path] = seen.get(variable.path, 0) + 1
+        keys.append(variable.path if count == 1 else f"{variable.path}#{count}")
+    return keys
+
+
+def _fit(variables: list[Any], arrays: list[Any]) -> bool:
+    return len(variables) == len(arrays) and all(
+        tuple(variable.shape) == tuple(np.shape(array))
+        for variable, array in zip(variables, arrays, strict=True)
+    )
+
+
+def _assign(part: str, variables: list[Any], arrays: list[Any]) -> None:
+    if not _fit(variables, arrays):
+        raise HostError.lacks(
+            f"restoring {part!r}",
+            f"{len(arrays)} variables of the shapes that were copied",
+            [tuple(variable.shape) for variable in variables][:5],
+            hint="restore into the model that the copy was taken from, or one built like it.",
+        )
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(_own(array))
+
+
+def _distributed(model: Any) -> bool:
+    strategy = getattr(model, "distribute_strategy", None)
+    return getattr(strategy, "num_replicas_in_sync", 1) > 1
+
+
+def _is_float(variable: Any) -> bool:
+    return "float" in str(variable.dtype)
+
+
+def _n_bytes(variable: Any) -> int:
+    dtype = str(variable.dtype)
+    bits = int("".join(c for c in dtype.split("_", maxsplit=1)[0] if c.isdigit()) or 8)
+    return int(np.prod(variable.shape)) * max(bits // 8, 1)
+
+
+def _optimizer_variables(optimizer: Any) -> list[Any]:
+    return [] if optimizer is None else own_variables(optimizer)
+
+
+def _averages(optimizer: Any) -> bool:
+    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))
+
+
+def _average_variables(optimizer: Any) -> list[Any]:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    averages = getattr(inner, "_model_variables_moving_average", ())
+    return [variable for variable in averages if variable is not None]
+
+
+def _stock_train_step(model: Any) -> Any:
+    """The `train_step` that Keras gives to this model."""
+    for cls in type(model).__mro__:
+        if cls.__module__.startswith("keras.") and "train_step" in vars(cls):
+            return vars(cls)["train_step"]
+    return None
+
+
+def _compiled(container: Any) -> Iterable[tuple[str, Any]]:
+    """`(output name, metric)` for each metric in a container of `model.metrics`."""
+    parts = [
+        *(getattr(container, "_flat_metrics", None) or ()),
+        *(getattr(container, "_flat_weighted_metrics", None) or ()),
+    ]
+    if not parts:
+        if not hasattr(container, "_user_metrics"):
+            yield "", container  # a metric of the user's own `metrics` property
+            return
+        # A container that is not built yet (TensorFlow, before the first batch) has what was given.
+        given = [container._user_metrics, getattr(container, "_user_weighted_metrics", None)]
+        for metric in keras.tree.flatten(given):
+            if isinstance(metric, keras.metrics.Metric):
+                yield "", metric
+        return
+    for part in parts:
+        for metric in getattr(part, "metrics", ()):
+            yield getattr(part, "output_name", None) or "", metric

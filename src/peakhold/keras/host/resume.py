@@ -1,0 +1,247 @@
+"""What a resume asks of a Keras model, on any backend.
+
+Rules of this file (by experiment; keras-defects 6.1):
+
+1. Variables belong together by order, dtype and shape: the names Keras gives (`dense_3`) count up
+   within a process, and are for messages only.
+2. `fit` resets its metrics before `on_epoch_begin`, and draws the order of the data after it. So
+   the first `on_epoch_begin` is where state is put back exactly, the random generators last.
+3. `fit` reads `model._initial_epoch` once, right after `on_train_begin`, and never clears it
+   (K-R5): it is cleared as soon as it has been read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from keras.callbacks import History
+
+import keras
+from peakhold.errors import CheckpointDamagedError
+from peakhold.host.resume import Passed
+from peakhold.keras.fit.frame import fit_locals
+from peakhold.keras.host.gradients import own_variables
+
+__all__ = ["KerasResumption"]
+
+_first_epochs: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""First epochs that we set and have not taken back, by model."""
+
+_STATELESS = frozenset(
+    {"Callback", "History", "LambdaCallback", "LearningRateScheduler", "ProgbarLogger",
+     "RemoteMonitor", "SwapEMAWeights", "TensorBoard", "TerminateOnNaN"}
+)  # fmt: skip
+
+_FOREIGN_WEIGHTS, _FOREIGN_POSITION = "latest.weights.h5", "training_metadata.json"
+
+
+class KerasResumption:
+    """A Keras model, as a resume sees it.
+
+    Args:
+        host: The model's host.
+    """
+
+    def __init__(self, host: Any) -> None:
+        self._host = host
+
+    # Where fit begins
+
+    def set_first_epoch(self, epoch: int | None) -> None:
+        model = self._host.model
+        ours = _first_epochs.pop(model, None)
+        if epoch is None:
+            if ours is not None and model._initial_epoch == ours:
+                model._initial_epoch = None
+            return
+        model._initial_epoch = epoch
+        _first_epochs[model] = epoch
+
+    # Building
+
+    def build_config(self) -> Any:
+        return self._host.model.get_build_config()
+
+    def build(self, config: Any) -> bool:
+        model = self._host.model
+        if not _is_built(model) and config:
+            model.build_from_config(config)
+        if not _is_built(model):
+            return False
+        optimizer = self._host._optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(model.trainable_variables)
+        return True
+
+    # State
+
+    def more(self) -> dict[str, Any]:
+        model = self._host._synced()
+        generator = _global_generator()
+        return {
+            "seeds": [_array(v) for v in _seeds(model)],
+            "metrics": [_array(v) for v in model.metrics_variables],
+            "generator": None if generator is None else _array(generator.state),
+            "rates": self._host.learning_rates(),
+        }
+
+    def names(self) -> dict[str, list[str]]:
+        return {part: [v.path for v in variables] for part, variables in self._variables().items()}
+
+    def _variables(self) -> dict[str, list[Any]]:
+        optimizer = self._host._optimizer
+        return {
+            "weights": list(self._host.model.weights),
+            "optimizer": [] if optimizer is None else own_variables(optimizer),
+        }
+
+    def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
+        words: list[str] = []
+        for part, variables in self._variables().items():
+            kept = _listed(parts.get(part, []))
+            called = [*names.get(part, ()), *["a tensor"] * len(kept)]
+            for index in range(max(len(kept), len(variables))):
+                theirs = f"{called[index]} {_kind(kept[index])}" if index < len(kept) else "nothing"
+                variable = variables[index] if index < len(variables) else None
+                ours = "nothing" if variable is None else f"{variable.path} {_kind(variable)}"
+                if variable is None or index >= len(kept) or _kind(kept[index]) != _kind(variable):
+                    words.append(f"{part}: {theirs} in the backup, {ours} in the model")
+        return words
+
+    def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        model = self._host._synced()
+        for part, variables in self._variables().items():
+            if part in parts:
+                _assign(variables, _listed(parts[part]))
+        _assign(_seeds(model), more["seeds"])
+        metrics = list(model.metrics_variables)
+        if [_kind(v) for v in metrics] == [_kind(a) for a in more["metrics"]]:
+            _assign(metrics, more["metrics"])
+            # What an unbroken run finds zeroed at the start of an epoch, and only that.
+            model.reset_metrics()
+        if more["generator"] is not None:
+            generator = keras.src.random.seed_generator.global_seed_generator()
+            generator.state.assign(more["generator"])
+
+    # The record of the epochs
+
+    def passed(self, callbacks: Iterable[Any]) -> Passed | None:
+        for one in callbacks:
+            if isinstance(one, History) and hasattr(one, "epoch"):
+                return Passed(list(one.epoch), {k: list(v) for k, v in one.history.items()})
+        return None
+
+    def set_passed(self, callbacks: Iterable[Any], passed: Passed) -> None:
+        for one in callbacks:
+            if isinstance(one, History):
+                one.epoch = list(passed.epochs)
+                one.history = {key: list(values) for key, values in passed.metrics.items()}
+                self._host.model.history = one
+
+    def is_stateless(self, callback: Any) -> bool:
+        return (
+            type(callback).__module__.startswith("keras.src.callbacks.")
+            and type(callback).__name__ in _STATELESS
+        )
+
+    # The running fit
+
+    def stop_requested(self) -> bool:
+        return bool(getattr(self._host.model, "stop_training", False))
+
+    def call_batch_hooks(self, driver: Any) -> None:
+        if getattr(driver, "_async_train", False):
+            driver._async_train = False
+
+    # What cannot be repeated
+
+    def unrepeatable(self) -> str | None:
+        tensorflow = sys.modules.get("tensorflow")
+        if keras.backend.backend() != "tensorflow" or tensorflow is None:
+            return None
+        from keras.src.utils.rng_utils import get_random_seed
+
+        try:
+            from tensorflow.python.eager import context
+
+            seeded = context.global_seed() is not None
+        except ImportError:
+            seeded = get_random_seed() is not None
+        iterator = fit_locals(self._host.model).get("epoch_iterator")
+        adapter = getattr(iterator, "data_adapter", None)
+        shuffles = type(adapter).__name__ == "ArrayDataAdapter" and bool(
+            getattr(adapter, "_shuffle", True)
+        )
+        if seeded or not shuffles:
+            return None
+        return (
+            "BackupAndRestore cannot bring back the order of the batches: TensorFlow shuffles with "
+            "a seed that nobody knows. For a resume that repeats the run exactly, call "
+            "keras.utils.set_random_seed(seed) before the model is built, or shuffle the data in "
+            "a keras.utils.PyDataset."
+        )
+
+    # A backup of Keras's own class
+
+    def foreign_backup(self, folder: str) -> tuple[str, ...]:
+        paths = [
+            os.path.join(folder, name + suffix)
+            for name in (_FOREIGN_WEIGHTS, _FOREIGN_POSITION)
+            for suffix in ("", ".bkp")
+        ]
+        return tuple(path for path in paths if os.path.lexists(path))
+
+    def take_foreign_backup(self, folder: str) -> int:
+        path = os.path.join(folder, _FOREIGN_WEIGHTS)
+        try:
+            with open(os.path.join(folder, _FOREIGN_POSITION), encoding="utf-8") as file:
+                epoch = int(json.load(file)["epoch"])
+            self._host.model.load_weights(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damaged = CheckpointDamagedError.for_path(
+                folder, f"it was written by keras.callbacks.BackupAndRestore, and {error}"
+            )
+            damaged.add_note("Delete these files to start afresh, or restore a copy of them.")
+            raise damaged from error
+        return epoch
+
+
+def _is_built(model: Any) -> bool:
+    return bool(model.built) and all(layer.built for layer in model._flatten_layers())
+
+
+def _seeds(model: Any) -> list[Any]:
+    """State that is neither weights nor metrics: seed generators, in their order."""
+    weights = {id(v) for v in (*model.weights, *model.metrics_variables)}
+    return [v for v in model.variables if id(v) not in weights]
+
+
+def _global_generator() -> Any:
+    from keras.src.backend.common import global_state
+
+    return global_state.get_global_attribute(keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR)
+
+
+def _listed(tree: Any) -> list[Any]:
+    """A part's arrays in their order, however the host named them."""
+    return list(tree.values()) if isinstance(tree, Mapping) else list(tree)
+
+
+def _kind(value: Any) -> str:
+    dtype = str(value.dtype)
+    return f"{keras.backend.standardize_dtype(dtype)}{tuple(value.shape)}"
+
+
+def _array(variable: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def _assign(variables: list[Any], arrays: Iterable[Any]) -> None:
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)

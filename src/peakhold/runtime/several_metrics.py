@@ -1,0 +1,105 @@
+"""Arguments, and the table of `explain()`, of a callback that watches one metric or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from peakhold._core.arguments import check_monitor, check_number
+from peakhold._core.decisions import Decision
+from peakhold._core.observation import Observation, is_finite
+from peakhold._core.policies.early_stopping import EarlyStoppingState
+from peakhold.errors import InvalidArgumentError
+from peakhold.runtime.monitored import value_text
+
+__all__ = ["one_for_each", "row", "table"]
+
+
+def one_for_each(
+    monitor: Any, mode: Any, min_delta: Any, baseline: Any
+) -> tuple[list[str], list[str], list[Any], list[float | None]]:
+    """Everything that may differ from metric to metric, one for each."""
+    several = isinstance(monitor, (list, tuple))
+    names = [check_monitor(name) for name in monitor] if several else [check_monitor(monitor)]
+    if not names or len(set(names)) < len(names):
+        raise InvalidArgumentError.for_argument(
+            "monitor",
+            monitor,
+            "the name of a metric, or a list of different ones",
+            hint="pass the names as they stand in the logs, such as ['val_accuracy', 'val_f1'].",
+        )
+
+    def spread(argument: str, value: Any) -> list[Any]:
+        if not isinstance(value, (list, tuple)):
+            return [value] * len(names)
+        if len(value) != len(names):
+            raise InvalidArgumentError.for_argument(
+                argument,
+                value,
+                f"one value, or a list of {len(names)}, one for each monitor",
+                hint=f"the monitors are {names}.",
+            )
+        return list(value)
+
+    baselines = [
+        None if value is None else check_number("baseline", value, infinite=True)
+        for value in spread("baseline", baseline)
+    ]
+    return names, spread("mode", mode), spread("min_delta", min_delta), baselines
+
+
+def row(
+    checks: Sequence[Observation | None],
+    state: EarlyStoppingState,
+    decisions: Sequence[Decision],
+) -> dict[str, Any]:
+    """What happened in an epoch, as plain JSON; with several metrics, lists.
+
+    Args:
+        checks: What each metric said; at least one said something.
+        state: The state after the epoch.
+        decisions: What was decided.
+    """
+    states = (state, *state.others)
+    cells: dict[str, list[Any]] = {
+        "value": [None if check is None else value_text(check.value) for check in checks],
+        "best": [each.best for each in states],
+        "wait": [each.wait for each in states],
+    }
+    single = len(states) == 1
+    return {
+        "epoch": next(check.epoch for check in checks if check is not None),
+        **({name: column[0] for name, column in cells.items()} if single else cells),
+        "decision": ", ".join(decision.word for decision in decisions),
+        "reason": "; ".join(decision.reason for decision in decisions),
+    }
+
+
+def table(history: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Rows as lines of a table, with a head; epochs are counted from 1."""
+    head = ("epoch", *(title for name in names for title in (name, "best", "wait")))
+    rows = [(*head, "decision", "reason")] + [
+        (str(row["epoch"] + 1), *_cells(row, len(names)), row["decision"], row["reason"])
+        for row in history
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    n = len(head)
+    lines = []
+    for cells in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(cells[:n], widths, strict=False)]
+        words = [cell.ljust(width) for cell, width in zip(cells[n:], widths[n:], strict=True)]
+        lines.append("  ".join(numbers + words).rstrip())
+    return lines
+
+
+def _cells(row: Mapping[str, Any], n_metrics: int) -> list[str]:
+    """Value, best and wait of each metric."""
+    columns = (row["value"], row["best"], row["wait"])
+    if n_metrics == 1:
+        return [_short(columns[0]), _short(columns[1]), str(columns[2])]
+    cells = zip(*columns, strict=True)
+    return [text for v, b, wait in cells for text in (_short(v), _short(b), str(wait))]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if is_finite(value if isinstance(value, float) else None) else str(value)

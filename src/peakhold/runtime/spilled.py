@@ -1,0 +1,122 @@
+"""The best snapshot on disk: for those who have no host memory for it.
+
+A private store in the folder for temporary files holds it; it is gone with its callback. It stands
+where a `Held` would.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, final
+
+import numpy as np
+
+from peakhold._core.policies.keep import KeepLast
+from peakhold.host.contract import Host
+from peakhold.snapshots.arrays import RawTensor
+from peakhold.snapshots.pool import Held
+from peakhold.store.store import Store
+from peakhold.trees import map_tree
+
+__all__ = ["Spill", "Spilled"]
+
+
+@final
+class Spill:
+    """A folder for the best snapshot of one callback; an older one goes when a newer is safe."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="peakhold-best-")
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._store = Store(self.folder, KeepLast(1), undo=0)
+        self._numbers = itertools.count(1)
+
+    def save(self, trees: Mapping[str, Any]) -> Spilled:
+        """Write live arrays; when this returns, they may change.
+
+        Raises:
+            SaveError: If the disk does not take them; the one before is still there.
+        """
+        step = next(self._numbers)
+        self._store.save(step, trees, immutable=True).result()
+        self._store.wait()  # until the one before is gone, too
+        return Spilled(self, step, trees)
+
+    def load(self, step: int, part: str) -> Any:
+        """One part, verified."""
+        return self._store.load(step, [part])[part]
+
+
+class _Parts(Mapping[str, Any]):
+    """Parts that are read when they are asked for."""
+
+    def __init__(self, spill: Spill, step: int, likes: dict[str, Any]) -> None:
+        self._spill, self._step, self._likes = spill, step, likes
+
+    def __getitem__(self, part: str) -> Any:
+        likes = iter(self._likes[part])
+        tree = self._spill.load(self._step, part)
+        return map_tree(tree, lambda leaf: _as_it_was(leaf, next(likes)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._likes)
+
+    def __len__(self) -> int:
+        return len(self._likes)
+
+
+@final
+class Spilled:
+    """What was saved, in the place of a `Held`."""
+
+    def __init__(self, spill: Spill, step: int, trees: Mapping[str, Any]) -> None:
+        likes: dict[str, list[Any]] = {}
+        for part, tree in trees.items():
+            kinds = likes[part] = []
+            map_tree(tree, lambda leaf, kinds=kinds: kinds.append(_kind(leaf)))  # type: ignore[misc]
+        self.parts: Mapping[str, Any] = _Parts(spill, step, likes)
+        """Tree of arrays by part, read anew each time."""
+        self.token = Held.new_token()
+        """Of this snapshot alone."""
+
+    def share(self) -> Spilled:
+        """As `Held.share`; nothing is counted on disk."""
+        return self
+
+    def release(self) -> None:
+        """As `Held.release`; the next save frees the disk."""
+
+    def restore(self, host: Host) -> None:
+        """Put the parts back into the model."""
+        host.restore(dict(self.parts))
+
+    def give_away(self, part: str) -> Any:
+        """The tree of a part, in arrays of its own."""
+        return self.parts[part]
+
+    def __reduce__(self) -> Any:
+        return Held.of, (dict(self.parts),)
+
+
+def _kind(leaf: Any) -> Any:
+    """The dtype of a PyTorch tensor; None for anything else."""
+    return leaf.dtype if hasattr(leaf, "detach") else None
+
+
+def _as_it_was(leaf: Any, dtype: Any) -> Any:
+    """A loaded array as the tensor that was saved."""
+    if dtype is None:
+        return leaf
+    torch = sys.modules["torch"]
+    if isinstance(leaf, RawTensor):
+        bits = np.frombuffer(leaf.buffer, np.uint8 if dtype.itemsize == 1 else np.int16)
+        leaf = bits.copy().reshape(leaf.shape)
+    elif leaf.dtype.kind == "V":
+        leaf = leaf.view(np.uint8 if dtype.itemsize == 1 else np.int16)
+    tensor = torch.from_numpy(np.ascontiguousarray(leaf).reshape(leaf.shape))
+    return tensor if tensor.dtype == dtype else tensor.view(dtype)

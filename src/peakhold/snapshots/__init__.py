@@ -1,0 +1,1 @@
+"""Copies of a state in memory: what training waits for."""

@@ -183,6 +183,29 @@ class Behaviours:
         )
         assert (saver.best, saver.best_path, saver.latest_path) == (0.3, path, path)
 
+    def test_a_sidecar_keeps_metrics_that_are_no_numbers_and_ranks_none_of_them(
+        self, rig, tmp_path
+    ):
+        nan, inf = float("nan"), float("inf")
+        path = str(tmp_path / f"w{{epoch}}{rig.suffix}")
+        saver = rig.saver(path, monitor="m", mode="min", keep_best=1)
+        rig.run([saver], {"m": [0.5, nan, -inf, 0.7], "n": [inf, nan, 1.0, -inf]}, 4)
+        noted = {
+            entry["epoch"]: (entry["value"], entry["metrics"]["m"], entry["metrics"]["n"])
+            for entry in sidecar_of(path).values()
+        }
+
+        # The best of those that have a value, and the newest.
+        assert noted == {0: (0.5, 0.5, "Infinity"), 3: (0.7, 0.7, "-Infinity")}
+        every = rig.saver(str(tmp_path / f"all{{epoch}}{rig.suffix}"), monitor="m", mode="min")
+        rig.run([every], {"m": [nan, -inf]}, 2)
+        values = [
+            (entry["value"], entry["metrics"]["m"])
+            for name, entry in sorted(sidecar_of(path).items())
+            if name.startswith("all")
+        ]
+        assert values == [(None, "NaN"), (None, "-Infinity")]
+
     def test_each_epoch_has_its_file_counted_from_one(self, rig, tmp_path):
         path = str(tmp_path / f"w{{epoch:02d}}_{{m:.1f}}{rig.suffix}")
         saver = rig.saver(path, monitor="m")

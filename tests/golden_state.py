@@ -1,6 +1,7 @@
-"""The state in the golden checkpoint of format 1. Never change it: users' checkpoints do not change.
+"""The state in the golden checkpoints of format 1. Never change it: users' checkpoints do not change.
 
-`python tests/golden_state.py FOLDER` wrote the checkpoint that is checked in.
+`python tests/golden_state.py FOLDER` wrote the checkpoints that are checked in: `format-1` before
+NaN and infinity had one word each in all files, `format-1-words` since.
 """
 
 import math

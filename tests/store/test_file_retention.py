@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 
@@ -226,6 +227,37 @@ def with_checksum(one, checksum):
     return dataclasses.replace(one, checksum=checksum)
 
 
+def test_metrics_that_are_no_numbers_come_back_as_they_were(tmp_path):
+    metrics = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.5}
+    Saver(tmp_path).save(0, metrics=metrics)
+    text = (tmp_path / SIDECAR).read_text()
+
+    assert entries(tmp_path)["w_0.bin"][0]["metrics"] == {
+        "a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 0.5,
+    }  # fmt: skip
+    back = Sidecar(str(tmp_path), "w_{epoch}.bin", "w_epoch.bin").entry_for("w_0.bin")
+    assert repr(back.metrics) == repr(metrics)
+    Saver(tmp_path).save(0, metrics=metrics)  # and are written as they were read
+    assert (
+        json.loads(text)["files"]["w_0.bin"][0]["metrics"]
+        == (entries(tmp_path)["w_0.bin"][0]["metrics"])
+    )
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", float("nan"), float("-inf")])
+def test_a_value_that_is_no_number_is_nobody_s_best(tmp_path, value):
+    Saver(tmp_path).save(0, 1)
+    path = tmp_path / SIDECAR
+    content = json.loads(path.read_text())
+    content["files"]["w_0.bin"][0]["value"] = value
+    path.write_text(json.dumps(content))
+
+    best = CheckpointFolder(str(tmp_path / "w_{epoch}.bin"), ".bin", "r2").best(
+        "loss", "min", smaller
+    )
+    assert best is not None and best[1].epoch == 1
+
+
 def test_a_sidecar_with_nonsense_in_it_costs_no_file(tmp_path):
     run = Saver(tmp_path)
     run.save(0, 1, 2)
@@ -233,6 +265,7 @@ def test_a_sidecar_with_nonsense_in_it_costs_no_file(tmp_path):
     content = json.loads(path.read_text())
     content["files"]["w_0.bin"][0] |= {"order": "first"}
     content["files"]["w_1.bin"][0] |= {"mtime_ns": [], "size": {}}
+    content["files"]["w_2.bin"][0] |= {"metrics": [0.5]}
     path.write_text(json.dumps(content))
 
     done = Saver(tmp_path).retain(keep_last=1)

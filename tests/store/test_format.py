@@ -1,4 +1,4 @@
-"""Format 1: the golden checkpoint is loaded for ever, and by a reader that has nothing of ours."""
+"""Format 1: the golden checkpoints are loaded for ever, and by a reader that has nothing of ours."""
 
 import ast
 import math
@@ -14,7 +14,8 @@ import independent_reader
 from peakhold.store import Reader, Store
 from store_support import state
 
-GOLDEN = Path(__file__).parent / "golden" / "format-1"
+FIRST = Path(__file__).parent / "golden" / "format-1"
+GOLDEN = Path(__file__).parent / "golden" / "format-1-words"
 
 
 def assert_tree(got, expected):
@@ -34,8 +35,9 @@ def assert_tree(got, expected):
         assert got == expected
 
 
-def test_the_golden_checkpoint_is_loaded_for_ever(tmp_path):
-    reader = Reader(GOLDEN)
+@pytest.mark.parametrize("golden", [FIRST, GOLDEN], ids=lambda folder: folder.name)
+def test_the_golden_checkpoint_is_loaded_for_ever(tmp_path, golden):
+    reader = Reader(golden)
     assert [finding.ok for finding in reader.verify()] == [True]
     loaded = reader.load("latest")
     assert_tree(loaded.parts, golden_state.golden())
@@ -44,7 +46,7 @@ def test_the_golden_checkpoint_is_loaded_for_ever(tmp_path):
     assert (entry.step, entry.epoch, entry.reason, entry.commit) == (4200, 3, "golden", 1)
     assert entry.metrics["loss"] == 0.25 and math.isnan(entry.metrics["accuracy"])
     assert not entry.finite
-    shutil.copytree(GOLDEN, tmp_path / "copy")
+    shutil.copytree(golden, tmp_path / "copy")
     with Store(tmp_path / "copy") as store:  # and the store goes on from it
         assert store.save(4200, golden_state.golden()).result().name == "step-00004200.r2"
 
@@ -72,7 +74,8 @@ def test_a_reader_with_nothing_of_ours_reads_it(tmp_path, make):
     manifest, parts = independent_reader.load(folder)
     assert (manifest["step"], manifest["metrics"]) == (5, {"loss": 5.0})
     assert_tree(parts, make())
-    assert_tree(independent_reader.load(GOLDEN / "step-00004200")[1], golden_state.golden())
+    for golden in (FIRST, GOLDEN):
+        assert_tree(independent_reader.load(golden / "step-00004200")[1], golden_state.golden())
 
 
 def test_that_reader_is_short_and_imports_nothing_of_ours():

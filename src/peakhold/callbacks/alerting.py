@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 from peakhold._core.arguments import check_count, check_number, check_text
 from peakhold._core.condition import Condition, ConditionError
 from peakhold._core.monitor import Criterion, closest_name, infer_direction
-from peakhold._core.observation import Observation, is_finite
+from peakhold._core.numbers import numbers_from_json, numbers_to_json
+from peakhold._core.observation import Observation
 from peakhold._core.policies.alert import AlertPolicy, AlertState, Limit, LimitState
 from peakhold.alerts.failure import Watch
 from peakhold.alerts.message import Standing, compose
@@ -413,10 +414,7 @@ class Alerting(Monitored):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs not to repeat itself, as plain JSON; no address."""
-        state = asdict(self._state)
-        if not is_finite(self._state.value):
-            state["value"] = None
-        return {**self._header(), "state": state}
+        return {**self._header(), "state": numbers_to_json(asdict(self._state))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; counts for the next run.
@@ -425,7 +423,7 @@ class Alerting(Monitored):
             InvalidArgumentError: If the state is of another class or another monitor.
         """
         self._check_header(state)
-        self._state, self._loaded = AlertState(**state["state"]), True
+        self._state, self._loaded = AlertState(**numbers_from_json(state["state"])), True
 
 
 def _place(epoch: int, epochs: int | None) -> str:

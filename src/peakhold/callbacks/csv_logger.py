@@ -23,6 +23,7 @@ from typing import Any
 
 from peakhold import files
 from peakhold._core.arguments import check_text
+from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold.advice import Facts
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
 from peakhold.host.contract import rate_key, to_number
@@ -277,7 +278,9 @@ class CSVLogger(Participant):
             "last": list(self._last),
             "unwritten": [dict(row) for row in self._unwritten],
             # Rates seldom change: as often as each came in a row.
-            "rates": [[len(list(same)), rates] for rates, same in groupby(self._rates)],
+            "rates": [
+                [len(list(same)), numbers_to_json(rates)] for rates, same in groupby(self._rates)
+            ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -291,7 +294,9 @@ class CSVLogger(Participant):
     def _go_on(self, state: Mapping[str, Any]) -> None:
         self.keys, self._last = state["keys"], list(state["last"])
         self._written, self._rows = int(state["written"]), int(state["rows"])
-        self._rates = [dict(rates) for count, rates in state["rates"] for _ in range(count)]
+        self._rates = [
+            numbers_from_json(rates) for count, rates in state["rates"] for _ in range(count)
+        ]
         self._unwritten = [dict(row) for row in state["unwritten"]]
         if self.keys is None:
             if not self.append:

@@ -24,7 +24,7 @@ from peakhold.checkpoint_files.arguments import check_budget
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host.contract import OPTIMIZER, WEIGHTS
 from peakhold.runtime.monitored import Monitored, OneOfSeveral, View
-from peakhold.runtime.several_metrics import one_for_each, row, table
+from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
 from peakhold.runtime.summary import Best
 from peakhold.runtime.training_clock import TrainingClock
 from peakhold.snapshots.pool import Held
@@ -512,8 +512,8 @@ class EarlyStopping(Monitored):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and history as plain JSON; best weights are not in it (save them in a file)."""
-        state = self._state.to_json()
-        return {**self._header(), "state": state, "history": list(self._history)}
+        state, history = self._state.to_json(), [row_to_json(row) for row in self._history]
+        return {**self._header(), "state": state, "history": history}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; counts for the next run, whatever its first epoch.
@@ -523,7 +523,7 @@ class EarlyStopping(Monitored):
         """
         self._check_header(state)
         self._state = EarlyStoppingState.from_json(state["state"])
-        self._history = [dict(row) for row in state["history"]]
+        self._history = [row_from_json(row) for row in state["history"]]
         self._replace_best(None)
         self._loaded = True
 

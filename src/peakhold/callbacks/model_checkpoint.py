@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from peakhold._core.arguments import check_number, check_verbose
-from peakhold._core.observation import is_finite
+from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold._core.policies.save_when import (
     AtEnd,
     Due,
@@ -386,10 +386,9 @@ class ModelCheckpoint(CheckpointRanking):
         In the next run the value counts only if the sidecar proves a file with it: what is known
         of files comes from files.
         """
-        best = self.best
         return {
             **self._header(),
-            "state": {"best": best if is_finite(best) else None},
+            "state": {"best": number_to_json(self.best)},
             "due": asdict(self._counted),
         }
 
@@ -400,5 +399,5 @@ class ModelCheckpoint(CheckpointRanking):
             InvalidArgumentError: If the state is of another class or another monitor.
         """
         self._check_header(state)
-        self._state = SaveBestState(best=state["state"]["best"])
+        self._state = SaveBestState(best=number_from_json(state["state"]["best"]))
         self._counted, self._loaded = DueState(**state["due"]), True

@@ -9,6 +9,7 @@ from typing import Any
 from peakhold._core.arguments import check_count, check_number, check_verbose
 from peakhold._core.decisions import SetLearningRate
 from peakhold._core.monitor import Relative
+from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Observation
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
@@ -176,7 +177,7 @@ class ReduceLROnPlateau(Monitored):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters as plain JSON."""
-        state = asdict(self._state)
+        state = numbers_to_json(asdict(self._state))
         if not self._state.waited:
             del state["waited"]
         return {**self._header(), "state": state}
@@ -188,4 +189,4 @@ class ReduceLROnPlateau(Monitored):
             InvalidArgumentError: If the state is of another class or another monitor.
         """
         self._check_header(state)
-        self._state, self._loaded = PlateauState(**state["state"]), True
+        self._state, self._loaded = PlateauState(**numbers_from_json(state["state"])), True

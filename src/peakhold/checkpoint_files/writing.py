@@ -230,7 +230,7 @@ class CheckpointWriting(CheckpointNaming):
             value=value if is_finite(value) else None,
             saved_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             run_id=self.session.run_id,
-            metrics={k: v for k, v in sorted(numbers.items()) if v is not None and is_finite(v)},
+            metrics={k: v for k, v in sorted(numbers.items()) if v is not None},
             versions=self.host.versions(),
             finite=loss is None or is_finite(loss),
         )

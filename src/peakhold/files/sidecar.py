@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, final
 
 from peakhold import files
+from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold.disk.disk import Disk
 
 __all__ = ["PREVIOUS", "Entry", "Sidecar"]
@@ -54,7 +55,7 @@ class Entry:
     batch: int | None = None
     """Index of the batch, from 0, if the save came inside an epoch."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """All finite metrics of that moment."""
+    """All metrics of that moment, NaN and infinite ones, too; only finite ones in old sidecars."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of Peakhold and of the framework."""
     order: int = 0
@@ -77,9 +78,14 @@ def _read_entry(raw: Any) -> Entry | None:
     if not all(isinstance(number, int) for number in numbers):
         return None
     try:
-        return Entry(**{key: value for key, value in raw.items() if key in known})
-    except TypeError:
+        entry = Entry(**{key: value for key, value in raw.items() if key in known})
+        return replace(entry, metrics=numbers_from_json(entry.metrics))
+    except (TypeError, AttributeError):
         return None
+
+
+def _written(entry: Entry) -> dict[str, Any]:
+    return {**asdict(entry), "metrics": numbers_to_json(entry.metrics)}
 
 
 @final
@@ -191,7 +197,7 @@ class Sidecar:
         content = {
             "format": FORMAT,
             "template": self.template,
-            "files": {key: [asdict(e) for e in merged[key]] for key in sorted(merged)},
+            "files": {key: [_written(entry) for entry in merged[key]] for key in sorted(merged)},
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         files.commit(self.path, lambda file: file.write(text.encode()), disk=self._disk)

@@ -34,7 +34,7 @@ from peakhold.host.contract import Host, to_number
 from peakhold.runtime.callback import Participant
 from peakhold.runtime.session import Session
 
-__all__ = ["Monitored", "OneOfSeveral", "View", "value_text"]
+__all__ = ["Monitored", "OneOfSeveral", "View"]
 
 T = TypeVar("T")
 
@@ -57,11 +57,6 @@ class View(Generic[T]):
 
     def __set__(self, callback: Any, value: T) -> None:
         callback._state = replace(callback._state, **{self._field: value})
-
-
-def value_text(value: float | None) -> str | float | None:
-    """A value as JSON can carry it: `nan` and `inf` become text."""
-    return value if value is None or is_finite(value) else str(value)
 
 
 class Monitored(Participant):

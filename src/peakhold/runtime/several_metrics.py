@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from peakhold._core.arguments import check_monitor, check_number
 from peakhold._core.decisions import Decision
+from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold._core.observation import Observation, is_finite
 from peakhold._core.policies.early_stopping import EarlyStoppingState
 from peakhold.errors import InvalidArgumentError
-from peakhold.runtime.monitored import value_text
 
-__all__ = ["one_for_each", "row", "table"]
+__all__ = ["one_for_each", "row", "row_from_json", "row_to_json", "table"]
+
+_NUMBERS = ("value", "best")
+"""Cells of a row that may be NaN or infinite."""
 
 
 def one_for_each(
@@ -53,7 +56,7 @@ def row(
     state: EarlyStoppingState,
     decisions: Sequence[Decision],
 ) -> dict[str, Any]:
-    """What happened in an epoch, as plain JSON; with several metrics, lists.
+    """What happened in an epoch; with several metrics, lists.
 
     Args:
         checks: What each metric said; at least one said something.
@@ -62,7 +65,7 @@ def row(
     """
     states = (state, *state.others)
     cells: dict[str, list[Any]] = {
-        "value": [None if check is None else value_text(check.value) for check in checks],
+        "value": [None if check is None else check.value for check in checks],
         "best": [each.best for each in states],
         "wait": [each.wait for each in states],
     }
@@ -73,6 +76,20 @@ def row(
         "decision": ", ".join(decision.word for decision in decisions),
         "reason": "; ".join(decision.reason for decision in decisions),
     }
+
+
+def row_to_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as plain JSON."""
+    return {**row, **{name: _each(number_to_json, row[name]) for name in _NUMBERS}}
+
+
+def row_from_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that `row_to_json` wrote."""
+    return {**row, **{name: _each(number_from_json, row[name]) for name in _NUMBERS}}
+
+
+def _each(convert: Callable[[Any], Any], cell: Any) -> Any:
+    return [convert(value) for value in cell] if isinstance(cell, (list, tuple)) else convert(cell)
 
 
 def table(history: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[str]:

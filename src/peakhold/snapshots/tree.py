@@ -7,8 +7,8 @@ user saves can be mistaken for a mark of ours:
     {"$tensor": "layers/0/kernel"}     an array, by its name in the part's tensor file
     {"$tuple": [1, 2]}                 a tuple (a named tuple comes back as a plain one)
     {"$dict": [[0, "a"], [1, "b"]]}    a dict whose keys are not all plain strings
-    {"$float": "nan"}                  also "inf" and "-inf"
-    {"$complex": [1.0, {"$float": "inf"}]}
+    {"$float": "NaN"}                  also "Infinity" and "-Infinity"
+    {"$complex": [1.0, {"$float": "Infinity"}]}
     {"$bytes": "aGVsbG8="}             base64
 """
 
@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold.errors import InvalidArgumentError
 from peakhold.snapshots.arrays import ArraySource, NotStorableError, source_of
 
@@ -32,7 +33,6 @@ __all__ = ["TreeError", "flatten", "parse_json", "to_json", "unflatten"]
 _MAX_DEPTH: Final = (
     200  # deeper is a cycle or an attack; Python's own JSON parser allows about 1000
 )
-_FLOATS: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _RESERVED: Final = "__metadata__"  # safetensors' own key
 
 
@@ -80,7 +80,7 @@ class _Flattener:
         if kind in (str, bool, int) or value is None:
             return value
         if kind is float:
-            return value if math.isfinite(value) else {"$float": repr(value)}
+            return value if math.isfinite(value) else {"$float": number_to_json(value)}
         if kind is bytes:
             return {"$bytes": base64.b64encode(value).decode("ascii")}
         if depth > _MAX_DEPTH:
@@ -235,8 +235,10 @@ def _marked(mark: str, body: Any, tensor: Callable[[str], Any], depth: int) -> A
         return tensor(body)
     if mark == "$tuple" and isinstance(body, list):
         return tuple(_restore(item, tensor, depth + 1) for item in body)
-    if mark == "$float" and body in ("nan", "inf", "-inf"):
-        return _FLOATS[body]
+    if mark == "$float" and isinstance(body, str):
+        number = number_from_json(body)
+        if isinstance(number, float):
+            return number
     if mark == "$complex" and isinstance(body, list) and len(body) == 2:
         real, imag = (_restore(item, tensor, depth + 1) for item in body)
         if isinstance(real, float) and isinstance(imag, float):

@@ -12,13 +12,13 @@ name, offsets that tile each file exactly. What fails is damage with a reason, w
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, final
 
+from peakhold._core.numbers import number_from_json, numbers_to_json
 from peakhold.files.checksum import checksum_of
 from peakhold.snapshots.tree import TreeError, parse_json
 
@@ -44,7 +44,6 @@ _FOLDER: Final = re.compile(r"step-(\d{8,18})(?:\.r([1-9]\d{0,8}))?")
 _CHECKSUM: Final = re.compile(r"[0-9a-f]{32}")
 _TAIL: Final = re.compile(rb',"xxh3_128":"([0-9a-f]{32})"\}\n?')
 _TAIL_BYTES: Final = len(',"xxh3_128":""}\n') + 32
-_NON_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class ManifestError(ValueError):
@@ -142,14 +141,6 @@ def is_plain_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _number(value: float) -> float | str:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
 def _lines(items: Iterable[object]) -> str:
     """A JSON array with one item a line: short, and still good to look at."""
     body = ",\n".join(json.dumps(item, separators=(",", ":")) for item in items)
@@ -164,7 +155,7 @@ def encode(manifest: Manifest) -> bytes:
         "revision": manifest.revision,
         "commit": manifest.commit,
         "epoch": manifest.epoch,
-        "metrics": {name: _number(value) for name, value in manifest.metrics.items()},
+        "metrics": numbers_to_json(manifest.metrics),
         "reason": manifest.reason,
         "committed_at": manifest.committed_at.astimezone(UTC).isoformat(),
         "required": list(manifest.required),
@@ -283,11 +274,10 @@ def _is_dict(value: Any) -> bool:
 
 
 def _metric(value: Any) -> float:
-    if isinstance(value, str) and value in _NON_FINITE:
-        return _NON_FINITE[value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    number = number_from_json(value)
+    if isinstance(number, int | float) and not isinstance(number, bool):
         try:
-            return float(value)
+            return float(number)
         except OverflowError:
             pass
     raise ManifestError(f"a metric is {value!r:.100}, which is no number")

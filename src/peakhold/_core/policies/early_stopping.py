@@ -25,6 +25,7 @@ from typing import Any, Literal, final
 
 from peakhold._core.decisions import Continue, Decision, Remember, Stop
 from peakhold._core.monitor import Criterion
+from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Observation
 from peakhold._core.patience import Patience, spent_words, waited_out
 
@@ -66,7 +67,7 @@ class EarlyStoppingState:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON; what only several metrics, or steps and seconds, need is left out."""
-        fields = asdict(self)
+        fields = numbers_to_json(asdict(self))
         fields["others"] = [other.to_json() for other in self.others]
         extra = {"waited", "others"}
         return {name: value for name, value in fields.items() if value or name not in extra}
@@ -75,7 +76,7 @@ class EarlyStoppingState:
     def from_json(cls, fields: Mapping[str, Any]) -> EarlyStoppingState:
         """The state that `to_json` wrote."""
         others = tuple(cls.from_json(other) for other in fields.get("others", ()))
-        return cls(**{**fields, "others": others})
+        return cls(**{**numbers_from_json(fields), "others": others})
 
 
 @final

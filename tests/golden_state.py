@@ -1,7 +1,8 @@
 """The state in the golden checkpoints of format 1. Never change it: users' checkpoints do not change.
 
-`python tests/golden_state.py FOLDER` wrote the checkpoints that are checked in: `format-1` before
-NaN and infinity had one word each in all files, `format-1-words` since.
+`python tests/golden_state.py FOLDER [STEP ...]` wrote the checkpoints that are checked in: `format-1` before
+NaN and infinity had one word each in all files, `format-1-words` since; `format-1-refers-to` is one that
+needs others.
 """
 
 import math
@@ -42,4 +43,7 @@ if __name__ == "__main__":
 
     with Store(sys.argv[1]) as store:
         metrics = {"loss": 0.25, "accuracy": math.nan}
-        store.save(4200, golden(), epoch=3, metrics=metrics, reason="golden").result()
+        refers_to = map(int, sys.argv[2:])
+        store.save(
+            4200, golden(), epoch=3, metrics=metrics, reason="golden", refers_to=refers_to
+        ).result()

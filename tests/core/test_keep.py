@@ -14,6 +14,7 @@ from peakhold._core.policies.keep import (
     KeepLast,
     keep,
 )
+from peakhold._core.policies.keep_backups import KeepBackups
 from peakhold.errors import InvalidArgumentError
 
 NAN, INF = math.nan, math.inf
@@ -157,3 +158,30 @@ def test_min_and_max_mirror(values):
     mirrored = [-value for value in values]
     low = KeepBest("loss", "min").keeps(history(*values))
     assert low == KeepBest("loss", "max").keeps(history(*mirrored))
+
+
+def backup(step, **more):
+    return CheckpointInfo(step, step + 10, **more)
+
+
+def test_backups_that_the_newest_refer_to_stay():
+    infos = [backup(0), backup(1), backup(2, refers_to=(0,)), backup(3), backup(4, refers_to=(1,))]
+
+    assert KeepBackups(2).keeps(infos) == {11, 13, 14}
+    assert keep(KeepBackups(1), infos) == {11, 14}
+
+
+def test_what_is_only_referred_to_keeps_nothing_in_its_turn():
+    infos = [backup(0), backup(1, refers_to=(0,)), backup(2, refers_to=(1,))]
+
+    assert KeepBackups(1).keeps(infos) == {11, 12}
+
+
+def test_backups_of_before_that_say_it_in_their_metrics_are_understood():
+    old = {"refers_to_step_0": 0.0, "refers_to_step_1": 2.0}
+    infos = [backup(0), backup(1), backup(2), backup(3, metrics=old), backup(4, refers_to=(1,))]
+
+    assert KeepBackups(1).keeps(infos) == {11, 14}
+    assert KeepBackups(2).keeps(infos) == {10, 11, 12, 13, 14}
+    nonsense = [backup(0), backup(1, metrics={"refers_to_step_0": math.nan})]
+    assert KeepBackups(1).keeps(nonsense) == {10, 11}  # as ever: the newest finite one, too

@@ -1,6 +1,7 @@
 """Format 1: the golden checkpoints are loaded for ever, and by a reader that has nothing of ours."""
 
 import ast
+import json
 import math
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from store_support import state
 
 FIRST = Path(__file__).parent / "golden" / "format-1"
 GOLDEN = Path(__file__).parent / "golden" / "format-1-words"
+REFERS = Path(__file__).parent / "golden" / "format-1-refers-to"
 
 
 def assert_tree(got, expected):
@@ -35,7 +37,7 @@ def assert_tree(got, expected):
         assert got == expected
 
 
-@pytest.mark.parametrize("golden", [FIRST, GOLDEN], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("golden", [FIRST, GOLDEN, REFERS], ids=lambda folder: folder.name)
 def test_the_golden_checkpoint_is_loaded_for_ever(tmp_path, golden):
     reader = Reader(golden)
     assert [finding.ok for finding in reader.verify()] == [True]
@@ -46,6 +48,7 @@ def test_the_golden_checkpoint_is_loaded_for_ever(tmp_path, golden):
     assert (entry.step, entry.epoch, entry.reason, entry.commit) == (4200, 3, "golden", 1)
     assert entry.metrics["loss"] == 0.25 and math.isnan(entry.metrics["accuracy"])
     assert not entry.finite
+    assert entry.refers_to == entry.info.refers_to == ((40, 4100) if golden is REFERS else ())
     shutil.copytree(golden, tmp_path / "copy")
     with Store(tmp_path / "copy") as store:  # and the store goes on from it
         assert store.save(4200, golden_state.golden()).result().name == "step-00004200.r2"
@@ -74,8 +77,25 @@ def test_a_reader_with_nothing_of_ours_reads_it(tmp_path, make):
     manifest, parts = independent_reader.load(folder)
     assert (manifest["step"], manifest["metrics"]) == (5, {"loss": 5.0})
     assert_tree(parts, make())
-    for golden in (FIRST, GOLDEN):
+    for golden in (FIRST, GOLDEN, REFERS):
         assert_tree(independent_reader.load(golden / "step-00004200")[1], golden_state.golden())
+
+
+def test_which_others_a_checkpoint_needs_is_written_as_in_the_golden_one(tmp_path):
+    with Store(tmp_path) as store:
+        arguments = {"epoch": 3, "metrics": {"loss": 0.25, "accuracy": math.nan}}
+        store.save(
+            4200, golden_state.golden(), reason="golden", refers_to=[4100, 40, 40], **arguments
+        )
+    written, golden = (
+        json.loads((folder / "step-00004200" / "manifest.json").read_text("ascii"))
+        for folder in (tmp_path, REFERS)
+    )
+
+    assert written["refers_to"] == [40, 4100]
+    for manifest in (written, golden):
+        del manifest["committed_at"], manifest["xxh3_128"]
+    assert written == golden
 
 
 def test_that_reader_is_short_and_imports_nothing_of_ours():

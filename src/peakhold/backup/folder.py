@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, final
 
-from peakhold._core.policies.keep_backups import REFERS, KeepBackups
+from peakhold._core.policies.keep_backups import KeepBackups
 from peakhold.errors import (
     CheckpointNotFoundError,
     SaveError,
@@ -123,14 +123,13 @@ class BackupFolder:
             reason: Why, for people.
         """
         step = self.next_step()
-        earlier = sorted({other for other in refers_to if other != step})
         try:
             self._pending = self._store.save(
                 step,
                 parts,
                 epoch=epoch,
-                metrics={f"{REFERS}{i}": float(other) for i, other in enumerate(earlier)},
                 reason=reason,
+                refers_to=[other for other in refers_to if other != step],
                 immutable=True,
             )
         finally:

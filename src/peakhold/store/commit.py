@@ -55,6 +55,7 @@ class Label:
     epoch: int | None
     metrics: Mapping[str, float]
     reason: str | None
+    refers_to: tuple[int, ...]
 
 
 def check_room(disk: Disk, root: int, path: str, nbytes: int) -> None:
@@ -123,6 +124,7 @@ def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot)
             required=tuple(snapshot.skeletons),
             files=tuple(files),
             tensors=tuple(tensors),
+            refers_to=label.refers_to,
         )
         _write_json(disk, folder, manifests.FILE_NAME, "", manifests.encode(manifest))
         disk.sync(folder)

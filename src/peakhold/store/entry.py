@@ -43,6 +43,8 @@ class Entry:
     """Bytes of its files."""
     finite: bool
     """False if a tensor holds NaN or an infinity."""
+    refers_to: tuple[int, ...] = ()
+    """Steps of other checkpoints that it needs, as it was saved."""
 
     @property
     def name(self) -> str:
@@ -52,7 +54,9 @@ class Entry:
     @property
     def info(self) -> CheckpointInfo:
         """What a keep policy may know of it."""
-        return CheckpointInfo(self.step, self.commit, self.epoch, self.metrics, self.finite)
+        return CheckpointInfo(
+            self.step, self.commit, self.epoch, self.metrics, self.finite, self.refers_to
+        )
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path) -> Entry:
@@ -69,6 +73,7 @@ class Entry:
             parts=manifest.parts,
             nbytes=sum(file.size for file in manifest.files),
             finite=manifest.finite,
+            refers_to=manifest.refers_to,
         )
 
 

@@ -100,6 +100,8 @@ class Manifest:
     required: tuple[str, ...]
     files: tuple[FileRecord, ...]
     tensors: tuple[TensorRecord, ...]
+    refers_to: tuple[int, ...] = ()
+    """Steps of other checkpoints that this one needs."""
 
     @property
     def name(self) -> str:
@@ -149,7 +151,7 @@ def _lines(items: Iterable[object]) -> str:
 
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest's bytes, its checksum last."""
-    head = {
+    head: dict[str, object] = {
         "format": FORMAT,
         "step": manifest.step,
         "revision": manifest.revision,
@@ -160,6 +162,8 @@ def encode(manifest: Manifest) -> bytes:
         "committed_at": manifest.committed_at.astimezone(UTC).isoformat(),
         "required": list(manifest.required),
     }
+    if manifest.refers_to:
+        head["refers_to"] = list(manifest.refers_to)
     files = _lines(
         {
             "name": file.name,
@@ -229,6 +233,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
 
+def _is_counts(value: Any) -> bool:
+    return _is_list(value) and all(map(_is_count, value))
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -260,6 +268,7 @@ def _manifest(members: Mapping[str, Any]) -> Manifest:
         required=tuple(required),
         files=files,
         tensors=tensors,
+        refers_to=tuple(_get(members, "refers_to", _is_counts)) if "refers_to" in members else (),
     )
     if len({file.name for file in files}) != len(files):
         raise ManifestError("it names a file twice")
@@ -316,7 +325,7 @@ def _tensor(item: Any) -> TensorRecord:
         name=_get(item, "name", _is_text),
         dtype=_get(item, "dtype", _is_text),
         stored_as=_get(item, "as", _is_text) if "as" in item else None,
-        shape=tuple(_get(item, "shape", lambda v: _is_list(v) and all(map(_is_count, v)))),
+        shape=tuple(_get(item, "shape", _is_counts)),
         file=_get(item, "file", _is_name),
         begin=begin,
         end=end,

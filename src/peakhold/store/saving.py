@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -119,10 +119,16 @@ class Request:
     epoch: int | None
     metrics: dict[str, float]
     reason: str | None
+    refers_to: tuple[int, ...]
 
     @classmethod
     def checked(
-        cls, step: int, epoch: int | None, metrics: Mapping[str, float] | None, reason: Any
+        cls,
+        step: int,
+        epoch: int | None,
+        metrics: Mapping[str, float] | None,
+        reason: Any,
+        refers_to: Iterable[int],
     ) -> Request:
         """Check each argument, and turn NumPy's and frameworks' numbers into Python's."""
         if reason is not None and not isinstance(reason, str):
@@ -132,7 +138,16 @@ class Request:
             epoch=None if epoch is None else _index("epoch", epoch),
             metrics={_metric_name(name): _metric(name, v) for name, v in (metrics or {}).items()},
             reason=reason,
+            refers_to=_steps(refers_to),
         )
+
+
+def _steps(refers_to: Any) -> tuple[int, ...]:
+    if isinstance(refers_to, (str, bytes)) or not isinstance(refers_to, Iterable):
+        raise InvalidArgumentError.for_argument(
+            "refers_to", refers_to, "steps", hint="pass a list, such as [42]."
+        )
+    return tuple(sorted({_index("refers_to", step) for step in refers_to}))
 
 
 def _index(name: str, value: Any) -> int:

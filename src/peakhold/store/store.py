@@ -200,6 +200,7 @@ class Store:
         epoch: int | None = None,
         metrics: Mapping[str, float] | None = None,
         reason: str | None = None,
+        refers_to: Iterable[int] = (),
         immutable: bool = False,
     ) -> Pending:
         """Save a state: copied, and free to change, when this returns; durable later.
@@ -211,6 +212,8 @@ class Store:
             epoch: 0-based index of the epoch.
             metrics: Values at this step; numbers, or arrays with one element.
             reason: Why it is saved, for people.
+            refers_to: Steps of earlier checkpoints that this one needs. The manifest and the entry
+                name them; whether they stay is for `keep` to say, which sees them, too.
             immutable: True if nobody will change the arrays before the save is durable: they are
                 then written from where they are, without a copy.
 
@@ -226,7 +229,7 @@ class Store:
         self._check_open()
         if self._notices or self._pendings:
             self._give_notices()
-        request = Request.checked(step, epoch, metrics, reason)
+        request = Request.checked(step, epoch, metrics, reason, refers_to)
         drafts = check_parts(parts)
         must_write_now = not immutable and not self._fits_memory(drafts)
         waiting = time.perf_counter()
@@ -320,6 +323,7 @@ class Store:
             epoch=request.epoch,
             metrics=request.metrics,
             reason=request.reason,
+            refers_to=request.refers_to,
         )
         return commit(self._disk, root, path, label, snapshot)
 

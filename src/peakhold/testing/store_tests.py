@@ -263,6 +263,8 @@ class StoreTests:
                 ("'manifest'", {"step": 1, "parts": {"manifest": 1}}),
                 ("'a/b'", {"step": 1, "parts": {"model": {"a": {"b": object()}}}}),
                 ("metrics", {"step": 1, "parts": _state(1), "metrics": {"loss": "low"}}),
+                ("refers_to=-1", {"step": 1, "parts": _state(1), "refers_to": [-1]}),
+                ("refers_to=3", {"step": 1, "parts": _state(1), "refers_to": 3}),
             ]
             for pattern, arguments in bad:
                 with _raises(InvalidArgumentError, re.escape(pattern)):

@@ -39,6 +39,8 @@ class CheckpointInfo:
     """Values at that step; NaN and infinities may be among them."""
     finite: bool = True
     """False if a tensor of the checkpoint holds NaN or an infinity."""
+    refers_to: tuple[int, ...] = ()
+    """Steps of other checkpoints that it needs."""
 
     @property
     def is_finite(self) -> bool:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from peakhold.errors import InvalidArgumentError
+from peakhold.snapshots.arrays import copy_of, source_of
 from peakhold.store import RawTensor, Reader, Store
 
 PLAIN = ["?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "c8", "c16"]
@@ -150,6 +151,20 @@ def test_anything_with_dlpack(tmp_path, dtype):
 def test_anything_with_the_buffer_protocol(tmp_path, value):
     got, _ = round_trip(tmp_path, value)
     assert got.tobytes() == bytes(value)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 2), ()])
+@pytest.mark.parametrize("name", [*PLAIN, *BIG_ENDIAN, *SAVED_ML])
+def test_a_copy_is_stored_as_the_array_is(name, shape):
+    dtype = np.dtype(getattr(ml_dtypes, name) if name in SAVED_ML else name)
+    array = np.ones(shape, dtype).T
+    source = source_of(array)
+    copied = source_of(copy_of(source))
+
+    assert (copied.dtype, copied.stored_as) == (source.dtype, source.stored_as)
+    assert copied.array.shape == array.shape
+    assert copied.array.tobytes() == array.tobytes()
+    assert not np.shares_memory(copied.array, array)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2", "float8_e3m4"])

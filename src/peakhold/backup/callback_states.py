@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peakhold.runtime.callback import Callback, Participant
+from peakhold.trees import map_tree
 
 __all__ = ["collect", "filed", "without_state"]
 
@@ -46,9 +47,38 @@ def has_state(callback: Any) -> bool:
 
 
 def collect(callbacks: Mapping[str, Any]) -> dict[str, Any]:
-    """The states there are, by name."""
-    states = {name: cb.state_dict() for name, cb in callbacks.items() if has_state(cb)}
+    """The states there are, by name, each as it is at the moment at which it is asked for."""
+    states = {name: _as_of_now(cb.state_dict()) for name, cb in callbacks.items() if has_state(cb)}
     return {name: state for name, state in states.items() if state}
+
+
+def _as_of_now(state: Any) -> Any:
+    """A copy of a state, its arrays included: a callback may return what it goes on changing.
+
+    What cannot be saved stays in it; the store, which knows its path, refuses it.
+    """
+    from peakhold.snapshots.arrays import NotStorableError, copy_of, source_of  # loads NumPy
+
+    copies: dict[object, Any] = {}
+
+    def own(leaf: Any) -> Any:
+        if leaf is None or isinstance(leaf, (bool, int, float, str, bytes)):
+            return leaf
+        try:
+            source = source_of(leaf)
+        except NotStorableError:
+            return leaf
+        if source is None:
+            return leaf
+        # One array in two places stays one: it is written once.
+        if source.memory not in copies:
+            copies[source.memory] = copy_of(source), leaf
+        return copies[source.memory][0]
+
+    try:
+        return map_tree(state, own)
+    except RecursionError:  # a circle, or deeper than what the store takes
+        return state
 
 
 def without_state(callbacks: Iterable[Any], is_stateless: Function[[Any], bool]) -> list[str]:

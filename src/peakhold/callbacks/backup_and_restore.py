@@ -548,7 +548,7 @@ def _plain(value: Any) -> Any:
     try:
         import numpy as np
 
-        array = np.asarray(value)
+        array = np.array(value)  # a copy: whoever logged it may go on changing it
     except (TypeError, ValueError, RuntimeError):
         return repr(value)
     return repr(value) if array.dtype.kind == "O" else array

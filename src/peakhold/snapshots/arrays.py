@@ -20,7 +20,16 @@ import numpy as np
 
 from peakhold.snapshots.dlpack import raw_view
 
-__all__ = ["DTYPES", "Array", "ArraySource", "NotStorableError", "RawTensor", "build", "source_of"]
+__all__ = [
+    "DTYPES",
+    "Array",
+    "ArraySource",
+    "NotStorableError",
+    "RawTensor",
+    "build",
+    "copy_of",
+    "source_of",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -214,6 +223,16 @@ def source_of(value: Any) -> ArraySource | None:
         raise
     except Exception as exc:  # frameworks raise their own types for sparse, deleted, typed keys …
         raise NotStorableError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def copy_of(source: ArraySource) -> Array | RawTensor:
+    """An array with memory of its own that is stored as `source` is."""
+    array = np.array(source.array, order="C")
+    code = _CODES.get(array.dtype.newbyteorder("<"))
+    if source.stored_as == "complex128" or (source.stored_as is None and code == source.dtype):
+        return array
+    bits = memoryview(array.reshape(-1).view(np.uint8).data)
+    return RawTensor(source.stored_as or source.dtype, array.shape, bits)
 
 
 def _ml_dtype(name: str) -> np.dtype[Any] | None:

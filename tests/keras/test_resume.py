@@ -258,6 +258,54 @@ def test_an_average_of_the_weights_is_the_result_of_a_run_without_epochs_too(tmp
     assert resume_runs.digest(net.get_weights()) == resume_runs.digest(whole.get_weights())
 
 
+@pytest.mark.parametrize("restore_optimizer", [False, True])
+def test_averages_of_the_weights_are_in_a_backup_once(tmp_path, restore_optimizer):
+    x = np.linspace(-1, 1, 24, dtype="float32").reshape(8, 3)
+
+    def run(folder, *also):
+        ones = {"kernel_initializer": "ones"}
+        net = keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(2, **ones), keras.layers.Dense(1, **ones)]
+        )
+        net.compile(keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5), "mse")
+        worse = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: logs.update(m=epoch)
+        )
+        stopper = pk.EarlyStopping(
+            "m", mode="min", patience=9, restore_best_weights=True,
+            restore_optimizer=restore_optimizer,
+        )  # fmt: skip
+        ours = [worse, stopper, pk.BackupAndRestore(folder / "backup"), *also]
+        net.fit(x, x[:, :1], batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=ours)
+        return [*net.weights, *net.optimizer.variables]
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, Crash("epoch end", 0))
+    manifest = json.loads((newest(tmp_path) / "manifest.json").read_text())
+    parts = {file["part"] for file in manifest["files"]}
+    saved = [t for t in manifest["tensors"] if not t["file"].startswith("train_state")]
+
+    assert parts == {"weights", "average", "optimizer", "train_state"}
+    assert len(saved) == len(whole)
+    large = [t["xxh3_128"] for t in saved if t["offsets"][1] - t["offsets"][0] > 4]
+    assert len(set(large)) == len(large)
+    for one, other in zip(run(tmp_path), whole, strict=True):  # the best of before is put back
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, False), (False, True)])
+def test_a_backup_with_averages_is_of_another_model_than_one_without(tmp_path, before, now):
+    def net(use_ema):
+        one = build("scripted")
+        one.compile(keras.optimizers.SGD(0.1, use_ema=use_ema), "mse")
+        return one
+
+    crash_small(tmp_path, "epoch end", 1, net=lambda: net(before))
+    with pytest.raises(BackupMismatchError, match=r"average: .*nothing in the"):
+        small(tmp_path, net=lambda: net(now))
+
+
 def test_a_model_that_is_not_built_is_built(tmp_path):
     """K-R13."""
 

@@ -31,7 +31,7 @@ from peakhold.errors import (
     PeakholdError,
     SaveWarning,
 )
-from peakhold.host.contract import OPTIMIZER, WEIGHTS, to_number
+from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS, to_number
 from peakhold.host.resume import Passed, Resumption
 from peakhold.runtime.callback import Participant, no_op
 from peakhold.runtime.random_state import random_state, set_random_state
@@ -44,7 +44,7 @@ __all__ = ["BackupAndRestore"]
 
 _FORMAT = 1
 _STATE = "train_state"
-_PARTS = frozenset({WEIGHTS, OPTIMIZER, "average"})
+_PARTS = frozenset({WEIGHTS, OPTIMIZER, AVERAGE})
 
 
 class BackupAndRestore(Participant):
@@ -356,7 +356,7 @@ class BackupAndRestore(Participant):
         )
         try:
             folder.save(
-                {**held.parts, **extra, _STATE: state},
+                {**run.resumption.to_write(held.parts), **extra, _STATE: state},
                 keep,
                 epoch=epoch,
                 refers_to=[step for places in run.places.values() for step, _ in places.values()],

@@ -22,7 +22,7 @@ from peakhold._core.policies.early_stopping import (
 from peakhold.advice import Facts, Stopper
 from peakhold.checkpoint_files.arguments import check_budget
 from peakhold.errors import HostError, InvalidArgumentError
-from peakhold.host.contract import OPTIMIZER, WEIGHTS
+from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.runtime.monitored import Monitored, OneOfSeveral, View
 from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
 from peakhold.runtime.summary import Best
@@ -400,7 +400,7 @@ class EarlyStopping(Monitored):
         self._carry_out(*policy.step(before, checks, spent), checks)
 
     def _parts(self) -> list[str]:
-        wanted = {WEIGHTS, "average", *((OPTIMIZER,) if self.restore_optimizer else ())}
+        wanted = {WEIGHTS, AVERAGE, *((OPTIMIZER,) if self.restore_optimizer else ())}
         return [part for part in self.host.parts() if part in wanted]
 
     def get_monitor_value(self, logs: Mapping[str, Any] | None) -> float | None:

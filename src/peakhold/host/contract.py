@@ -30,6 +30,8 @@ Snapshot = dict[str, Any]
 
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer"
+AVERAGE = "average"
+"""Moving averages of the weights, if the optimizer keeps them; they are in `OPTIMIZER`, too."""
 
 CURVES_WITH_AN_END = frozenset({"CosineDecay", "PolynomialDecay"})
 """Keras's schedules whose `decay_steps` are the length of the curve, not its slope or period."""

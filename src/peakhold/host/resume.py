@@ -40,6 +40,9 @@ class Resumption(Protocol):
     def names(self) -> dict[str, list[str]]:
         """What people call the arrays of each part, in their order; for messages only."""
 
+    def to_write(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """The parts without what two of them hold."""
+
     def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         """What does not fit the model, in words, the first first; empty if all does."""
 
@@ -102,6 +105,10 @@ class LoopResumption:
     def names(self) -> dict[str, list[str]]:
         """Trees carry their own names."""
         return {}
+
+    def to_write(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing is held twice."""
+        return dict(parts)
 
     def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         """Weights are compared by name and shape; an optimizer may not have its slots yet."""

@@ -22,6 +22,7 @@ from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError, LearningRateScheduleError
 from peakhold.host.contract import (
+    AVERAGE,
     CURVES_WITH_AN_END,
     OPTIMIZER,
     WEIGHTS,
@@ -40,7 +41,6 @@ from peakhold.snapshots.arrays import source_of
 
 __all__ = ["KerasHost", "host_for"]
 
-AVERAGE = "average"
 SEEDS = "seeds"
 METRICS = "metrics"
 _DIRECTIONS: dict[Any, Direction] = {"up": Direction.MAX, "down": Direction.MIN}
@@ -157,7 +157,7 @@ class KerasHost:
     def _restore_optimizer(self, arrays: dict[str, Any]) -> None:
         if len(_optimizer_variables(self._optimizer)) < len(arrays):
             self._build_optimizer()
-        variables = _optimizer_variables(self._optimizer)
+        variables = self.optimizer_variables(len(arrays))
         # Keras numbers names by what the process has built before: the order is what stays.
         if _fit(variables, list(arrays.values())):
             _assign(OPTIMIZER, variables, list(arrays.values()))
@@ -165,6 +165,21 @@ class KerasHost:
         for key, variable in zip(_keys(variables), variables, strict=True):
             if key in arrays:
                 variable.assign(_own(arrays[key]))
+
+    def optimizer_variables(self, n_kept: int) -> list[Any]:
+        """What a kept optimizer is put back into: a backup has the averages apart."""
+        whole = _optimizer_variables(self._optimizer)
+        if n_kept == len(whole):
+            return whole
+        averages = {id(variable) for variable in _average_variables(self._optimizer)}
+        return [variable for variable in whole if id(variable) not in averages]
+
+    def without_averages(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """A copied optimizer as a backup holds it."""
+        averages = {id(variable) for variable in _average_variables(self._optimizer)}
+        variables = _optimizer_variables(self._optimizer)
+        doubles = {k for k, v in zip(_keys(variables), variables, strict=True) if id(v) in averages}
+        return {key: array for key, array in arrays.items() if key not in doubles}
 
     def complete(self, parts: Iterable[str]) -> bool:
         if not self.model.built:
@@ -499,7 +514,7 @@ def _averages(optimizer: Any) -> bool:
 
 def _average_variables(optimizer: Any) -> list[Any]:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    averages = getattr(inner, "_model_variables_moving_average", ())
+    averages = getattr(inner, "_model_variables_moving_average", ()) if _averages(optimizer) else ()
     return [variable for variable in averages if variable is not None]
 
 

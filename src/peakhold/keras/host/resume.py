@@ -24,9 +24,9 @@ from keras.callbacks import History
 
 import keras
 from peakhold.errors import CheckpointDamagedError
+from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.resume import Passed
 from peakhold.keras.fit.frame import fit_locals
-from peakhold.keras.host.gradients import own_variables
 
 __all__ = ["KerasResumption"]
 
@@ -92,18 +92,26 @@ class KerasResumption:
         }
 
     def names(self) -> dict[str, list[str]]:
-        return {part: [v.path for v in variables] for part, variables in self._variables().items()}
-
-    def _variables(self) -> dict[str, list[Any]]:
-        optimizer = self._host._optimizer
         return {
-            "weights": list(self._host.model.weights),
-            "optimizer": [] if optimizer is None else own_variables(optimizer),
+            part: [v.path for v in variables] for part, variables in self._variables({}).items()
+        }
+
+    def to_write(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        if AVERAGE not in parts or OPTIMIZER not in parts:
+            return dict(parts)
+        return {**parts, OPTIMIZER: self._host.without_averages(parts[OPTIMIZER])}
+
+    def _variables(self, parts: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """What each part is put back into, in its order."""
+        return {
+            WEIGHTS: self._host._variables(WEIGHTS),
+            OPTIMIZER: self._host.optimizer_variables(len(parts.get(OPTIMIZER, ()))),
+            AVERAGE: self._host._variables(AVERAGE),
         }
 
     def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         words: list[str] = []
-        for part, variables in self._variables().items():
+        for part, variables in self._variables(parts).items():
             kept = _listed(parts.get(part, []))
             called = [*names.get(part, ()), *["a tensor"] * len(kept)]
             for index in range(max(len(kept), len(variables))):
@@ -116,7 +124,7 @@ class KerasResumption:
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         model = self._host._synced()
-        for part, variables in self._variables().items():
+        for part, variables in self._variables(parts).items():
             if part in parts:
                 _assign(variables, _listed(parts[part]))
         _assign(_seeds(model), more["seeds"])

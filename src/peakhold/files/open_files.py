@@ -16,10 +16,10 @@ import contextlib
 import os
 import re
 import stat
-import weakref
 from collections.abc import Iterator
 from typing import Final, TypeGuard, final
 
+from peakhold import process
 from peakhold.disk.disk import Disk
 from peakhold.disk.path_disk import PathDisk
 
@@ -85,13 +85,4 @@ def holding(disk: Disk, folder: str) -> Iterator[tuple[Held, int]]:
         held.release()
 
 
-_alive: weakref.WeakSet[Held] = weakref.WeakSet()
-
-
-def _abandon_in_child() -> None:
-    for held in list(_alive):
-        held.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_in_child)
+_alive = process.each_in_forked_child(Held.abandon)

@@ -87,7 +87,10 @@ class Host(Protocol):
         """Names and arrays of a part's tree, for messages; may be looked at in another thread."""
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        """Copy parts; later changes of the model change nothing in the copy."""
+        """Copy parts; later changes of the model change nothing in the copy.
+
+        For callbacks of a user's own; ours share their copies through the run's pool.
+        """
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put copied parts back."""

@@ -27,16 +27,12 @@ from peakhold.errors import CheckpointDamagedError
 from peakhold.host.resume import Passed
 from peakhold.keras.fit.frame import fit_locals
 from peakhold.keras.host.gradients import own_variables
+from peakhold.keras.host.own_callbacks import traits_of
 
 __all__ = ["KerasResumption"]
 
 _first_epochs: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 """First epochs that we set and have not taken back, by model."""
-
-_STATELESS = frozenset(
-    {"Callback", "History", "LambdaCallback", "LearningRateScheduler", "ProgbarLogger",
-     "RemoteMonitor", "SwapEMAWeights", "TensorBoard", "TerminateOnNaN"}
-)  # fmt: skip
 
 _FOREIGN_WEIGHTS, _FOREIGN_POSITION = "latest.weights.h5", "training_metadata.json"
 
@@ -145,10 +141,8 @@ class KerasResumption:
                 self._host.model.history = one
 
     def is_stateless(self, callback: Any) -> bool:
-        return (
-            type(callback).__module__.startswith("keras.src.callbacks.")
-            and type(callback).__name__ in _STATELESS
-        )
+        traits = traits_of(callback)
+        return traits is not None and traits.stateless
 
     # The running fit
 

@@ -1,6 +1,6 @@
 """What a resume asks of a Keras model, on any backend.
 
-Rules of this file (by experiment; keras-defects 6.1):
+Rules of this file, found by experiment (docs/explanation/keras-defects.md, "Exact resume"):
 
 1. Variables belong together by order, dtype and shape: the names Keras gives (`dense_3`) count up
    within a process, and are for messages only.

@@ -236,7 +236,10 @@ def _chance() -> float:
 
 
 def nothing() -> None:
-    """What is left, in a copy of its owner, of what belongs to one process and one run."""
+    """Give None, which is what an outbox or a watch becomes in a copied or pickled callback.
+
+    Both belong to one process and one run.
+    """
 
 
 def _drain() -> None:

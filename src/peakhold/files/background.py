@@ -86,8 +86,8 @@ class Task(Generic[T]):
             self._value = work()
         except BaseException as exc:
             self._error = exc
-        # First done, then let go: dropping the job may be the end of a store that nobody holds any
-        # more, whose farewell waits for this very task.
+        # The event is set before the job is dropped: the job may hold the last reference to a
+        # store, and a store that is collected waits for this very task.
         self._done.set()
         del work
 

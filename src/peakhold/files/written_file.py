@@ -58,15 +58,15 @@ class WrittenFile(io.RawIOBase):
         _files.add(self)
 
     def readable(self) -> bool:
-        """It is."""
+        """True: whoever writes may read back what is there."""
         return True
 
     def writable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True; going back costs one more reading of the file (rule 1)."""
         return True
 
     def fileno(self) -> int:

@@ -354,5 +354,9 @@ class SnapshotPool:
 
 
 def _together(booked: int, more: int) -> int:
-    """Buffers for two callbacks: what both take at one moment is one copy."""
+    """Buffers of a part for two callbacks.
+
+    Each counts the copy that is being taken, and two that copy at the same moment share it: it is
+    counted once.
+    """
     return booked + more - 1 if booked and more else booked + more

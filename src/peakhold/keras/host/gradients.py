@@ -133,9 +133,10 @@ def _hook(optimizer: Any, watch: Any) -> None:
 def _threading(base: Any) -> Any:
     """A class like `base`, whose variables are also the watch's."""
 
-    # No `super()`: a class body that has both that and a `__class__` loses one (bpo-12370).
+    # `variables` cannot call `super()`: in a class body that also sets `__class__`, the name that
+    # `super()` needs is lost (bpo-12370).
     class Watched(base):  # type: ignore[misc]
-        # What `base.__new__` makes of its class has happened already.
+        # The object was made as one of `base`, so no `__new__` of Keras's ever sees this class.
         __class__ = property(lambda _: base)
         __doc__ = base.__doc__
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["leaves", "map_tree", "to_host"]
+__all__ = ["leaf_list", "leaves", "map_tree", "to_host"]
 
 
 def map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
@@ -18,6 +18,13 @@ def map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
         items = [map_tree(value, visit) for value in tree]
         return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
     return visit(tree)
+
+
+def leaf_list(tree: Any) -> list[Any]:
+    """All leaves as they are, None included, in the order in which `map_tree` visits them."""
+    found: list[Any] = []
+    map_tree(tree, found.append)
+    return found
 
 
 def leaves(tree: Any, prefix: str = "", *, convert: bool = True) -> Iterable[tuple[str, Any]]:

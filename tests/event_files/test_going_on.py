@@ -22,8 +22,9 @@ def run(folder, epochs, *, start=0, stop_after=None, offset=0.0, ends=True):
     """Writes what the callback writes; values tell which run they are of, by `offset`."""
     folders = RunFolders(str(folder))
     folders.go_on_from(start, start * N_BATCHES)
+    train = folders.of(TRAIN)
     if not folders.holds(TRAIN, "keras"):
-        folders.of(TRAIN).keras_model("keras", "{}")
+        train.keras_model("keras", "{}")
     for epoch in range(start, epochs):
         for batch in range(N_BATCHES):
             step = epoch * N_BATCHES + batch + 1

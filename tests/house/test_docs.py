@@ -257,6 +257,49 @@ def test_differences_name_every_defect_that_is_tested():
     assert tested - set(re.findall(r"K-[A-Z]\d+", page)) == set()
 
 
+DEFECTS = DOCS / "explanation" / "keras-defects.md"
+
+
+def _cited_defects(text):
+    """Ids of defects of Keras's, those between the ends of a range included."""
+    cited = set(re.findall(r"K-[A-Z]\d+", text))
+    for letter, first, last in re.findall(r"K-([A-Z])(\d+) to K-\1(\d+)", text):
+        cited |= {f"K-{letter}{number}" for number in range(int(first), int(last) + 1)}
+    return cited
+
+
+def test_every_defect_that_is_cited_is_told():
+    told = re.findall(r"^\| (K-[A-Z]\d+) \|", DEFECTS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(told) > 50 and len(told) == len(set(told))
+
+    untold = {
+        f"{_name(path)}: {cited}"
+        for path, text in _texts()
+        if path.suffix in {".md", ".py"}
+        for cited in _cited_defects(text) - set(told)
+    }
+
+    assert untold == set()
+
+
+def test_a_range_of_defects_cites_those_between():
+    cited = _cited_defects("K-" + "X9 to K-" + "X11; K-" + "Y1")
+
+    assert cited == {"K-" + one for one in ("X9", "X10", "X11", "Y1")}
+
+
+def test_sections_of_a_page_that_code_cites_are_there():
+    cited = {
+        (_name(path), page, re.sub(r"\s+", " ", section))
+        for path, text in _texts()
+        if path.suffix == ".py"
+        for page, section in re.findall(r"\b(docs/[\w/-]+\.md), \"([^\"]+)\"", text)
+    }
+    assert len(cited) >= 2
+
+    assert {one for one in cited if _slug(one[2]) not in _anchors(ROOT / one[1])} == set()
+
+
 def test_the_commands_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -115,6 +115,16 @@ def in_a_fresh_interpreter(code):
     return json.loads(result.stdout)
 
 
+def test_one_module_asks_the_system_of_forks_and_of_the_end():
+    asking = {
+        path.relative_to(SRC).as_posix()
+        for path in SRC.rglob("*.py")
+        if re.search(r"register_at_fork|\batexit\.register", path.read_text())
+    }
+
+    assert asking == {"process.py"}
+
+
 def test_importing_peakhold_loads_no_framework():
     loaded = in_a_fresh_interpreter(
         "import sys, json, peakhold\n"

@@ -17,9 +17,10 @@ import pytest
 
 import keras
 from keras import layers
+from peakhold.host.contract import CannotPlanError
 from peakhold.keras.files import plan as file_plan
 from peakhold.keras.files import saving
-from peakhold.keras.files.plan import CannotPlanError, plan
+from peakhold.keras.files.plan import plan
 
 SUFFIXES = (".keras", ".weights.h5", ".h5")  # `.h5` last: Keras's own changes the model (see below)
 BACKEND = keras.backend.backend()

@@ -401,6 +401,23 @@ def test_on_jax_a_loop_by_hand_threads_the_watch():
     assert facts(net).norm == pytest.approx(3 * math.sqrt(2))
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="elsewhere nothing must be hidden from files")
+@pytest.mark.parametrize("change", ["renamed", "reads other things"])
+def test_a_keras_that_saves_otherwise_is_an_error_and_no_longer_file(change, monkeypatch):
+    from keras.src.legacy.saving import legacy_h5_format as legacy
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    if change == "renamed":
+        monkeypatch.delattr(BaseOptimizer, "save_own_variables")
+    else:
+        monkeypatch.setattr(legacy, "save_optimizer_weights_to_hdf5_group", lambda g, o: o.weights)
+    optimizer = optimizers.SGD(0.0)
+
+    with pytest.raises(HostError, match="expected a version of Keras that saves"):
+        pk.watch_gradients(optimizer)
+    assert "_peakhold_watch" not in vars(optimizer)
+
+
 # The guard
 
 

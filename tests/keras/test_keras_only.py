@@ -113,6 +113,34 @@ def test_our_list_adapts_what_it_is_given_in_fit():
     assert stopper.stopped_epoch == 1, "state is shared with what was passed"
 
 
+# Whose a callback is
+
+
+class UsersHistory(keras.callbacks.History):
+    """A user's subclass may do anything."""
+
+
+def test_keras_own_callbacks_are_known_by_their_classes():
+    from peakhold.host.finding import traits_of
+
+    known = {
+        name: traits_of(object.__new__(cls))
+        for name, cls in vars(keras.callbacks).items()
+        if isinstance(cls, type)
+    }
+
+    assert len(known) > 10 and None not in known.values()
+    assert {n for n, t in known.items() if t.silent} == {"History", "ProgbarLogger"}
+    assert {n for n, t in known.items() if t.logs_rate} == {
+        "LearningRateScheduler", "ReduceLROnPlateau"
+    }  # fmt: skip
+    assert not {"BackupAndRestore", "CSVLogger", "EarlyStopping", "ModelCheckpoint"} & {
+        n for n, t in known.items() if t.stateless
+    }
+    for other in (UsersHistory(), pk.EarlyStopping(), pk.Callback(), Curve(m=[1]), object()):
+        assert traits_of(other) is None
+
+
 # Threads
 
 

@@ -21,7 +21,6 @@ and without its name.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import sys
@@ -29,6 +28,8 @@ import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, final
+
+from peakhold import process
 
 # Imported before our own farewell is registered, so that the outboxes' comes after it.
 from peakhold.alerts.outbox import nothing
@@ -138,11 +139,10 @@ def _after_cell(result: Any) -> None:
     _fail_in(threading.get_ident(), getattr(result, "error_in_exec", None))
 
 
-@atexit.register
-def _at_exit() -> None:
+def _fail_at_exit() -> None:
     for watch in list(_open):
         watch.fail("the process ended before on_train_end")
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open.clear)
+process.at_exit(_fail_at_exit)
+process.in_forked_child(_open.clear)

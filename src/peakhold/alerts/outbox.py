@@ -16,17 +16,15 @@ Rules of this file:
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import os
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, final
 
+from peakhold import process
 from peakhold.alerts.outcome import Outcome, Sender
 
 __all__ = ["Outbox"]
@@ -228,7 +226,7 @@ class Outbox:
         self.complain()
 
 
-_boxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
+_boxes = process.each_in_forked_child(Outbox._renew)
 
 
 def _chance() -> float:
@@ -238,10 +236,12 @@ def _chance() -> float:
 
 
 def nothing() -> None:
-    """What is left, in a copy of its owner, of what belongs to one process and one run."""
+    """Give None, which is what an outbox or a watch becomes in a copied or pickled callback.
+
+    Both belong to one process and one run.
+    """
 
 
-@atexit.register
 def _drain() -> None:
     boxes = list(_boxes)
     for box in boxes:
@@ -250,10 +250,4 @@ def _drain() -> None:
         box._end_exit()
 
 
-def _forget_in_child() -> None:
-    for box in list(_boxes):
-        box._renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+process.at_exit(_drain)

@@ -27,6 +27,7 @@ from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold.advice import Facts
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
 from peakhold.host.contract import rate_key, to_number
+from peakhold.host.finding import traits_of
 from peakhold.runtime.callback import Participant
 
 __all__ = ["CSVLogger"]
@@ -346,11 +347,11 @@ def _parsed(lines: Iterable[bytes], separator: str) -> list[list[str]]:
 
 
 def _logs_rate(callback: Any) -> bool:
-    """Whether a callback logs the learning rate: one of ours, or Keras's own."""
-    keras_own = type(callback).__module__.startswith("keras.src.callbacks.")
-    return getattr(callback, "logs_learning_rate", False) is True or (
-        keras_own and type(callback).__name__ in {"ReduceLROnPlateau", "LearningRateScheduler"}
-    )
+    """Whether a callback logs the learning rate: one of ours, or a framework's own."""
+    if getattr(callback, "logs_learning_rate", False) is True:
+        return True
+    traits = traits_of(callback)
+    return traits is not None and traits.logs_rate
 
 
 def _text(value: Any) -> str:

@@ -210,14 +210,18 @@ class TensorBoard(Participant):
         self._done, self._steps_loaded, self._running = steps, None, True
         with self._writing() as folders:
             folders.go_on_from(epoch, steps)
-            if self.write_graph and not folders.holds(TRAIN, "keras"):
-                from peakhold.tensorboard import layer_graph
-
-                config = self._model_json()
-                if config is not None:
-                    folders.of(TRAIN).graph(layer_graph(config))
-                    folders.of(TRAIN).keras_model("keras", config)
+            if self.write_graph:
+                self._record_graph(folders)
             folders.flush()
+
+    def _record_graph(self, folders: RunFolders) -> None:
+        train = folders.of(TRAIN)
+        config = None if folders.holds(TRAIN, "keras") else self._model_json()
+        if config is not None:
+            from peakhold.tensorboard import layer_graph
+
+            train.graph(layer_graph(config))
+            train.keras_model("keras", config)
 
     def _batch_begin(self, batch: int, logs: Any = None) -> None:
         self._batches += 1
@@ -226,7 +230,7 @@ class TensorBoard(Participant):
 
     def _batch_end(self, batch: int, logs: Any = None) -> None:
         if self.update_freq != "epoch" and (
-            batch == self._due_batch if self._is_asked else self._is_due(batch)
+            batch == self._due_batch if self._is_asked else self._count_batch(batch)
         ):
             self._due_batch = None
             self._record_batch(logs)
@@ -234,10 +238,10 @@ class TensorBoard(Participant):
             self._stop_profile()
 
     _is_asked = False
-    """Whether the list asks `_is_due` at each batch, and only then calls the hook for it."""
+    """Whether the list calls `_count_batch` at each batch, and the hook only for what is due."""
 
-    def _is_due(self, batch: int) -> bool:
-        """Whether this batch is written; called once for each, in the thread that trains."""
+    def _count_batch(self, batch: int) -> bool:
+        """Count a batch, once, in the thread that trains; returns whether it is to be written."""
         freq, before = int(self.update_freq), self._done
         self._done = self._before + batch + 1
         due = self._done // freq != before // freq

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, final
 
+from peakhold import process
 from peakhold.checkpoint_files.folder import Better, CheckpointFolder
 from peakhold.files import background
 from peakhold.files.sidecar import Entry
@@ -213,8 +214,7 @@ _numbers = itertools.count()
 _under_way: dict[int, _Save] = {}
 """All saves of this process; a plain dict, for a lock might be held when somebody forks."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_under_way.clear)
+process.in_forked_child(_under_way.clear)
 
 
 def wait_for_saves_to(filepath: str) -> None:

@@ -13,13 +13,13 @@ Rules for this file:
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar, final
 
+from peakhold import process
 from peakhold.errors import StoreForkedError
 
 __all__ = ["Task", "drain", "submit"]
@@ -86,8 +86,8 @@ class Task(Generic[T]):
             self._value = work()
         except BaseException as exc:
             self._error = exc
-        # First done, then let go: dropping the job may be the end of a store that nobody holds any
-        # more, whose farewell waits for this very task.
+        # The event is set before the job is dropped: the job may hold the last reference to a
+        # store, and a store that is collected waits for this very task.
         self._done.set()
         del work
 
@@ -148,10 +148,7 @@ def _forget_in_child() -> None:
     _writer = _Writer()
 
 
-# Threads are joined before `atexit` hooks run; a job that such a hook submits would be cut off.
-atexit.register(lambda: _writer.drain())  # noqa: PLW0108 - a fork puts another one there
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+process.in_forked_child(_forget_in_child)
 
 
 def submit(work: Callable[[], T] | Task[T]) -> Task[T]:
@@ -176,3 +173,8 @@ def submit(work: Callable[[], T] | Task[T]) -> Task[T]:
 def drain() -> None:
     """Wait until the writer thread has nothing left to do."""
     _writer.drain()
+
+
+# The interpreter joins threads before it runs exit hooks: a job that such a hook submits would be
+# cut off with the thread that has begun to do it.
+process.at_exit(drain)

@@ -39,7 +39,17 @@ from typing import Any, BinaryIO, cast, final
 
 from peakhold.disk.disk import Disk
 from peakhold.disk.path_disk import PathDisk
-from peakhold.files.open_files import DISK, HIDDEN, NEW, OLD, Held, hidden_name, holding, is_regular
+from peakhold.files.open_files import (
+    DISK,
+    HIDDEN,
+    NEW,
+    OLD,
+    Held,
+    hidden_name,
+    holding,
+    is_regular,
+    take_lock,
+)
 from peakhold.files.scratch import SCRATCH, sweep_scratch
 from peakhold.files.written_file import WrittenFile, hash_of
 
@@ -162,7 +172,7 @@ class _New:
             hidden = hidden_name(self._name, NEW)
             fd = self._held.hold(self._disk.create(hidden, self._root))
             try:
-                if self._is_locked(fd):
+                if take_lock(self._disk, fd):
                     status = self._disk.status(fd)
                     if self._disk.identity(hidden, self._root) is not None:
                         return hidden, fd, (status.st_dev, status.st_ino)
@@ -171,16 +181,6 @@ class _New:
                 with contextlib.suppress(OSError):
                     self._disk.remove(hidden, self._root)
                 raise
-
-    def _is_locked(self, fd: int) -> bool:
-        """Take the lock; False if a sweep has it, which is about to remove the file."""
-        try:
-            self._disk.lock(fd)
-        except BlockingIOError:
-            return False
-        except OSError:  # no locks (some network file systems): costs us the sweep, not the save
-            return True
-        return True
 
     def fill(self, path: str, write: Callable[[BinaryIO], Any]) -> Committed:
         """Write the content and make it durable under the hidden name."""

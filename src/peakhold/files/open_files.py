@@ -16,14 +16,24 @@ import contextlib
 import os
 import re
 import stat
-import weakref
 from collections.abc import Iterator
 from typing import Final, TypeGuard, final
 
+from peakhold import process
 from peakhold.disk.disk import Disk
 from peakhold.disk.path_disk import PathDisk
 
-__all__ = ["DISK", "HIDDEN", "NEW", "OLD", "Held", "hidden_name", "holding", "is_regular"]
+__all__ = [
+    "DISK",
+    "HIDDEN",
+    "NEW",
+    "OLD",
+    "Held",
+    "hidden_name",
+    "holding",
+    "is_regular",
+    "take_lock",
+]
 
 DISK: Final[Disk] = PathDisk() if os.name == "nt" else Disk()
 NEW, OLD = ".peakhold-tmp", ".peakhold-old"
@@ -40,6 +50,17 @@ def hidden_name(name: str, kind: str) -> str:
 def is_regular(status: os.stat_result | None) -> TypeGuard[os.stat_result]:
     """Whether it is a file with content of its own."""
     return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def take_lock(disk: Disk, fd: int) -> bool:
+    """Lock what is hidden; False if a sweep has the lock, and is about to remove it."""
+    try:
+        disk.lock(fd)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks (some network file systems, Windows): it is never swept
+        return True
+    return True
 
 
 @final
@@ -85,13 +106,4 @@ def holding(disk: Disk, folder: str) -> Iterator[tuple[Held, int]]:
         held.release()
 
 
-_alive: weakref.WeakSet[Held] = weakref.WeakSet()
-
-
-def _abandon_in_child() -> None:
-    for held in list(_alive):
-        held.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_in_child)
+_alive = process.each_in_forked_child(Held.abandon)

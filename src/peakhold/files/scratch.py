@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from peakhold.disk.disk import Disk
-from peakhold.files.open_files import DISK, Held, hidden_name, holding
+from peakhold.files.open_files import DISK, Held, hidden_name, holding, take_lock
 
 __all__ = ["FOLDER", "SCRATCH", "scratch_folder", "sweep_scratch"]
 
@@ -64,7 +64,7 @@ def _make(disk: Disk, held: Held, root: int, name: str) -> str:
         disk.make_folder(made, root)
         try:
             fd = held.hold(disk.open_folder(made, root))
-            if _is_locked(disk, fd) and disk.identity(made, root) is not None:
+            if take_lock(disk, fd) and disk.identity(made, root) is not None:
                 return made
             held.close(fd)
         except FileNotFoundError:  # swept
@@ -73,17 +73,6 @@ def _make(disk: Disk, held: Held, root: int, name: str) -> str:
             with contextlib.suppress(OSError):
                 disk.remove_folder(made, root)
             raise
-
-
-def _is_locked(disk: Disk, fd: int) -> bool:
-    """Take the lock; False if a sweep has it, which is about to remove the folder."""
-    try:
-        disk.lock(fd)
-    except BlockingIOError:
-        return False
-    except OSError:  # no locks (some network file systems, Windows): nobody can sweep it either
-        return True
-    return True
 
 
 def sweep_scratch(disk: Disk, root: int, name: str) -> bool:

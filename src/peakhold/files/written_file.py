@@ -16,9 +16,9 @@ from __future__ import annotations
 import errno
 import io
 import os
-import weakref
 from typing import Any, final
 
+from peakhold import process
 from peakhold.disk.disk import Disk
 
 __all__ = ["WrittenFile", "hash_of"]
@@ -58,15 +58,15 @@ class WrittenFile(io.RawIOBase):
         _files.add(self)
 
     def readable(self) -> bool:
-        """It is."""
+        """True: whoever writes may read back what is there."""
         return True
 
     def writable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True; going back costs one more reading of the file (rule 1)."""
         return True
 
     def fileno(self) -> int:
@@ -130,13 +130,4 @@ class WrittenFile(io.RawIOBase):
             raise ValueError("I/O operation on a file whose commit is over")
 
 
-_files: weakref.WeakSet[WrittenFile] = weakref.WeakSet()
-
-
-def _close_in_child() -> None:
-    for file in list(_files):
-        file.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_child)
+_files = process.each_in_forked_child(WrittenFile.close)

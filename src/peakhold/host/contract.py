@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from types import FrameType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from peakhold._core.monitor import Direction
 from peakhold.host.gradients import GradientFacts
@@ -17,6 +17,7 @@ from peakhold.host.resume import Resumption
 
 __all__ = [
     "CURVES_WITH_AN_END",
+    "CallbackTraits",
     "CannotPlanError",
     "Host",
     "PlannedFile",
@@ -35,6 +36,17 @@ AVERAGE = "average"
 
 CURVES_WITH_AN_END = frozenset({"CosineDecay", "PolynomialDecay"})
 """Keras's schedules whose `decay_steps` are the length of the curve, not its slope or period."""
+
+
+class CallbackTraits(NamedTuple):
+    """What a framework's own callback is known for; nothing is known of a user's."""
+
+    silent: bool
+    """It neither changes the model nor looks at what other callbacks did."""
+    logs_rate: bool
+    """It sets the learning rate, and logs it."""
+    stateless: bool
+    """A resumed run may begin it anew."""
 
 
 class CannotPlanError(Exception):
@@ -89,7 +101,10 @@ class Host(Protocol):
         """Names and arrays of a part's tree, for messages; may be looked at in another thread."""
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        """Copy parts; later changes of the model change nothing in the copy."""
+        """Copy parts; later changes of the model change nothing in the copy.
+
+        For callbacks of a user's own; ours share their copies through the run's pool.
+        """
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put copied parts back."""

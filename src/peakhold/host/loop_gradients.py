@@ -91,7 +91,8 @@ class LoopGradients:
         watchers = _watchers.get(self._optimizer)
         if watchers is None:
             watchers = _watchers[self._optimizer] = weakref.WeakSet()
-            # For good: taken away, it would be while PyTorch goes through its hooks.
+            # The hook is never removed: the collector might do it while PyTorch goes through its
+            # hooks, whose number must not change then.
             self._optimizer.register_step_pre_hook(_look)
         watchers.add(self)
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from peakhold.trees import leaves
+
 __all__ = ["LoopResumption", "Passed", "Resumption"]
 
 
@@ -114,8 +116,8 @@ class LoopResumption:
         """Weights are compared by name and shape; an optimizer may not have its slots yet."""
         if "weights" not in parts:
             return []
-        live = dict(_leaves(self._host.snapshot(["weights"]).get("weights")))
-        kept = dict(_leaves(parts["weights"]))
+        live = _arrays(self._host.live(["weights"]).get("weights"))
+        kept = _arrays(parts["weights"])
         return [
             f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
             for name in dict.fromkeys([*kept, *live])
@@ -172,15 +174,9 @@ class LoopResumption:
         raise NotImplementedError
 
 
-def _leaves(tree: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(tree, (list, tuple)):
-        for index, value in enumerate(tree):
-            yield from _leaves(value, f"{path}.{index}" if path else str(index))
-    elif hasattr(tree, "shape"):
-        yield path or "0", tree
+def _arrays(tree: Any) -> dict[str, Any]:
+    named = leaves(tree, convert=False)
+    return {name: leaf for name, leaf in named if hasattr(leaf, "shape")}
 
 
 def _shape(leaf: Any) -> str:

@@ -9,7 +9,7 @@ from keras.callbacks import Callback as KerasOwn
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
-from peakhold.runtime.callback import Callback
+from peakhold.runtime.callback import Callback, is_ours
 
 __all__ = ["adapt"]
 
@@ -56,11 +56,7 @@ def _adapted_class(cls: Any) -> Any:
     """The class itself and Keras's, in one; ours exist already."""
     drop_ins = vars(__import__("peakhold.keras", fromlist=["keras"]))
     known = drop_ins.get(cls.__name__)
-    if (
-        cls.__module__.startswith("peakhold.")
-        and isinstance(known, type)
-        and issubclass(known, cls)
-    ):
+    if is_ours(cls) and isinstance(known, type) and issubclass(known, cls):
         return known
 
     def reduce(self: Any) -> tuple[Any, ...]:

@@ -115,7 +115,7 @@ def _unless_idle(
         looks = due = False
         for one in driver.callbacks:
             if phase == "train" and _is_sparse(one):
-                due = one._is_due(batch) or due
+                due = one._count_batch(batch) or due
             else:
                 looks = looks or _has_hook(one, phase)
         if due:
@@ -137,7 +137,7 @@ def _acts(callback: Any, phase: str) -> bool:
 def _is_sparse(callback: Any) -> bool:
     """Whether a callback looks at some batches only, and knows at which."""
     return isinstance(callback, neutral.Participant) and bool(
-        hasattr(callback, "_is_due") and getattr(callback, "async_safe", False)
+        hasattr(callback, "_count_batch") and getattr(callback, "async_safe", False)
     )
 
 

@@ -22,7 +22,7 @@ from peakhold._core.observation import Event
 from peakhold.advice import Facts
 from peakhold.errors import InvalidArgumentError, NeutralCallbackError
 from peakhold.host.contract import Host
-from peakhold.host.finding import host_for
+from peakhold.host.finding import host_for, is_frameworks_list
 from peakhold.runtime.describe import describe
 from peakhold.runtime.summary import Best
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from peakhold.runtime.session import Session
     from peakhold.snapshots.pool import Held
 
-__all__ = ["Callback", "Participant", "is_no_op", "no_op"]
+__all__ = ["Callback", "Participant", "is_no_op", "is_ours", "no_op"]
 
 Hook = TypeVar("Hook", bound=Function[..., Any])
 
@@ -95,7 +95,7 @@ class Callback:
         Raises:
             NeutralCallbackError: If `model.fit` drives it.
         """
-        if _is_keras_fit(sys._getframe(1)):
+        if is_frameworks_list(sys._getframe(1).f_locals.get("self")):
             name = type(self).__name__
             raise NeutralCallbackError(
                 f"expected a Keras callback, got {type(self).__module__}.{name}, which is made "
@@ -359,17 +359,14 @@ class Participant(Callback):
         return state
 
 
+def is_ours(cls: type) -> bool:
+    """Whether a class is Peakhold's own, and not a user's subclass of one."""
+    return cls.__module__.startswith("peakhold.")
+
+
 def _plain_class(cls: type) -> type:
     """The class as users know it: the nearest one of Peakhold's own."""
-    return next(c for c in cls.__mro__ if c.__module__.startswith("peakhold."))
-
-
-def _is_keras_fit(frame: Any) -> bool:
-    """Whether this frame is a method of Keras's own `CallbackList`."""
-    keras = sys.modules.get("keras")
-    return keras is not None and isinstance(
-        frame.f_locals.get("self"), keras.callbacks.CallbackList
-    )
+    return next(c for c in cls.__mro__ if is_ours(c))
 
 
 def _where_to_import(callback: Callback) -> str:

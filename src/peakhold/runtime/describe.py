@@ -22,7 +22,7 @@ def describe(callback: Any, unshown: tuple[str, ...] = ()) -> str:
         try:
             value = getattr(callback, name, parameter.default)
             given = not (value is parameter.default or value == parameter.default)
-            if value == (0, 0) and parameter.default == 0:  # a default brought into form
+            if value == (0, 0) and parameter.default == 0:  # TensorBoard keeps a range of batches
                 given = False
             if given and name != "self":
                 said.append(f"{name}={value!r}")

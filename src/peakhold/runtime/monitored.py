@@ -1,6 +1,7 @@
 """A callback that ranks epochs by a metric: its direction, and who is told when it is missing.
 
-Rules of this file (keras-defects 6.3; the fewest false alarms):
+Rules of this file, which give the fewest false alarms (docs/explanation/keras-defects.md, "When the
+names of metrics are known"):
 
 1. An unknown `mode` warns at construction, in Keras's words, and means "auto".
 2. The direction is known, or asked for as soon as the metrics are known: on train begin where the

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from peakhold.runtime.callback import Callback as OwnCallback
-from peakhold.runtime.callback import Participant
+from peakhold.host.finding import traits_of
+from peakhold.runtime.callback import Participant, is_ours
 
 __all__ = ["is_strange", "reports_end", "segments_of"]
 
@@ -50,7 +50,7 @@ def segments_of(callbacks: Iterable[Any]) -> dict[int, list[Participant]]:
                 segments[id(callback)] = row
                 continue
             segments[id(callback)] = [callback]
-        elif not isinstance(callback, OwnCallback) and _is_silent(callback):
+        elif (traits := traits_of(callback)) is not None and traits.silent:
             continue
         row = []
     return segments
@@ -60,11 +60,5 @@ def is_strange(callback: Any) -> bool:
     """Whether hooks of this callback are a user's: of a class, or set on the object."""
     if isinstance(callback, Participant):
         return not _is_plain(callback)
-    own = type(callback).__module__.startswith(("keras.src.callbacks.", "peakhold."))
-    return not own or any(hook in vars(callback) for hook in _SEGMENT_HOOKS)
-
-
-def _is_silent(callback: Any) -> bool:
-    """Keras's own progress bar and History neither change the model nor read our files."""
-    module = type(callback).__module__
-    return module in {"keras.src.callbacks.history", "keras.src.callbacks.progbar_logger"}
+    known = is_ours(type(callback)) or traits_of(callback) is not None
+    return not known or any(hook in vars(callback) for hook in _SEGMENT_HOOKS)

@@ -21,7 +21,7 @@ from peakhold.host.contract import Host
 from peakhold.snapshots.arrays import RawTensor
 from peakhold.snapshots.pool import Held
 from peakhold.store.store import Store
-from peakhold.trees import map_tree
+from peakhold.trees import leaf_list, map_tree
 
 __all__ = ["Spill", "Spilled"]
 
@@ -75,10 +75,7 @@ class Spilled:
     """What was saved, in the place of a `Held`."""
 
     def __init__(self, spill: Spill, step: int, trees: Mapping[str, Any]) -> None:
-        likes: dict[str, list[Any]] = {}
-        for part, tree in trees.items():
-            kinds = likes[part] = []
-            map_tree(tree, lambda leaf, kinds=kinds: kinds.append(_kind(leaf)))  # type: ignore[misc]
+        likes = {part: [_kind(leaf) for leaf in leaf_list(tree)] for part, tree in trees.items()}
         self.parts: Mapping[str, Any] = _Parts(spill, step, likes)
         """Tree of arrays by part, read anew each time."""
         self.token = Held.new_token()

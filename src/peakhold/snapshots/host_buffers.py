@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-import os
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
+from peakhold import process
 from peakhold.snapshots.arrays import DTYPES, STORED_AS, Array, ArraySource
 from peakhold.snapshots.copying import copy_arrays
 from peakhold.snapshots.tree import flatten
@@ -145,8 +145,7 @@ def _map_empty(address: int, length: int) -> int | None:
     return result
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_fill_gaps_in_child)
+process.in_forked_child(_fill_gaps_in_child)
 
 
 def allocate(nbytes: int) -> Array:

@@ -19,7 +19,7 @@ import numpy as np
 
 from peakhold.snapshots.copying import copy_arrays
 from peakhold.snapshots.host_buffers import allocate
-from peakhold.trees import map_tree
+from peakhold.trees import leaf_list, map_tree
 
 __all__ = ["PartBuffer", "tree_bytes"]
 
@@ -28,16 +28,9 @@ _ALIGNMENT = 64
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
-def _leaves_of(tree: Any) -> list[Any]:
-    """All leaves, in order."""
-    leaves: list[Any] = []
-    map_tree(tree, leaves.append)
-    return leaves
-
-
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays and tensors of a tree."""
-    return sum(_n_bytes(leaf) for leaf in _leaves_of(tree))
+    return sum(_n_bytes(leaf) for leaf in leaf_list(tree))
 
 
 def _n_bytes(leaf: Any) -> int:
@@ -82,7 +75,7 @@ class PartBuffer:
 
     def prepare(self, tree: Any) -> None:
         """Allocate and touch what a snapshot of such a tree needs."""
-        leaves = _leaves_of(tree)
+        leaves = leaf_list(tree)
         keys = [_key(leaf) for leaf in leaves]
         if keys != self._keys or not self.allocated:
             self._allocate(leaves, keys)

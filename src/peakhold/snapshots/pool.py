@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, final
 from peakhold.host.contract import WEIGHTS, Host
 from peakhold.host.finite import nonfinite_names
 from peakhold.snapshots.finite_check import FiniteCheck
-from peakhold.trees import map_tree
+from peakhold.trees import leaf_list, map_tree
 
 if TYPE_CHECKING:
     from peakhold.snapshots.part_buffer import PartBuffer
@@ -141,7 +141,11 @@ class Held:
                 # Names are asked for here, in the thread that trains.
                 host = None if copy.pool is None else copy.pool.host
                 tree = copy.buffer.tree
-                named = _numbered(tree) if host is None else host.named(part, tree)
+                named = (
+                    [(str(number), leaf) for number, leaf in enumerate(leaf_list(tree))]
+                    if host is None
+                    else host.named(part, tree)
+                )
                 copy.check = FiniteCheck(partial(nonfinite_names, named))
             checks.append(copy.check)
         return checks
@@ -159,12 +163,6 @@ def _buffer_for(part: str) -> PartBuffer:
     )
 
     return PartBuffer(part)
-
-
-def _numbered(tree: Any) -> list[tuple[str, Any]]:
-    leaves: list[Any] = []
-    map_tree(tree, leaves.append)
-    return [(str(number), leaf) for number, leaf in enumerate(leaves)]
 
 
 def _own(leaf: Any) -> Any:
@@ -356,5 +354,9 @@ class SnapshotPool:
 
 
 def _together(booked: int, more: int) -> int:
-    """Buffers for two callbacks: what both take at one moment is one copy."""
+    """Buffers of a part for two callbacks.
+
+    Each counts the copy that is being taken, and two that copy at the same moment share it: it is
+    counted once.
+    """
     return booked + more - 1 if booked and more else booked + more

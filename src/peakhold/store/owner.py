@@ -14,13 +14,13 @@ import contextlib
 import json
 import os
 import socket
-import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
 
+from peakhold import process
 from peakhold.disk.disk import Disk
 from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
 from peakhold.snapshots.tree import TreeError, parse_json
@@ -106,16 +106,7 @@ class Ownership:
         self._closed = True
 
 
-_alive: weakref.WeakSet[Ownership] = weakref.WeakSet()
-
-
-def _abandon_in_child() -> None:
-    for ownership in list(_alive):
-        ownership.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_in_child)
+_alive = process.each_in_forked_child(Ownership.abandon)
 
 
 def make_root(disk: Disk, path: str) -> None:

@@ -51,8 +51,10 @@ class RunFolders:
         return writer
 
     def holds(self, kind: str, tag: str) -> bool:
-        """Whether a run that this one goes on from has written a tag, and it still counts."""
-        self.of(kind)
+        """Whether a run that this one goes on from has written a tag, and it still counts.
+
+        Known once the writer of this kind is open.
+        """
         return tag in self._known.get(kind, ())
 
     def _begin(self, kind: str, writer: EventWriter) -> None:

@@ -27,18 +27,15 @@ from typing import Any, BinaryIO, final
 import numpy as np
 
 import keras
+from peakhold.host.contract import CannotPlanError
 from peakhold.keras.files.hdf5_image import Structure, image_of
 from peakhold.keras.files.hdf5_notes import Later, NotedFile
 from peakhold.keras.host.gradients import own_variables
 
-__all__ = ["CannotPlanError", "FilePlan", "plan"]
+__all__ = ["FilePlan", "plan"]
 
 _Member = tuple[zipfile.ZipInfo, bytes | None]
 """A member of a zip; None stands for the weights."""
-
-
-class CannotPlanError(Exception):
-    """A file that only the model's own method can write; the text is the reason."""
 
 
 @final

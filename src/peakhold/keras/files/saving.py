@@ -16,7 +16,8 @@ import numpy as np
 
 import keras
 from peakhold.files.scratch import scratch_folder
-from peakhold.keras.files.plan import CannotPlanError, plan
+from peakhold.host.contract import CannotPlanError
+from peakhold.keras.files.plan import plan
 
 __all__ = ["SUFFIXES", "write"]
 

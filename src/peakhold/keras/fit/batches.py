@@ -5,7 +5,9 @@ epoch that the data ran out; made longer, the rest of the data is never trained 
 
 Solution. At the beginning of an epoch Keras's `EpochIterator` is on the call stack: it is told the
 length anew, and so are the progress bar and `params["steps"]`. If the stack looks otherwise (a
-later Keras), a changed length is an error, never a shorter epoch.
+later Keras), a changed length is an error, never a shorter epoch. What is trained depends on a
+frame here, an exception (ADR 0006): the iterator is Keras's, made before anything of ours is
+called, and it hands itself to nobody.
 
 Rules of this file:
 

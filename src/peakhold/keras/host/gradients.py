@@ -8,7 +8,10 @@ Rules of this file:
 2. What is seen stays on the device until somebody asks. TensorFlow and JAX trace `apply`: there
    two small variables hold what the batches amount to. PyTorch runs it: there norms queue up.
 3. On JAX all that `apply` changes must be among `optimizer.variables`, which the trainer threads
-   through its compiled step. So the watch's are, there, but not for Keras's saving functions.
+   through its compiled step. So the watch's are, there, but not for Keras's saving functions. Who
+   asks is seen by the caller's frame. What is saved depends on a frame here, an exception (ADR
+   0006): those who ask are a function of a module and whatever optimizer is around this one, and
+   neither can be a subclass of ours. If a Keras saves otherwise, nothing is watched.
 4. What is watched are the gradients that `apply` gets, before clipping, decay and accumulation,
    with a fixed `loss_scale_factor` taken out.
 """
@@ -23,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import keras
-from peakhold.errors import InvalidArgumentError
+from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host.gradients import GradientFacts, GradientTally, norm_of_tensors
 
 __all__ = ["own_variables", "watch_gradients", "watch_of"]
@@ -58,6 +61,7 @@ def watch_gradients(optimizer: Any, *, keep: bool = False) -> Any:
 
     Raises:
         InvalidArgumentError: If it is no optimizer of Keras.
+        HostError: On JAX, if this version of Keras saves optimizers in another way.
 
     Example:
         >>> import keras, numpy as np
@@ -80,9 +84,12 @@ def watch_gradients(optimizer: Any, *, keep: bool = False) -> Any:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     watch = vars(inner).get(_ATTRIBUTE)
     if watch is None:
+        threads = keras.backend.backend() == "jax"
+        if threads:
+            _check_saving()
         watch = _watch_class()(inner)
         _hook(inner, watch)
-        if keras.backend.backend() == "jax":
+        if threads:
             base: Any = type(inner)
             object.__setattr__(inner, "__class__", _threading(base))
     if keep:
@@ -126,9 +133,10 @@ def _hook(optimizer: Any, watch: Any) -> None:
 def _threading(base: Any) -> Any:
     """A class like `base`, whose variables are also the watch's."""
 
-    # No `super()`: a class body that has both that and a `__class__` loses one (bpo-12370).
+    # `variables` cannot call `super()`: in a class body that also sets `__class__`, the name that
+    # `super()` needs is lost (bpo-12370).
     class Watched(base):  # type: ignore[misc]
-        # What `base.__new__` makes of its class has happened already.
+        # The object was made as one of `base`, so no `__new__` of Keras's ever sees this class.
         __class__ = property(lambda _: base)
         __doc__ = base.__doc__
 
@@ -148,7 +156,28 @@ def _threading(base: Any) -> Any:
     return Watched
 
 
+def _check_saving() -> None:
+    """Raise if Keras puts variables into files by functions of other names."""
+    from keras.src.legacy.saving import legacy_h5_format
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    known = {**vars(BaseOptimizer), **vars(legacy_h5_format)}
+    if any("variables" not in _names_in(known.get(name)) for name in _SAVING):
+        raise HostError.lacks(
+            "watch_gradients",
+            "a version of Keras that saves optimizers by functions that are known",
+            f"keras {keras.__version__}",
+            hint="leave watch_gradients out, or use the PyTorch or TensorFlow backend.",
+        )
+
+
+def _names_in(function: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(getattr(function, "__code__", None), "co_names", ())
+    return names
+
+
 def _is_being_saved(frame: Any) -> bool:
+    """Whether this frame, which asks for an optimizer's variables, puts them into a file."""
     while frame is not None and frame.f_code.co_name == "variables":  # of an optimizer around it
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name in _SAVING

@@ -11,7 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import Any, BinaryIO
 
@@ -38,11 +38,13 @@ from peakhold.keras.fit.frame import first_validation, fit_runs, is_fit_of, vali
 from peakhold.keras.host.gradients import own_variables, watch_of
 from peakhold.keras.host.resume import KerasResumption
 from peakhold.snapshots.arrays import source_of
+from peakhold.trees import map_tree
 
 __all__ = ["KerasHost", "host_for"]
 
-SEEDS = "seeds"
-METRICS = "metrics"
+SEEDS, METRICS = "seeds", "metrics"
+IN_EVERY_BACKUP = (SEEDS, METRICS)
+"""Parts that callbacks do not copy, and that only a resume puts back."""
 _DIRECTIONS: dict[Any, Direction] = {"up": Direction.MAX, "down": Direction.MIN}
 
 
@@ -96,9 +98,9 @@ class KerasHost:
     def parts(self) -> tuple[str, ...]:
         optimizer = self._optimizer
         if optimizer is None:
-            return (WEIGHTS, SEEDS, METRICS)
+            return (WEIGHTS,)
         average = (AVERAGE,) if _averages(optimizer) else ()
-        return (WEIGHTS, *average, OPTIMIZER, SEEDS, METRICS)
+        return (WEIGHTS, *average, OPTIMIZER)
 
     def _variables(self, part: str) -> list[Any]:
         """The variables of a part, in the order in which it lists them."""
@@ -110,12 +112,12 @@ class KerasHost:
             return _optimizer_variables(self._optimizer)
         if part == METRICS:
             return list(self.model.metrics_variables)
-        weights = {id(variable) for variable in self.model.weights}
-        return [v for v in self.model.variables if id(v) not in weights]
+        others = {id(v) for v in (*self.model.weights, *self.model.metrics_variables)}
+        return [v for v in self.model.variables if id(v) not in others]  # seed generators
 
     def live(self, parts: Iterable[str]) -> Snapshot:
         self._synced()
-        known = self.parts()
+        known = {*self.parts(), *IN_EVERY_BACKUP}
         trees = Snapshot()
         for part in parts:
             if part not in known:
@@ -135,7 +137,10 @@ class KerasHost:
         return list(zip(paths, tree, strict=True))
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        return {part: _map_arrays(tree, np.array) for part, tree in self.live(parts).items()}
+        return {part: map_tree(tree, np.array) for part, tree in self.live(parts).items()}
+
+    def like_live(self, snapshot: Snapshot) -> Snapshot:
+        return snapshot  # Keras's functions give and take arrays of NumPy
 
     def restore(self, snapshot: Snapshot) -> None:
         model = self._synced()
@@ -143,7 +148,7 @@ class KerasHost:
             _assign(WEIGHTS, self._variables(WEIGHTS), snapshot[WEIGHTS])
         if OPTIMIZER in snapshot:
             self._restore_optimizer(snapshot[OPTIMIZER])
-        for part in (SEEDS, METRICS):
+        for part in IN_EVERY_BACKUP:
             if part in snapshot:
                 _assign(part, self._variables(part), snapshot[part])
         if AVERAGE in snapshot:
@@ -180,6 +185,10 @@ class KerasHost:
         variables = _optimizer_variables(self._optimizer)
         doubles = {k for k, v in zip(_keys(variables), variables, strict=True) if id(v) in averages}
         return {key: array for key, array in arrays.items() if key not in doubles}
+
+    def set_averages(self, arrays: Iterable[Any]) -> None:
+        """Put averages back where training finds them; the model keeps its own weights."""
+        _assign(AVERAGE, self._variables(AVERAGE), list(arrays))
 
     def complete(self, parts: Iterable[str]) -> bool:
         if not self.model.built:
@@ -354,7 +363,7 @@ class KerasHost:
         model = self._synced()
         try:
             plan = file_plan.plan(model, suffix)
-        except (file_plan.CannotPlanError, ValueError) as error:
+        except ValueError as error:
             raise CannotPlanError(str(error)) from error
         lists = {WEIGHTS: model.weights}
         dicts = {OPTIMIZER: _optimizer_variables(self._optimizer)}
@@ -452,12 +461,6 @@ def unshare(pairs: Iterable[tuple[Any, Any]]) -> None:
     for variable, average in pairs:
         if average is not None and variable.value is average.value:
             average.assign(_own(keras.ops.convert_to_numpy(average)))
-
-
-def _map_arrays(tree: Any, visit: Callable[[Any], Any]) -> Any:
-    if isinstance(tree, dict):
-        return {key: visit(array) for key, array in tree.items()}
-    return [visit(array) for array in tree]
 
 
 def _keys(variables: list[Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """What a resume asks of a Keras model, on any backend.
 
-Rules of this file (by experiment; keras-defects 6.1):
+Rules of this file, found by experiment (docs/explanation/keras-defects.md, "Exact resume"):
 
 1. Variables belong together by order, dtype and shape: the names Keras gives (`dense_3`) count up
    within a process, and are for messages only.
@@ -27,16 +27,15 @@ from peakhold.errors import CheckpointDamagedError
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.resume import Passed
 from peakhold.keras.fit.frame import fit_locals
+from peakhold.keras.host.own_callbacks import traits_of
 
 __all__ = ["KerasResumption"]
 
 _first_epochs: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 """First epochs that we set and have not taken back, by model."""
 
-_STATELESS = frozenset(
-    {"Callback", "History", "LambdaCallback", "LearningRateScheduler", "ProgbarLogger",
-     "RemoteMonitor", "SwapEMAWeights", "TensorBoard", "TerminateOnNaN"}
-)  # fmt: skip
+_IN_EVERY_BACKUP = ("seeds", "metrics")
+"""Parts of the host's that callbacks do not copy."""
 
 _FOREIGN_WEIGHTS, _FOREIGN_POSITION = "latest.weights.h5", "training_metadata.json"
 
@@ -82,11 +81,10 @@ class KerasResumption:
     # State
 
     def more(self) -> dict[str, Any]:
-        model = self._host._synced()
         generator = _global_generator()
+        live = self._host.live(_IN_EVERY_BACKUP)
         return {
-            "seeds": [_array(v) for v in _seeds(model)],
-            "metrics": [_array(v) for v in model.metrics_variables],
+            **{part: [np.array(array) for array in arrays] for part, arrays in live.items()},
             "generator": None if generator is None else _array(generator.state),
             "rates": self._host.learning_rates(),
         }
@@ -123,14 +121,17 @@ class KerasResumption:
         return words
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-        model = self._host._synced()
-        for part, variables in self._variables(parts).items():
-            if part in parts:
-                _assign(variables, _listed(parts[part]))
-        _assign(_seeds(model), more["seeds"])
-        metrics = list(model.metrics_variables)
-        if [_kind(v) for v in metrics] == [_kind(a) for a in more["metrics"]]:
-            _assign(metrics, more["metrics"])
+        model = self._host.model
+        snapshot = {part: parts[part] for part in (WEIGHTS, OPTIMIZER) if part in parts}
+        snapshot |= {part: more[part] for part in _IN_EVERY_BACKUP}
+        measured = [_kind(array) for array in more["metrics"]]
+        same_metrics = measured == [_kind(variable) for variable in model.metrics_variables]
+        if not same_metrics:
+            del snapshot["metrics"]
+        self._host.restore(snapshot)
+        if AVERAGE in parts:
+            self._host.set_averages(_listed(parts[AVERAGE]))
+        if same_metrics:
             # What an unbroken run finds zeroed at the start of an epoch, and only that.
             model.reset_metrics()
         if more["generator"] is not None:
@@ -153,10 +154,8 @@ class KerasResumption:
                 self._host.model.history = one
 
     def is_stateless(self, callback: Any) -> bool:
-        return (
-            type(callback).__module__.startswith("keras.src.callbacks.")
-            and type(callback).__name__ in _STATELESS
-        )
+        traits = traits_of(callback)
+        return traits is not None and traits.stateless
 
     # The running fit
 
@@ -224,12 +223,6 @@ def _is_built(model: Any) -> bool:
     return bool(model.built) and all(layer.built for layer in model._flatten_layers())
 
 
-def _seeds(model: Any) -> list[Any]:
-    """State that is neither weights nor metrics: seed generators, in their order."""
-    weights = {id(v) for v in (*model.weights, *model.metrics_variables)}
-    return [v for v in model.variables if id(v) not in weights]
-
-
 def _global_generator() -> Any:
     from keras.src.backend.common import global_state
 
@@ -248,8 +241,3 @@ def _kind(value: Any) -> str:
 
 def _array(variable: Any) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(variable))
-
-
-def _assign(variables: list[Any], arrays: Iterable[Any]) -> None:
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)

@@ -449,15 +449,16 @@ class ModelCheckpoint(Monitored):
                 return
             counts = True
             text = f"{self.monitor} improved from {self._best_text} to {value:.5f}, {text}"
+        request = self._request(path, epoch, batch, logs, value, counts=counts)
         defect, plan = self._loss_defect(logs), None
         if defect is None:
             plan = self._plan()
-            defect = self._defect_now() if plan is None else None
+            if plan is None and (bad := request.bad_among(self.host.nonfinite)):
+                defect = _words_of(bad)
         if defect is not None:
             self._refuse(epoch, defect)
             return
         self._say(f"\nEpoch {epoch + 1}: {text}")
-        request = self._request(path, epoch, batch, logs, value, counts=counts)
         self._carry_out(request, plan)
 
     def _why_no_better(self, epoch: int, value: float) -> str | None:
@@ -502,11 +503,6 @@ class ModelCheckpoint(Monitored):
         """What the loss tells against a save, or None."""
         loss = to_number(logs.get("loss")) if self.check_finite else None
         return None if loss is None or is_finite(loss) else f"the loss is {loss}"
-
-    def _defect_now(self) -> str | None:
-        """What the model as it is now tells against a save, or None."""
-        bad = self.host.nonfinite() - self._exempt if self.check_finite else frozenset()
-        return _words_of(bad) if bad else None
 
     # A save
 

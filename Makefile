@@ -57,7 +57,8 @@ $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 
 test-core: .venv/.test
-	$(PYTEST) tests/core tests/alerts tests/loops tests/house tests/store tests/event_files
+	$(PYTEST) tests/core tests/alerts tests/loops tests/house tests/store tests/event_files \
+	          tests/checkpoint_files
 
 test-torch test-jax: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance

@@ -8,7 +8,7 @@ import fcntl
 import os
 import threading
 
-from peakhold.checkpoint_files import saves as checkpoint_save
+from peakhold.checkpoint_files import queue as checkpoint_queue
 from peakhold.files import background
 
 TEMPORARY = ("peakhold-", ".tmp-")
@@ -61,7 +61,7 @@ def locked(folder):
 def check_nothing_is_left(folder):
     """No thread, no open file, no lock and no temporary file, once the writer has nothing to do."""
     background.drain()
-    assert not checkpoint_save._under_way
+    assert not checkpoint_queue._under_way
     assert [t.name for t in threading.enumerate() if t.name.startswith("peakhold")] == []
     assert [p for p in folder.rglob("*") if any(word in p.name for word in TEMPORARY)] == []
     assert descriptors(folder) == []

@@ -32,7 +32,7 @@ from keras_helpers import (
 )
 from leftovers import Hold, check_nothing_is_left
 from peakhold import files
-from peakhold.checkpoint_files import saves as checkpoint_save
+from peakhold.checkpoint_files import queue as checkpoint_queue
 from peakhold.errors import SaveError, SaveWarning
 from peakhold.files import background
 
@@ -308,14 +308,14 @@ def test_a_fixed_name_is_written_once_for_several_epochs(tmp_path, hold, commits
 
 def test_no_file_of_its_own_name_is_dropped(tmp_path, hold, commits, monkeypatch):
     """Training waits when two are under way: only then the writer goes on."""
-    waits = checkpoint_save.SavesUnderWay.wait_for_room
+    waits = checkpoint_queue.SaveQueue.wait_for_room
 
     def wait_for_room(self, limit):
         if len([s for s in self._saves if not s.task.done]) >= limit:
             hold.open()
         waits(self, limit)
 
-    monkeypatch.setattr(checkpoint_save.SavesUnderWay, "wait_for_room", wait_for_room)
+    monkeypatch.setattr(checkpoint_queue.SaveQueue, "wait_for_room", wait_for_room)
     recorder = Recorder()
     fit(model(), [recorder, Holds(hold, 0, 99), saver(tmp_path / "{epoch}.weights.h5")], 9)
 
@@ -474,7 +474,7 @@ def test_an_epoch_that_did_not_beat_a_save_that_failed_later_is_made_up_for(
     class Clears(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
             hold.open()
-            callback._saves.wait()
+            callback._writer.queue.wait()
             os.rmdir(path)
 
     curve = Curve(m=[0.5, 0.3, 0.4, 0.45])
@@ -500,7 +500,7 @@ def test_what_was_refused_is_let_go_for_a_better_one(tmp_path, commits):
 
     assert sorted(name for name, _ in commits) == [f"w{epoch}.weights.h5" for epoch in (1, 3, 4)]
     assert len(set(allocations)) == 1
-    assert callback._saves.refused is None
+    assert callback._writer.queue.refused is None
 
 
 def test_a_disk_that_refuses_twice_is_asked_no_more(tmp_path):
@@ -513,7 +513,7 @@ def test_a_disk_that_refuses_twice_is_asked_no_more(tmp_path):
     told = [str(w.message) for w in said if "could not save" in str(w.message)]
     assert ["once more" in text for text in told] == [True, False]
     assert (callback.best, callback.best_path) == (0.4, template.format(epoch=3))
-    assert callback._saves.refused is None
+    assert callback._writer.queue.refused is None
 
 
 def test_what_a_fit_that_raised_could_not_save_is_not_saved_in_the_next_one(tmp_path):
@@ -680,7 +680,7 @@ def test_a_forked_child_writes_nothing_and_does_not_hang(tmp_path, hold):
                 return
             pid = os.fork()
             if pid == 0:
-                quiet = callback.wait() and not checkpoint_save._under_way and not path.exists()
+                quiet = callback.wait() and not checkpoint_queue._under_way and not path.exists()
                 os._exit(0 if quiet else 1)
             codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             hold.open()

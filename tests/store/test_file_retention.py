@@ -10,19 +10,20 @@ import shutil
 import pytest
 
 from peakhold import files
-from peakhold._core.monitor import Criterion, Direction
+from peakhold._core.monitor import Direction
+from peakhold._core.policies.keep import KeepLast
+from peakhold._core.policies.keep_files import keep_files
 from peakhold.checkpoint_files.folder import CheckpointFolder
-from peakhold.files.sidecar import Entry, Sidecar
+from peakhold.files.sidecar import SavedFile, Sidecar
 from peakhold.testing import FailingDisk, WatchedDisk
 from store.test_files import hidden, killed
 
-smaller = Criterion(Direction.MIN).better
 SIDECAR = "w_epoch.bin.peakhold.json"
 
 
 def entry(epoch, run="r1", **more):
     fields = {"monitor": "loss", "mode": "min", "value": 1.0 / (epoch + 1), **more}
-    return Entry(checksum="", size=0, epoch=epoch, saved_at="", run_id=run, **fields)
+    return SavedFile(checksum="", size=0, epoch=epoch, saved_at="", run_id=run, **fields)
 
 
 def data(epoch, run="r1"):
@@ -44,11 +45,10 @@ class Saver:
                 entry(epoch, self.run, **more),
                 lambda file, _, e=epoch: file.write(data(e, self.run)),
                 goes_on=goes_on,
-                better=smaller,
             )
 
-    def retain(self, **rules):
-        return self.files.retain(better=smaller, **rules)
+    def retain(self, keep_last=None, keep_best=None, **more):
+        return self.files.retain(keep_files(keep_last, keep_best, "loss", Direction.MIN), **more)
 
 
 def names(folder):
@@ -180,9 +180,8 @@ def test_one_folder_does_not_count_twice(tmp_path, monkeypatch):
             entry(epoch),
             lambda f, _, e=epoch: f.write(data(e)),
             goes_on=True,
-            better=smaller,
         )
-        folder.retain(keep_last=2, goes_on=True)
+        folder.retain(KeepLast(2), goes_on=True)
 
     assert names(tmp_path / "r1") == ["w_2.bin", "w_3.bin"]
 

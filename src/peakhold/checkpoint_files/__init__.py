@@ -1,1 +1,10 @@
-"""What `ModelCheckpoint` is made of."""
+"""What `ModelCheckpoint` is made of: organs that know nothing of it, each usable alone.
+
+arguments    what can be wrong with an argument
+template     the name of a file, with places to fill
+requests     a save that was asked for, and what became of it
+placement    which thread writes, and from how many copies of the state
+queue        the saves that are under way
+folder       the files that are there: committed, known by their sidecar
+retention    which of them may go
+"""

@@ -16,14 +16,7 @@ __all__ = [
     "check_keep",
     "check_on_save_error",
     "check_sigterm_timeout",
-    "suffix_of",
 ]
-
-
-def suffix_of(filepath: str) -> str:
-    """The suffix that names the format, `.weights.h5` whole."""
-    name = os.path.basename(filepath)
-    return ".weights.h5" if name.endswith(".weights.h5") else os.path.splitext(name)[1]
 
 
 def check_filepath(filepath: Any, suffixes: tuple[str, ...] | None, *, weights_only: bool) -> str:

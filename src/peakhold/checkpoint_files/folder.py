@@ -12,22 +12,17 @@ from typing import Any, BinaryIO, final
 
 from peakhold import files
 from peakhold._core.file_template import FileTemplate
-from peakhold._core.policies.keep_files import SavedFile, superfluous
+from peakhold._core.monitor import Direction
+from peakhold._core.policies.keep import KeepBest, KeepPolicy
+from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
+from peakhold.checkpoint_files.retention import Retention, files_to_delete
+from peakhold.checkpoint_files.template import static_folder
 from peakhold.disk.disk import Disk
+from peakhold.errors import SaveError
 from peakhold.files.deletion import delete
-from peakhold.files.sidecar import PREVIOUS, SUFFIX, Entry, Sidecar
+from peakhold.files.sidecar import PREVIOUS, SUFFIX, SavedFile, Sidecar, infos_of
 
-__all__ = ["CheckpointFolder", "Retained", "static_folder"]
-
-Better = Function[[float | None, float | None], bool]
-
-
-def static_folder(filepath: str) -> str:
-    """The part of a template's folder that is the same for every save."""
-    folder = os.path.dirname(filepath)
-    while "{" in folder:
-        folder = os.path.dirname(folder)
-    return folder or "."
+__all__ = ["CheckpointFolder", "Retained"]
 
 
 @final
@@ -58,10 +53,9 @@ class CheckpointFolder:
         self.filepath, self.suffix, self.run_id = filepath, suffix, run_id
         self._disk = disk
         self._order = 0
-        self.resumed = False
         self._template = os.path.basename(filepath)
         self._sidecars: dict[str, Sidecar] = {}
-        self._written: dict[str, Entry] = {}
+        self._written: dict[str, SavedFile] = {}
 
     def sidecar(self, folder: str) -> Sidecar:
         """The sidecar of a folder, read once."""
@@ -70,32 +64,81 @@ class CheckpointFolder:
             self._sidecars[folder] = Sidecar(folder, self._template, plain, disk=self._disk)
         return self._sidecars[folder]
 
+    def check(self, needed_bytes: int | None) -> None:
+        """Make the folder, and see that a file can be written to it.
+
+        Args:
+            needed_bytes: What a file takes at least, if that is known.
+
+        Raises:
+            SaveError: If not, or if there is no room.
+        """
+        folder = os.path.abspath(static_folder(self.filepath))
+        try:
+            os.makedirs(folder, exist_ok=True)
+            files.probe(folder)
+        except OSError as error:
+            raise SaveError.for_path(
+                folder, error.strerror or str(error), expected="a folder that can be written"
+            ) from error
+        if needed_bytes is None or not hasattr(os, "statvfs"):
+            return
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        if free < needed_bytes:
+            raise SaveError.for_path(
+                folder,
+                f"the model has {needed_bytes} bytes and {free} are free",
+                expected="a folder with room for the model",
+                hint="free some space, or save elsewhere.",
+            )
+
     def sweep(self) -> None:
         """Delete what killed writers left behind."""
         for folder in self._folders(goes_on=True):
             files.sweep(folder, disk=self._disk)
 
-    def was_written(self, path: str) -> bool:
-        """Whether this run has written this file already."""
-        return path in self._written
+    def save(self, request: SaveRequest, write: Function[[BinaryIO, str], Any]) -> SaveOutcome:
+        """Commit one file, then delete those that need not stay any more.
+
+        Raises:
+            OSError: If it could not be written; then what stood there stands. What goes wrong after
+                that is told in the outcome: the new file is safe.
+        """
+        again = request.target in self._written
+        aside = self.write(request.target, request.saved, write, goes_on=request.goes_on)
+        if aside is not None:
+            aside = os.path.join(os.path.dirname(request.path), os.path.basename(aside))
+        return SaveOutcome(request, aside, again, self._clear_away(request.retention))
+
+    def _clear_away(self, retention: Retention | None) -> str | None:
+        """Delete what need not stay; why that failed, or None."""
+        if retention is None:
+            return None
+        try:
+            done = self.retain(retention.policy, goes_on=retention.goes_on)
+        except OSError as error:
+            return error.strerror or str(error)
+        except Exception as error:  # a policy or a sidecar that somebody wrote: the save is safe
+            return f"{type(error).__name__}: {error}"
+        failures = done.failures or {}
+        return "; ".join(f"{path}: {reason}" for path, reason in failures.items()) or None
 
     def write(
         self,
         path: str,
-        entry: Entry,
+        saved: SavedFile,
         write: Function[[BinaryIO, str], Any],
         *,
         goes_on: bool,
-        better: Better | None,
     ) -> str | None:
-        """Commit one file, its entry first.
+        """Commit one file, what is known of it first.
 
         Args:
             path: Its final name.
-            entry: What is known of it, but for checksum and size.
+            saved: What is known of it, but for checksum and size.
             write: Writes the content to an open file; gets a scratch folder, too.
             goes_on: Whether this run goes on from a file of ours under this name.
-            better: Ranks two values, or None.
 
         Returns:
             Where the file that stood there was kept; None if there was none to keep.
@@ -116,9 +159,9 @@ class CheckpointFolder:
                 # After a failed save it may be this run's own.
                 own = standing is not None and standing.run_id == self.run_id
                 if standing is None or not (goes_on or own):
-                    aside = sidecar.set_aside(name, self.suffix, better)
+                    aside = sidecar.set_aside(name, self.suffix)
             full = replace(
-                entry,
+                saved,
                 checksum=committed.checksum,
                 size=committed.size,
                 mtime_ns=committed.mtime_ns,
@@ -139,68 +182,60 @@ class CheckpointFolder:
             raise
         return None if aside is None else _join(folder, aside)
 
-    def best(self, monitor: str, mode: str, better: Better) -> tuple[str, Entry] | None:
-        """The best file that is there and whole, by its entry; reads files to know."""
+    def best(self, monitor: str, direction: Direction) -> tuple[str, SavedFile] | None:
+        """The best file that is there and whole, by what the sidecar knows; reads files to know."""
         folder = static_folder(self.filepath)
         sidecar = self.sidecar(folder)
-        ranked: list[tuple[str, Entry]] = []
-        for name in sidecar.names():
-            for entry in sidecar.entries(name):
-                if (entry.monitor, entry.mode) == (monitor, mode) and PREVIOUS not in name:
-                    place = next(
-                        (i for i, (_, o) in enumerate(ranked) if better(entry.value, o.value)),
-                        len(ranked),
-                    )
-                    ranked.insert(place, (name, entry))
-        for name, entry in ranked:
+        known = [
+            (name, saved)
+            for name in sidecar.names()
+            if not self._is_aside(name)
+            for saved in sidecar.entries(name)
+            if (saved.monitor, saved.mode) == (monitor, direction)
+        ]
+        infos = infos_of([saved for _, saved in known])
+        by_commit = {info.commit: one for info, one in zip(infos, known, strict=True)}
+        for info in KeepBest(monitor, direction.value).ranked(infos):
+            name, saved = by_commit[info.commit]
             standing = sidecar.entry_for(name)
-            if standing is not None and standing.checksum == entry.checksum:
-                return _join(folder, name), entry
+            if standing is not None and standing.checksum == saved.checksum:
+                return _join(folder, name), saved
         return None
 
     def retain(
         self,
+        policy: KeepPolicy | None,
         *,
-        keep_last: int | None = None,
-        keep_best: int | None = None,
-        better: Better | None = None,
         protect: Iterable[str] = (),
         goes_on: bool = False,
     ) -> Retained:
-        """Delete the files that no rule keeps; called when the newest one is durable.
+        """Delete the files that a policy does not keep; called when the newest one is durable.
 
         Only files are deleted that the sidecar lists and that hold, byte by byte, what it says;
         never what was kept aside. What cannot be deleted is told, not raised.
 
         Args:
-            keep_last: How many of the newest stay, at least 1; None if that is no rule.
-            keep_best: How many of the best stay, at least 1; None if that is no rule.
-            better: Ranks two values, or None; then `keep_best` deletes nothing.
-            protect: Paths that stay, whatever the rules say.
+            policy: What stays; None keeps everything.
+            protect: Paths that stay, whatever the policy says.
             goes_on: Whether files of earlier runs count too, and may go; otherwise only this run's.
         """
-        found: dict[str, Entry] = {}
+        found: dict[str, SavedFile] = {}
         for folder in self._folders(goes_on=goes_on):
             sidecar = self.sidecar(folder)
             for name in sidecar.names():
-                entry = None if self._is_aside(name) else sidecar.entry_by_look(name)
-                if entry is not None and (goes_on or entry.run_id == self.run_id):
-                    found[_join(folder, name)] = entry
-        known = [
-            SavedFile(path, e.order, e.epoch, e.batch, e.value, e.finite)
-            for path, e in found.items()
-        ]
+                saved = None if self._is_aside(name) else sidecar.entry_by_look(name)
+                if saved is not None and (goes_on or saved.run_id == self.run_id):
+                    found[_join(folder, name)] = saved
         safe = {os.path.abspath(path) for path in protect}
-        going = superfluous(known, keep_last=keep_last, keep_best=keep_best, better=better)
         return self._delete(
             {
-                file.name: found[file.name]
-                for file in going
-                if os.path.abspath(file.name) not in safe
+                path: found[path]
+                for path in files_to_delete(found, policy)
+                if os.path.abspath(path) not in safe
             }
         )
 
-    def _delete(self, going: Mapping[str, Entry]) -> Retained:
+    def _delete(self, going: Mapping[str, SavedFile]) -> Retained:
         deleted: list[str] = []
         failures: dict[str, str] = {}
         for folder in sorted({os.path.dirname(path) or "." for path in going}):

@@ -17,15 +17,18 @@ import itertools
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, final
 
 from peakhold import files
+from peakhold._core.monitor import Criterion, Direction
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
+from peakhold._core.observation import is_finite
+from peakhold._core.policies.keep import CheckpointInfo
 from peakhold.disk.disk import Disk
 
-__all__ = ["PREVIOUS", "Entry", "Sidecar"]
+__all__ = ["PREVIOUS", "SUFFIX", "SavedFile", "Sidecar", "infos_of"]
 
 FORMAT = 1
 SUFFIX = ".peakhold.json"
@@ -35,7 +38,7 @@ _LARGEST = 64 << 20  # bytes; a sidecar of ten thousand files has about 5 MB
 
 @final
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SavedFile:
     """One file that was written."""
 
     checksum: str
@@ -65,9 +68,44 @@ class Entry:
     finite: bool = True
     """False if the loss or a variable was NaN or infinite when it was saved."""
 
+    def is_worse_than(self, other: SavedFile) -> bool:
+        """Whether both were ranked by the same metric, and the other one is better."""
+        if self.mode is None or (self.monitor, self.mode) != (other.monitor, other.mode):
+            return False
+        return Criterion(Direction(self.mode)).better(other.value, self.value)
 
-def _read_entry(raw: Any) -> Entry | None:
-    known = {f.name for f in fields(Entry)}
+
+def infos_of(saved: Sequence[SavedFile]) -> list[CheckpointInfo]:
+    """What keep policies may know of files, in the order given.
+
+    Commits are numbered from 1 by age, for old sidecars do not number theirs: there the epoch says
+    which is older. Nobody counts steps here, so the step is the same number.
+    """
+
+    def age(place: int) -> tuple[int, int, bool, int]:
+        file = saved[place]
+        at_epoch_end = file.batch is None
+        return file.order, file.epoch, at_epoch_end, -1 if file.batch is None else file.batch
+
+    def metrics(file: SavedFile) -> dict[str, float]:
+        value = file.value
+        return {} if value is None or not is_finite(value) else {file.monitor: value}
+
+    commits = {place: n for n, place in enumerate(sorted(range(len(saved)), key=age), start=1)}
+    return [
+        CheckpointInfo(
+            step=commits[place],
+            commit=commits[place],
+            epoch=file.epoch,
+            metrics=metrics(file),
+            finite=file.finite,
+        )
+        for place, file in enumerate(saved)
+    ]
+
+
+def _read_entry(raw: Any) -> SavedFile | None:
+    known = {f.name for f in fields(SavedFile)}
     if not isinstance(raw, dict):
         return None
     value = raw.get("value")
@@ -75,17 +113,19 @@ def _read_entry(raw: Any) -> Entry | None:
     numbers = [raw.get("epoch"), raw.get("order", 0), raw.get("batch") or 0]
     if not (isinstance(raw.get("checksum"), str) and rankable):
         return None
+    if not isinstance(raw.get("monitor"), str) or raw.get("mode") not in (None, *Direction):
+        return None
     if not all(isinstance(number, int) for number in numbers):
         return None
     try:
-        entry = Entry(**{key: value for key, value in raw.items() if key in known})
-        return replace(entry, metrics=numbers_from_json(entry.metrics))
+        saved = SavedFile(**{key: value for key, value in raw.items() if key in known})
+        return replace(saved, metrics=numbers_from_json(saved.metrics))
     except (TypeError, AttributeError):
         return None
 
 
-def _written(entry: Entry) -> dict[str, Any]:
-    return {**asdict(entry), "metrics": numbers_to_json(entry.metrics)}
+def _to_json(saved: SavedFile) -> dict[str, Any]:
+    return {**asdict(saved), "metrics": numbers_to_json(saved.metrics)}
 
 
 @final
@@ -103,10 +143,10 @@ class Sidecar:
         self.folder, self.template, self._disk = folder, template, disk
         self.path = os.path.join(folder, plain + SUFFIX)
         self.damaged = False
-        self._entries: dict[str, list[Entry]] = self._read()
-        self._identified: dict[tuple[str, int, int], Entry | None] = {}
+        self._entries: dict[str, list[SavedFile]] = self._read()
+        self._identified: dict[tuple[str, int, int], SavedFile | None] = {}
 
-    def _read(self) -> dict[str, list[Entry]]:
+    def _read(self) -> dict[str, list[SavedFile]]:
         import json
 
         try:
@@ -127,7 +167,7 @@ class Sidecar:
             self.damaged = True
             return {}
 
-    def entry_for(self, name: str) -> Entry | None:
+    def entry_for(self, name: str) -> SavedFile | None:
         """The entry of the file that stands under `name` now; reads the file to know."""
         entries = self._entries.get(name)
         if not entries:
@@ -135,7 +175,7 @@ class Sidecar:
         digest = files.hash_file(os.path.join(self.folder, name))
         return next((entry for entry in entries if entry.checksum == digest), None)
 
-    def entry_by_look(self, name: str) -> Entry | None:
+    def entry_by_look(self, name: str) -> SavedFile | None:
         """Like `entry_for`, but a file of the recorded size and time is believed unread.
 
         That is enough to count what there is, not to delete it.
@@ -155,7 +195,7 @@ class Sidecar:
             self._identified[key] = self.entry_for(name)
         return self._identified[key]
 
-    def entries(self, name: str) -> list[Entry]:
+    def entries(self, name: str) -> list[SavedFile]:
         """All entries of a name, the newest first; at most one of them is of the file there."""
         return list(self._entries.get(name, ()))
 
@@ -164,8 +204,8 @@ class Sidecar:
         return sorted(self._entries)
 
     def record(
-        self, name: str, entry: Entry, *, standing: Entry | None = None, after: int = 0
-    ) -> Entry:
+        self, name: str, entry: SavedFile, *, standing: SavedFile | None = None, after: int = 0
+    ) -> SavedFile:
         """Add an entry, durably, and keep the one of the file that stands there now.
 
         An entry of the same name and epoch is replaced, unless it is that of the file that stands
@@ -197,25 +237,23 @@ class Sidecar:
         content = {
             "format": FORMAT,
             "template": self.template,
-            "files": {key: [_written(entry) for entry in merged[key]] for key in sorted(merged)},
+            "files": {key: [_to_json(saved) for saved in merged[key]] for key in sorted(merged)},
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         files.commit(self.path, lambda file: file.write(text.encode()), disk=self._disk)
         self._entries = merged
         return entry
 
-    def set_aside(
-        self, name: str, suffix: str, better: Callable[[float | None, float | None], bool] | None
-    ) -> str | None:
+    def set_aside(self, name: str, suffix: str) -> str | None:
         """Keep the file under `name` before it is replaced: `best.keras` as `best.previous.keras`.
 
-        At most one file of ours is kept aside for a name, the better one; a file that is not ours
-        keeps its place, and gets one of its own.
+        At most one file of ours is kept aside for a name, the better one if both were ranked by the
+        same metric, else the newer; a file that is not ours keeps its place, and gets one of its
+        own.
 
         Args:
             name: Base name of the file that is about to be replaced.
             suffix: Its suffix, `.weights.h5` included.
-            better: Ranks two values, or None if values cannot be ranked (then the newer is kept).
 
         Returns:
             The name it is kept under; None if a better one is kept aside already.
@@ -232,8 +270,7 @@ class Sidecar:
                     return aside  # by a run that was killed before its save
                 aside = f"{stem}{PREVIOUS}-{number}{suffix}"
                 continue
-            same = (held.monitor, held.mode) == (standing.monitor, standing.mode)
-            if same and better is not None and better(held.value, standing.value):
+            if standing.is_worse_than(held):
                 return None
             break
         if standing is not None:

@@ -348,6 +348,11 @@ class Store:
             self._trash.empty()
         except OSError as exc:
             self._notices.append(f"{self.folder}: old checkpoints could not be deleted: {exc}")
+        except Exception as exc:  # the policy may be the user's: nobody else would hear of this
+            self._notices.append(
+                f"{self.folder}: old checkpoints could not be deleted, for keep={self._keep!r} "
+                f"raised {type(exc).__name__}: {exc}"
+            )
 
     # -- waiting and closing ---------------------------------------------------------------------
 

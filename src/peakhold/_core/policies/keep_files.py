@@ -1,95 +1,73 @@
-"""Which files of a templated `ModelCheckpoint` may go: a pure function of what is known of them.
+"""What `keep_last=` and `keep_best=` of a templated `ModelCheckpoint` mean, as keep policies.
 
-Rules for this file, those of `keep.py`:
-
-1. A file stays if any rule keeps it: the newest and the best are safe from each other's rule.
-2. The newest file stays whatever the rules say: it is what a restart resumes from. So does the
-   newest without NaN or infinity, and `keep_last` counts such files as if there were no others: a
-   run that turned to NaN cannot rotate its last good state away.
-3. What cannot be ranked is never better than anything. Of equal values the older is the better.
+The rules are those of `keep.py`, over the same records: a sidecar knows of a file what a manifest
+knows of a checkpoint. Two things are added for files. `keep_best` says how many there will be, so
+places that nothing takes which can be ranked are the newest others'; and one good state always
+stays beside the newest, whether or not `keep_last` was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import final
 
-from peakhold._core.observation import is_finite
+from peakhold._core.monitor import Direction
+from peakhold._core.policies.keep import CheckpointInfo, KeepAny, KeepBest, KeepLast, KeepPolicy
 
-__all__ = ["SavedFile", "superfluous"]
-
-Better: TypeAlias = Callable[[float | None, float | None], bool]
+__all__ = ["KeepBestOrNewest", "keep_files"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SavedFile:
-    """What is known of one file."""
+@dataclass(frozen=True)
+class KeepBestOrNewest:
+    """Keep the best, and the newest that cannot be ranked where there are not enough of these.
 
-    name: str
-    order: int
-    """Running number of its commit: the larger, the newer; 0 if it was not recorded."""
-    epoch: int
-    """Index of the epoch, from 0."""
-    batch: int | None = None
-    """Index of the batch, from 0; None if the save came at the end of the epoch."""
-    value: float | None = None
-    """The monitored metric; None if it was not logged or not finite."""
-    finite: bool = True
-    """False if the loss or a variable was NaN or infinite when it was saved."""
-
-
-def superfluous(
-    files: Iterable[SavedFile],
-    *,
-    keep_last: int | None = None,
-    keep_best: int | None = None,
-    better: Better | None = None,
-) -> list[SavedFile]:
-    """The files that no rule keeps, the oldest first.
+    Whether those are finite is not asked: `keep_files` keeps the newest that is, whatever happens.
 
     Args:
-        files: All there are, in any order.
-        keep_last: How many of the newest stay, at least 1; None if that is no rule.
-        keep_best: How many of the best stay, at least 1; None if that is no rule. Places that no
-            ranked file takes are taken by the newest of the others.
-        better: Ranks two values. Without it, and with `keep_best`, nothing is superfluous.
+        best: What is best, and how many stay.
 
     Example:
-        >>> files = [SavedFile(f"{n}.keras", n, n, value=v) for n, v in enumerate((0.3, 0.2, 0.4))]
-        >>> smaller = lambda a, b: a < b
-        >>> [file.name for file in superfluous(files, keep_last=1, keep_best=1, better=smaller)]
-        ['0.keras']
+        >>> losses = {1: {"loss": 0.5}, 2: {}, 3: {}}
+        >>> infos = [CheckpointInfo(s, commit=s, metrics=m) for s, m in losses.items()]
+        >>> sorted(KeepBestOrNewest(KeepBest("loss", "min", n=2)).keeps(infos))
+        [1, 3]
     """
-    if (keep_last is None and keep_best is None) or (keep_best is not None and better is None):
-        return []
-    oldest_first = sorted(files, key=_age)
-    good = [file for file in oldest_first if file.finite]
-    kept = _newest(oldest_first, keep_last or 1) | _newest(good, keep_last or 1)
-    if keep_best is not None and better is not None:
-        kept |= {file.name for file in _best_first(oldest_first, better)[:keep_best]}
-    return [file for file in oldest_first if file.name not in kept]
+
+    best: KeepBest
+
+    @property
+    def at_most(self) -> int | None:
+        """The number asked for."""
+        return self.best.n
+
+    def keeps(self, infos: Sequence[CheckpointInfo]) -> frozenset[int]:
+        """Return the commit numbers to keep."""
+        ranked = [info.commit for info in self.best.ranked(infos)]
+        others = sorted({info.commit for info in infos}.difference(ranked), reverse=True)
+        return frozenset([*ranked, *others][: self.best.n])
 
 
-def _age(file: SavedFile) -> tuple[int, int, bool, int]:
-    at_epoch_end = file.batch is None
-    return file.order, file.epoch, at_epoch_end, -1 if file.batch is None else file.batch
+def keep_files(
+    last: int | None, best: int | None, monitor: str, direction: Direction | None
+) -> KeepPolicy | None:
+    """The policy that stands for two arguments; None if all files stay.
 
+    Args:
+        last: How many of the newest stay, at least 1; None if that is no rule.
+        best: How many of the best stay, at least 1; None if that is no rule.
+        monitor: Name of the metric that ranks.
+        direction: Which of its values are better. None: not known yet, and with `best` nothing
+            goes before it is.
 
-def _newest(oldest_first: Sequence[SavedFile], count: int) -> set[str]:
-    return {file.name for file in oldest_first[-count:]}
-
-
-def _best_first(oldest_first: Sequence[SavedFile], better: Better) -> list[SavedFile]:
-    """The best first; then those with NaN in them; then those without a value, newest first."""
-    ranked: list[SavedFile] = []
-    for finite in (True, False):
-        tier: list[SavedFile] = []
-        for file in oldest_first:
-            if file.finite is not finite or not is_finite(file.value):
-                continue
-            place = next((i for i, o in enumerate(tier) if better(file.value, o.value)), len(tier))
-            tier.insert(place, file)
-        ranked += tier
-    return ranked + [file for file in reversed(oldest_first) if not is_finite(file.value)]
+    Example:
+        >>> keep_files(3, None, "loss", None)
+        KeepLast(n=3)
+    """
+    newest = KeepLast(last or 1)
+    if best is None:
+        return None if last is None else newest
+    if direction is None:
+        return None
+    return KeepAny(newest, KeepBestOrNewest(KeepBest(monitor, direction.value, best)))

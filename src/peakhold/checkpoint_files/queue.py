@@ -4,8 +4,8 @@ Rules of this file:
 
 1. A save holds what it needs (plan, snapshot, folder) and nothing of the callback: it is written
    though the callback is gone, and `fit` has raised.
-2. What became of it is a fact that waits until the thread that trains asks. Nothing here prints,
-   warns or looks at a model.
+2. What became of it waits until the thread that trains asks. Nothing here prints, warns or looks
+   at a model.
 3. Whether a snapshot is finite is asked by both threads and found out once, before the first byte
    is written. It does not queue behind other files.
 4. A forked child has none of its parent's saves: the parent writes them, and only the parent.
@@ -19,124 +19,44 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable as Function
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, final
+from dataclasses import replace
+from typing import final
 
-from peakhold import process
-from peakhold.checkpoint_files.folder import Better, CheckpointFolder
+from peakhold.checkpoint_files.folder import CheckpointFolder
+from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
 from peakhold.files import background
-from peakhold.files.sidecar import Entry
 from peakhold.host.contract import PlannedFile
 from peakhold.snapshots.pool import Held
 
-__all__ = ["Fact", "Keep", "Order", "SavesUnderWay", "wait_for_saves_to", "write_now"]
+__all__ = ["SaveQueue", "wait_for_saves_to"]
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Which files of a template stay when one more has been written."""
-
-    last: int | None
-    best: int | None
-    goes_on: bool
-    """Whether files of earlier runs count, too."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be written."""
-
-    path: str
-    """As the user spelled it."""
-    target: str
-    """The same, absolute: the process may be elsewhere when it is written."""
-    entry: Entry
-    goes_on: bool
-    """Whether this run goes on from a file of ours under this name."""
-    better: Better | None
-    value: float | None
-    """The value that counts as best once this is committed; None if it is not ranked."""
-    keep: Keep | None = None
-    """None: all files stay."""
-    is_retry: bool = False
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What became of an order: committed, unless one of the last two says otherwise."""
-
-    order: Order
-    aside: str | None = None
-    """Where the file is kept that stood there before this run."""
-    again: bool = False
-    """Whether this run had written a file of this name before."""
-    trouble: str | None = None
-    """Why older files could not be cleared away; the new one is safe."""
-    bad: frozenset[str] = frozenset()
-    """Names of variables with NaN or infinity: then nothing was written."""
-    error: BaseException | None = None
-
-
-def write_now(
-    folder: CheckpointFolder, order: Order, write: Function[[BinaryIO, str], Any]
-) -> Fact:
-    """Commit one file, in the calling thread.
-
-    Raises:
-        OSError: If it could not be written; then what stood there stands.
-    """
-    again = folder.was_written(order.target)
-    aside = folder.write(
-        order.target, order.entry, write, goes_on=order.goes_on, better=order.better
-    )
-    if aside is not None:
-        aside = os.path.join(os.path.dirname(order.path), os.path.basename(aside))
-    return Fact(order, aside, again, _clear_away(folder, order))
-
-
-def _clear_away(folder: CheckpointFolder, order: Order) -> str | None:
-    """Delete what need not stay; why that failed, or None."""
-    keep = order.keep
-    if keep is None:
-        return None
-    try:
-        done = folder.retain(
-            keep_last=keep.last, keep_best=keep.best, better=order.better, goes_on=keep.goes_on
-        )
-    except OSError as error:
-        return error.strerror or str(error)
-    failures = done.failures or {}
-    return "; ".join(f"{path}: {reason}" for path, reason in failures.items()) or None
+class _TakenBackError(Exception):
+    """A save that was taken back before it began. No `OSError`: the disk has refused nothing."""
 
 
 @final
 class _Save:
-    """An order on its way to the disk.
+    """A request on its way to the disk.
 
     Args:
         folder: Where to; only the writer thread uses it while a save is under way.
-        order: What.
+        request: What.
         plan: Writes the file.
         held: The arrays for it; released when the save has ended.
-        exempt: Variables that may hold NaN or infinity; None: all of them may.
     """
 
     def __init__(
         self,
         folder: CheckpointFolder,
-        order: Order,
+        request: SaveRequest,
         plan: PlannedFile,
         held: Held,
-        exempt: frozenset[str] | None,
     ) -> None:
-        self.order, self.filepath = order, folder.filepath
+        self.request, self.filepath = request, folder.filepath
         self.task = background.Task(self._write)
-        self._folder, self._exempt = folder, exempt
+        self._folder = folder
         self._needs: tuple[PlannedFile, Held] | None = (plan, held)
         self._bad: frozenset[str] | None = None
         self._looking = threading.Lock()
@@ -147,32 +67,31 @@ class _Save:
         """Names of variables that forbid this save; waits until they have been looked at."""
         with self._looking:
             if self._bad is None:
-                if self._needs is None or self._exempt is None:
-                    self._bad = frozenset()
-                else:
+                self._bad = frozenset()
+                if self._needs is not None:
                     plan, held = self._needs
-                    self._bad = held.nonfinite(plan.parts) - self._exempt
+                    self._bad = self.request.bad_among(lambda: held.nonfinite(plan.parts))
             return self._bad
 
     def cancel(self) -> bool:
         """Take it back, if it has not begun."""
-        taken_back = self.task.cancel(InterruptedError("replaced by a later save"))
+        taken_back = self.task.cancel(_TakenBackError("replaced by a later save"))
         if taken_back:
             self.let_go()
         return taken_back
 
-    def fact(self) -> Fact:
+    def outcome(self) -> SaveOutcome:
         """What became of it, once it has ended."""
         error = self.task.error
-        return self.task.result() if error is None else Fact(self.order, error=error)
+        return self.task.result() if error is None else SaveOutcome(self.request, error=error)
 
-    def _write(self) -> Fact:
+    def _write(self) -> SaveOutcome:
         stays = False
         try:
             bad = self.bad()
-            return Fact(self.order, bad=bad) if bad else self._commit()
+            return SaveOutcome(self.request, bad=bad) if bad else self._commit()
         except OSError:
-            stays = self.order.value is not None and not self.order.is_retry  # rule 5
+            stays = self.request.value is not None and not self.request.is_retry  # rule 5
             raise
         finally:
             if stays:
@@ -190,17 +109,16 @@ class _Save:
         needs, self._needs = self._needs, None
         if needs is None:
             raise RuntimeError("its copy was let go")
-        return _Save(self._folder, replace(self.order, is_retry=True), *needs, self._exempt)
+        return _Save(self._folder, replace(self.request, is_retry=True), *needs)
 
-    def _commit(self) -> Fact:
-        if self._needs is None:  # it was let go: nobody waits for it
-            raise InterruptedError("the save was taken back")
+    def _commit(self) -> SaveOutcome:
+        if self._needs is None:  # nobody waits for it any more
+            raise _TakenBackError("the save was taken back")
         plan, held = self._needs
-        order = self.order
-        if order.keep is not None and self._exempt is None:  # which ones are good to keep
-            finite = order.entry.finite and not held.nonfinite(plan.parts)
-            order = replace(order, entry=replace(order.entry, finite=finite))
-        return write_now(self._folder, order, lambda file, _: plan.write(file, held.parts))
+        request = self.request
+        if request.must_know_whether_finite:
+            request = request.found(finite=not held.nonfinite(plan.parts))
+        return self._folder.save(request, lambda file, _: plan.write(file, held.parts))
 
     def let_go(self) -> None:
         """The buffers are somebody else's from here on, before anybody hears that it has ended."""
@@ -214,7 +132,8 @@ _numbers = itertools.count()
 _under_way: dict[int, _Save] = {}
 """All saves of this process; a plain dict, for a lock might be held when somebody forks."""
 
-process.in_forked_child(_under_way.clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_under_way.clear)
 
 
 def wait_for_saves_to(filepath: str) -> None:
@@ -229,7 +148,7 @@ def wait_for_saves_to(filepath: str) -> None:
 
 
 @final
-class SavesUnderWay:
+class SaveQueue:
     """The saves of one callback, in the order in which they were asked for.
 
     Copies and pickles are empty: a save has one owner.
@@ -240,8 +159,8 @@ class SavesUnderWay:
         self._refused: _Save | None = None
         self._pid = os.getpid()
 
-    def __reduce__(self) -> tuple[type[SavesUnderWay], tuple[()]]:
-        return SavesUnderWay, ()
+    def __reduce__(self) -> tuple[type[SaveQueue], tuple[()]]:
+        return SaveQueue, ()
 
     def _mine(self) -> list[_Save]:
         if self._pid != os.getpid():  # rule 4
@@ -252,35 +171,34 @@ class SavesUnderWay:
     def value(self) -> float | None:
         """The value of the newest ranked save that is under way."""
         return next(
-            (s.order.value for s in reversed(self._mine()) if s.order.value is not None), None
+            (s.request.value for s in reversed(self._mine()) if s.request.value is not None), None
         )
 
     @property
     def waiting(self) -> str | None:
         """Path of the newest save, if it has not begun as far as is known."""
         saves = [save for save in self._mine() if not save.task.done]
-        return saves[-1].order.path if len(saves) > 1 else None
+        return saves[-1].request.path if len(saves) > 1 else None
 
     def begin(
         self,
         folder: CheckpointFolder,
-        order: Order,
+        request: SaveRequest,
         plan: PlannedFile,
         held: Held,
-        exempt: frozenset[str] | None,
     ) -> None:
         """Hand a save to the writer thread."""
-        self._submit(_Save(folder, order, plan, held, exempt))
+        self._submit(_Save(folder, request, plan, held))
 
     def _submit(self, save: _Save) -> None:
         self._mine().append(save)
         background.submit(save.task)
 
     @property
-    def refused(self) -> Order | None:
+    def refused(self) -> SaveRequest | None:
         """The best state that the disk refused and whose copy is still there."""
         self._mine()
-        return None if self._refused is None else self._refused.order
+        return None if self._refused is None else self._refused.request
 
     def try_again(self) -> None:
         """Hand what was refused to the writer once more."""
@@ -294,12 +212,12 @@ class SavesUnderWay:
         if refused is not None:
             refused.let_go()
 
-    def replace_waiting(self) -> Order | None:
+    def replace_waiting(self) -> SaveRequest | None:
         """Take the newest save back if it has not begun; what it was to write."""
         saves = self._mine()
         if not saves or not saves[-1].cancel():
             return None
-        return saves.pop().order
+        return saves.pop().request
 
     def wait_for_room(self, limit: int) -> None:
         """Wait until fewer than `limit` saves hold buffers, the one that was refused included."""
@@ -319,7 +237,7 @@ class SavesUnderWay:
                 return False
         return True
 
-    def news(self, *, looks: bool = False) -> Iterator[Fact]:
+    def news(self, *, looks: bool = False) -> Iterator[SaveOutcome]:
         """What has become known since the last time, in order; each is told once.
 
         Args:
@@ -330,11 +248,11 @@ class SavesUnderWay:
                 if bad := save.bad():
                     save.cancel()
                     self._saves.remove(save)
-                    yield Fact(save.order, bad=bad)
+                    yield SaveOutcome(save.request, bad=bad)
         saves = self._mine()
         while saves and saves[0].task.done:
             save = saves.pop(0)
             if save.may_be_tried_again:
                 self.give_up()
                 self._refused = save
-            yield save.fact()
+            yield save.outcome()

@@ -1,0 +1,124 @@
+"""What is handed from hand to hand: a save that was asked for, and what became of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable as Function
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import final
+
+from peakhold._core.observation import is_finite
+from peakhold.checkpoint_files.retention import Retention
+from peakhold.files.sidecar import SavedFile
+
+__all__ = ["SaveBegun", "SaveOutcome", "SaveRequest", "about_to_be_saved"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """One file that is to be written."""
+
+    path: str
+    """As the user spelled it."""
+    target: str
+    """The same, absolute: the process may be elsewhere when it is written."""
+    saved: SavedFile
+    """What the sidecar will say of it, but for checksum and size."""
+    goes_on: bool
+    """Whether this run goes on from a file of ours under this name."""
+    value: float | None = None
+    """The value that counts as best once this is committed; None if it is not ranked."""
+    retention: Retention | None = None
+    """None: all files stay."""
+    replaces: bool = False
+    """Whether its file is to replace that of the save before."""
+    exempt: frozenset[str] | None = None
+    """Variables that may hold NaN or infinity; None: all of them may."""
+    is_retry: bool = False
+    ticket: int = 0
+    """Names the decision that asked for it."""
+
+    def bad_among(self, nonfinite: Function[[], frozenset[str]]) -> frozenset[str]:
+        """Names of variables that forbid this save; they are looked at only if one could."""
+        return frozenset() if self.exempt is None else nonfinite() - self.exempt
+
+    @property
+    def must_know_whether_finite(self) -> bool:
+        """Whether retention has to know if the file holds a bad state, and nothing refuses one."""
+        return self.retention is not None and self.exempt is None
+
+    def found(self, *, finite: bool) -> SaveRequest:
+        """The same, now that the variables have been looked at."""
+        return replace(self, saved=replace(self.saved, finite=self.saved.finite and finite))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SaveBegun:
+    """A save is under way: a ranked one is the value to beat from here on."""
+
+    request: SaveRequest
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SaveOutcome:
+    """What became of a request: committed, unless one of the last two says otherwise."""
+
+    request: SaveRequest
+    aside: str | None = None
+    """Where the file is kept that stood there before this run."""
+    again: bool = False
+    """Whether this run had written a file of this name before."""
+    trouble: str | None = None
+    """Why older files could not be cleared away; the new one is safe."""
+    bad: frozenset[str] = frozenset()
+    """Names of variables with NaN or infinity: then nothing was written."""
+    error: BaseException | None = None
+
+    @property
+    def committed(self) -> bool:
+        """Whether the file is on disk, under its name."""
+        return self.error is None and not self.bad
+
+
+def about_to_be_saved(
+    epoch: int,
+    batch: int | None,
+    numbers: Mapping[str, float | None],
+    *,
+    monitor: str,
+    mode: str | None,
+    value: float | None,
+    run_id: str,
+    versions: Mapping[str, str],
+) -> SavedFile:
+    """What is known of a file before it is written.
+
+    Args:
+        epoch: Index of the epoch, from 0.
+        batch: Index of the batch, from 0; None if batches are not looked at.
+        numbers: All that was logged; None for what is no number.
+        monitor: Name of the metric that ranks.
+        mode: `min` or `max`; None if nothing is ranked.
+        value: The monitored metric.
+        run_id: The run that writes.
+        versions: Of Peakhold and of the framework.
+    """
+    loss = numbers.get("loss")
+    return SavedFile(
+        checksum="",
+        size=0,
+        epoch=epoch,
+        batch=batch,
+        monitor=monitor,
+        mode=mode,
+        value=value if is_finite(value) else None,
+        saved_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        run_id=run_id,
+        metrics={k: v for k, v in sorted(numbers.items()) if v is not None},
+        versions=dict(versions),
+        finite=loss is None or is_finite(loss),
+    )

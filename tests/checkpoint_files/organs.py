@@ -1,0 +1,44 @@
+"""A model of one array, and requests to save it: all that the organs need of a run."""
+
+import numpy as np
+
+from peakhold import LoopHost
+from peakhold._core.monitor import Direction
+from peakhold._core.policies.keep_files import keep_files
+from peakhold.checkpoint_files.folder import CheckpointFolder
+from peakhold.checkpoint_files.requests import SaveRequest, about_to_be_saved
+from peakhold.checkpoint_files.retention import Retention
+from peakhold.snapshots.pool import SnapshotPool
+
+NBYTES = 800
+
+
+class Model:
+    """What is trained, the folder it is saved to, and the memory for its copies."""
+
+    def __init__(self, folder, template="w_{epoch}.safetensors", *, run="r1", **host):
+        self.weights = {"w": np.zeros(NBYTES // 8)}
+        host = host or {"get_state": lambda: self.weights, "set_state": self.weights.update}
+        self.host = LoopHost(**host)
+        self.pool = SnapshotPool(lambda: self.host)
+        self.template = str(folder / template)
+        self.run = run
+        self.folder = CheckpointFolder(self.template, ".safetensors", run)
+
+    def request(self, epoch, value=None, *, keep_last=None, keep_best=None, policy=None, **more):
+        path = self.template.format(epoch=epoch)
+        logs = {} if value is None else {"loss": value}
+        policy = policy or keep_files(keep_last, keep_best, "loss", Direction.MIN)
+        more = {"value": value, "exempt": frozenset(), "goes_on": False, **more}
+        if policy is not None:
+            more["retention"] = Retention(policy, goes_on=False)
+        saved = about_to_be_saved(
+            epoch, None, logs, monitor="loss", mode="min", value=value, run_id=self.run, versions={}
+        )
+        return SaveRequest(path, path, saved, **more)
+
+    def save(self, epoch, value=None, **more):
+        return self.folder.save(self.request(epoch, value, **more), self.write)
+
+    def write(self, file, scratch):
+        self.host.write(file, ".safetensors", scratch)

@@ -1,0 +1,122 @@
+"""Files that are there: what a save says of them, and which is the best."""
+
+import json
+
+import numpy as np
+import pytest
+
+from checkpoint_files.organs import Model
+from peakhold import CallbackList, LoopHost, ModelCheckpoint
+from peakhold._core.monitor import Direction
+from peakhold.errors import SaveError, SaveWarning
+
+
+def test_an_outcome_says_what_was_there_before(tmp_path):
+    Model(tmp_path, "best.safetensors", run="r0").save(0, 0.5)
+    model = Model(tmp_path, "best.safetensors")
+    first, second = model.save(0, 0.4), model.save(1, 0.3)
+    assert (first.aside, first.again) == (str(tmp_path / "best.previous.safetensors"), False)
+    assert (second.aside, second.again) == (None, True)
+    assert first.committed and second.committed and first.trouble is None
+
+
+def test_what_is_kept_aside_is_the_better_one_by_what_both_were_ranked_by(tmp_path):
+    path = tmp_path / "best.previous.safetensors"
+    for run, value, kept in (("r0", 0.3, None), ("r1", 0.5, 0.3), ("r2", 0.2, 0.3), ("r3", 9, 0.2)):
+        model = Model(tmp_path, "best.safetensors", run=run)
+        model.weights["w"][:] = value
+        model.save(0, value)
+        if kept is None:
+            assert not path.exists()
+        else:
+            assert np.float64(kept).tobytes() in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("direction", "values", "best"),
+    [
+        (Direction.MIN, [0.5, 0.3, 0.3, 0.4], 1),  # of equal values the older
+        (Direction.MIN, [None, 0.3, None], 1),
+        (Direction.MIN, [None, None], None),
+        (Direction.MAX, [0.5, 0.3], None),  # ranked the other way when they were saved
+    ],
+)
+def test_the_best_file(tmp_path, direction, values, best):
+    model = Model(tmp_path)
+    for epoch, value in enumerate(values):
+        model.save(epoch, value)
+    found = model.folder.best("loss", direction)
+    assert (found and found[1].epoch) == best
+    assert model.folder.best("another", direction) is None
+
+
+def test_the_best_file_is_one_that_is_whole(tmp_path):
+    model = Model(tmp_path)
+    for epoch, value in enumerate([0.5, 0.4, 0.3]):
+        model.weights["w"][:] = value
+        model.save(epoch, value)
+    (tmp_path / "w_2.safetensors").write_bytes(b"torn")
+    (tmp_path / "w_1.safetensors").unlink()
+    path, saved = Model(tmp_path, run="r2").folder.best("loss", Direction.MIN)
+    assert (path, saved.epoch) == (str(tmp_path / "w_0.safetensors"), 0)
+
+
+def test_a_folder_without_room_is_known_before_training(tmp_path):
+    folder = Model(tmp_path / "new").folder
+    folder.check(None)
+    folder.check(1)
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(SaveError, match="are free"):
+        folder.check(1 << 62)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SaveError, match="a folder that can be written"):
+        Model(tmp_path / "file").folder.check(None)
+
+
+# Cleaning up goes wrong
+
+
+class Raises:
+    at_most = None
+
+    def keeps(self, infos):
+        return {info.commit for info in infos if info.metrics["accuracy"] > 0.5}
+
+
+def test_a_policy_that_raises_loses_no_save_and_is_told(tmp_path):
+    model = Model(tmp_path)
+    for epoch in range(2):
+        outcome = model.save(epoch, 0.5, policy=Raises())
+        assert outcome.committed
+        assert outcome.trouble == "KeyError: 'accuracy'"
+    assert (tmp_path / "w_0.safetensors").exists() and (tmp_path / "w_1.safetensors").exists()
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_sidecar_that_cannot_be_true_is_told_and_costs_no_save(tmp_path, background):
+    """No file can have a NUL in its name: the system's call raises ValueError, no OSError."""
+    weights = {"w": np.zeros(3)}
+
+    def run(start, end):
+        saver = ModelCheckpoint(
+            tmp_path / "{epoch}" / "w.safetensors", "loss", keep_last=1, background=background
+        )
+        host = LoopHost(get_state=lambda: weights, set_state=weights.update)
+        callbacks = CallbackList(saver, host=host, verbose=0)
+        callbacks.on_train_begin()
+        for epoch in range(start, end):
+            callbacks.on_epoch_begin(epoch)
+            callbacks.on_epoch_end(epoch, {"loss": 0.5})
+        callbacks.on_train_end()
+        return saver
+
+    run(0, 2)
+    sidecar = tmp_path / "2" / "w.safetensors.peakhold.json"
+    content = json.loads(sidecar.read_text())
+    content["files"]["w\0"] = content["files"]["w.safetensors"]
+    sidecar.write_text(json.dumps(content))
+
+    with pytest.warns(SaveWarning, match="could not delete older files: ValueError") as told:
+        saver = run(2, 4)
+    assert not [w for w in told if "could not save" in str(w.message)]
+    assert saver.latest_path == str(tmp_path / "4" / "w.safetensors")

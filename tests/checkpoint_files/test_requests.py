@@ -1,0 +1,47 @@
+"""What is handed from hand to hand."""
+
+import math
+
+import pytest
+
+from checkpoint_files.organs import Model
+from peakhold.checkpoint_files.requests import SaveOutcome, about_to_be_saved
+
+
+def test_what_the_sidecar_will_say():
+    logs = {"loss": math.nan, "val_loss": 0.5, "word": None, "auc": math.inf}
+    saved = about_to_be_saved(
+        3, 7, logs, monitor="val_loss", mode="min", value=0.5, run_id="r", versions={}
+    )
+    assert saved.metrics == {"val_loss": 0.5}
+    assert (saved.epoch, saved.batch, saved.value, saved.finite) == (3, 7, 0.5, False)
+    for value in (None, math.nan, math.inf):
+        saved = about_to_be_saved(
+            3, None, {}, monitor="m", mode=None, value=value, run_id="r", versions={}
+        )
+        assert (saved.value, saved.finite) == (None, True)
+
+
+def test_variables_are_looked_at_only_if_they_could_forbid_a_save(tmp_path):
+    model = Model(tmp_path)
+    request = model.request(0, exempt=frozenset({"mask"}))
+    assert request.bad_among(lambda: frozenset({"mask", "w"})) == {"w"}
+    model.request(0, exempt=None).bad_among(lambda: pytest.fail("nobody asked"))
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "exempt", "must"),
+    [(None, None, False), (1, None, True), (1, frozenset(), False), (None, frozenset(), False)],
+)
+def test_retention_must_know_of_bad_states_that_nothing_refuses(tmp_path, keep_last, exempt, must):
+    request = Model(tmp_path).request(0, keep_last=keep_last, exempt=exempt)
+    assert request.must_know_whether_finite is must
+    assert request.found(finite=True).saved.finite
+    assert not request.found(finite=False).found(finite=True).saved.finite
+
+
+def test_committed_is_what_neither_the_disk_nor_its_state_refused(tmp_path):
+    request = Model(tmp_path).request(0)
+    assert SaveOutcome(request, aside="a", again=True, trouble="b").committed
+    assert not SaveOutcome(request, bad=frozenset({"w"})).committed
+    assert not SaveOutcome(request, error=OSError()).committed

@@ -89,8 +89,11 @@ class Host(Protocol):
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
         """Copy parts; later changes of the model change nothing in the copy."""
 
+    def like_live(self, snapshot: Snapshot) -> Snapshot:
+        """Copied parts in the types that the live ones have, as the model's own functions do."""
+
     def restore(self, snapshot: Snapshot) -> None:
-        """Put copied parts back."""
+        """Put copied parts back, in the types that the live ones have."""
 
     def nonfinite(self) -> frozenset[str]:
         """Names of float variables of model and optimizer that hold NaN or infinity now."""

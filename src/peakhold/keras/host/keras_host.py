@@ -137,6 +137,9 @@ class KerasHost:
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
         return {part: _map_arrays(tree, np.array) for part, tree in self.live(parts).items()}
 
+    def like_live(self, snapshot: Snapshot) -> Snapshot:
+        return snapshot  # Keras's functions give and take arrays of NumPy
+
     def restore(self, snapshot: Snapshot) -> None:
         model = self._synced()
         if WEIGHTS in snapshot:

@@ -7,6 +7,7 @@ a process that begins anew; each kind of state takes each of the ways.
 import copy
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
@@ -404,6 +405,13 @@ assert (given[0][3] == jax.random.split(jax.random.key(2), 2)).all()
 def test_what_lies_on_several_devices_goes_back_to_them():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True, timeout=300)
+
+
+def test_a_pickled_callback_still_shows_its_best_weights(folder):
+    loop, keeper = Loop({"w": np.ones(2)}), stopper()
+    loop.train([keeper], {0: loop.state, 1: {"w": np.zeros(2)}})
+    again = pickle.loads(pickle.dumps(keeper))
+    assert again.best_weights["state"]["w"].tolist() == [1, 1]
 
 
 def test_a_donated_state_is_replaced_all_the_same():

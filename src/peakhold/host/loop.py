@@ -119,17 +119,18 @@ class LoopHost:
         return self.like_live(self.live(parts))
 
     def like_live(self, snapshot: Snapshot) -> Snapshot:
-        trees: Snapshot = {}
-        for part, tree in snapshot.items():
-            if part == WEIGHTS and self._get_state:
-                trees[part] = like_live(tree, self._get_state())
-            elif part == OPTIMIZER:
-                # A new optimizer of PyTorch has no tensors yet: they are to be of its parameters'
-                # kind, and it sees to their places itself.
-                groups = getattr(self.optimizer, "param_groups", None) or [{}]
-                stray = next(iter(groups[0].get("params", ())), None)
-                trees[part] = like_live(tree, self.optimizer.state_dict(), stray)
-        return trees
+        return {part: self._like_live(part, tree) for part, tree in snapshot.items()}
+
+    def _like_live(self, part: str, tree: Any) -> Any:
+        if part == WEIGHTS and self._get_state:
+            return like_live(tree, self._get_state())
+        if part == OPTIMIZER:
+            # A new optimizer of PyTorch has no tensors yet: they are to be of its parameters'
+            # kind, and it sees to their places itself.
+            groups = getattr(self.optimizer, "param_groups", None) or [{}]
+            stray = next(iter(groups[0].get("params", ())), None)
+            return like_live(tree, self.optimizer.state_dict(), stray)
+        return tree  # of a callback that was copied or pickled, without a model
 
     def restore(self, snapshot: Snapshot) -> None:
         # In copies: a loop may train on from what it was given, and ours stays good.

@@ -110,8 +110,8 @@ class KerasHost:
             return _optimizer_variables(self._optimizer)
         if part == METRICS:
             return list(self.model.metrics_variables)
-        weights = {id(variable) for variable in self.model.weights}
-        return [v for v in self.model.variables if id(v) not in weights]
+        others = {id(v) for v in (*self.model.weights, *self.model.metrics_variables)}
+        return [v for v in self.model.variables if id(v) not in others]  # seed generators
 
     def live(self, parts: Iterable[str]) -> Snapshot:
         self._synced()

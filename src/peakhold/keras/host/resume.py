@@ -24,9 +24,9 @@ from keras.callbacks import History
 
 import keras
 from peakhold.errors import CheckpointDamagedError
+from peakhold.host.contract import OPTIMIZER, WEIGHTS
 from peakhold.host.resume import Passed
 from peakhold.keras.fit.frame import fit_locals
-from peakhold.keras.host.gradients import own_variables
 
 __all__ = ["KerasResumption"]
 
@@ -37,6 +37,9 @@ _STATELESS = frozenset(
     {"Callback", "History", "LambdaCallback", "LearningRateScheduler", "ProgbarLogger",
      "RemoteMonitor", "SwapEMAWeights", "TensorBoard", "TerminateOnNaN"}
 )  # fmt: skip
+
+_IN_EVERY_BACKUP = ("seeds", "metrics")
+"""The host's parts that callbacks do not ask for."""
 
 _FOREIGN_WEIGHTS, _FOREIGN_POSITION = "latest.weights.h5", "training_metadata.json"
 
@@ -82,11 +85,10 @@ class KerasResumption:
     # State
 
     def more(self) -> dict[str, Any]:
-        model = self._host._synced()
         generator = _global_generator()
+        live = self._host.live(_IN_EVERY_BACKUP)
         return {
-            "seeds": [_array(v) for v in _seeds(model)],
-            "metrics": [_array(v) for v in model.metrics_variables],
+            **{part: [np.array(array) for array in arrays] for part, arrays in live.items()},
             "generator": None if generator is None else _array(generator.state),
             "rates": self._host.learning_rates(),
         }
@@ -95,11 +97,7 @@ class KerasResumption:
         return {part: [v.path for v in variables] for part, variables in self._variables().items()}
 
     def _variables(self) -> dict[str, list[Any]]:
-        optimizer = self._host._optimizer
-        return {
-            "weights": list(self._host.model.weights),
-            "optimizer": [] if optimizer is None else own_variables(optimizer),
-        }
+        return {part: self._host._variables(part) for part in (WEIGHTS, OPTIMIZER)}
 
     def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         words: list[str] = []
@@ -115,14 +113,15 @@ class KerasResumption:
         return words
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-        model = self._host._synced()
-        for part, variables in self._variables().items():
-            if part in parts:
-                _assign(variables, _listed(parts[part]))
-        _assign(_seeds(model), more["seeds"])
-        metrics = list(model.metrics_variables)
-        if [_kind(v) for v in metrics] == [_kind(a) for a in more["metrics"]]:
-            _assign(metrics, more["metrics"])
+        model = self._host.model
+        snapshot = {part: parts[part] for part in (WEIGHTS, OPTIMIZER) if part in parts}
+        snapshot |= {part: more[part] for part in _IN_EVERY_BACKUP}
+        measured = [_kind(array) for array in more["metrics"]]
+        same_metrics = measured == [_kind(variable) for variable in model.metrics_variables]
+        if not same_metrics:
+            del snapshot["metrics"]
+        self._host.restore(snapshot)
+        if same_metrics:
             # What an unbroken run finds zeroed at the start of an epoch, and only that.
             model.reset_metrics()
         if more["generator"] is not None:
@@ -216,12 +215,6 @@ def _is_built(model: Any) -> bool:
     return bool(model.built) and all(layer.built for layer in model._flatten_layers())
 
 
-def _seeds(model: Any) -> list[Any]:
-    """State that is neither weights nor metrics: seed generators, in their order."""
-    weights = {id(v) for v in (*model.weights, *model.metrics_variables)}
-    return [v for v in model.variables if id(v) not in weights]
-
-
 def _global_generator() -> Any:
     from keras.src.backend.common import global_state
 
@@ -240,8 +233,3 @@ def _kind(value: Any) -> str:
 
 def _array(variable: Any) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(variable))
-
-
-def _assign(variables: list[Any], arrays: Iterable[Any]) -> None:
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)

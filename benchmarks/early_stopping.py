@@ -38,7 +38,7 @@ import numpy as np
 
 import keras
 import peakhold.keras
-from peakhold.snapshots import part_buffer as buffers
+from peakhold.snapshots import memory
 
 LIBRARIES = {"none": None, "keras": keras.callbacks, "peakhold": peakhold.keras}
 WIDTH, EPOCHS = 2048, 7
@@ -123,13 +123,13 @@ def run(net, x, library, memcpy, n_bytes):
     if library is not None:
         mine = [library.EarlyStopping("falling", mode="min", patience=9, restore_best_weights=True)]
     allocated = []
-    allocate = buffers.allocate
-    buffers.allocate = lambda n: (allocated.append((n, len(first.epochs))), allocate(n))[1]
+    allocate = memory.allocate
+    memory.allocate = lambda n: (allocated.append((n, len(first.epochs))), allocate(n))[1]
     gc.collect()
     try:
         net.fit(x, x, batch_size=len(x), epochs=EPOCHS, verbose=0, callbacks=[first, *mine, last])
     finally:
-        buffers.allocate = allocate
+        memory.allocate = allocate
     ratios = [took / copy for took, copy in zip(last.took, first.copies, strict=True)]
     return {
         "first": ratios[0],

@@ -13,6 +13,7 @@ import keras
 import peakhold.keras as pk
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same
 from peakhold.keras.host.keras_host import KerasHost
+from peakhold.snapshots import memory
 from peakhold.snapshots import part_buffer as buffers
 from peakhold.snapshots import pool as pools
 from peakhold.snapshots.pool import SnapshotPool
@@ -75,7 +76,7 @@ def watched(monkeypatch):
             return sum(buffer.nbytes for buffer in self.buffers)
 
     watch = Watch()
-    make, allocate, fill = pools._buffer_for, buffers.allocate, buffers.PartBuffer.fill
+    make, allocate, fill = pools._buffer_for, memory.allocate, buffers.PartBuffer.fill
 
     def noted(part):
         buffer = make(part)
@@ -88,7 +89,7 @@ def watched(monkeypatch):
 
     monkeypatch.setattr(pools, "_buffer_for", noted)
     monkeypatch.setattr(buffers.PartBuffer, "fill", noted_fill)
-    monkeypatch.setattr(buffers, "allocate", lambda n: (watch.allocated.append(n), allocate(n))[1])
+    monkeypatch.setattr(memory, "allocate", lambda n: (watch.allocated.append(n), allocate(n))[1])
     return watch
 
 

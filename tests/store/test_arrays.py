@@ -1,6 +1,7 @@
 """Every kind of array comes back bit for bit, and any safetensors reader opens the file."""
 
 import array as stdlib_array
+import pickle
 import sys
 
 import jax
@@ -178,6 +179,9 @@ def test_without_ml_dtypes_raw_tensors_come_back_and_can_be_saved_again(
         raw = store.load()["part"]["x"]
         assert isinstance(raw, RawTensor)
         assert (raw.shape, raw.buffer.tobytes()) == ((2, 3), array.tobytes())
+        again = pickle.loads(pickle.dumps(raw))
+        assert (again.dtype, again.shape, again.buffer) == (raw.dtype, raw.shape, raw.buffer)
+        assert raw.name == name
         store.save(2, {"part": {"x": raw}}).result()
         monkeypatch.undo()
         again = store.load()["part"]["x"]

@@ -108,16 +108,18 @@ def test_snapshots_stay_warm_beside_a_forked_child(tmp_path):
     with Store(tmp_path) as store:
         store.prepare({"m": {"a": np.zeros(4_000_000)}})
         (slot,) = store._slots
-        address = slot.buffers._memory.__array_interface__["data"][0]
+        address = slot.buffers._memory.data.__array_interface__["data"][0]
 
-        slot.buffers._memory[:] = 7
+        slot.buffers._memory.data[:] = 7
 
         def child():
             with open("/proc/self/smaps") as maps:
                 text = maps.read()
             region = text[text.index(f"{address:x}-") :].split("VmFlags")[0]
             assert "Rss:                   0 kB" in region
-            assert slot.buffers._memory[::4096].max() == 0  # there, and empty: nobody can be harmed
+            assert (
+                slot.buffers._memory.data[::4096].max() == 0
+            )  # there, and empty: nobody can be harmed
             for _ in range(50):  # nothing else has come to live there
                 np.ones(1_000_000)
             slot.buffers.__init__()

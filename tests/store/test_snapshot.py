@@ -136,13 +136,13 @@ def test_buffers_are_allocated_once_and_reused(tmp_path):
         store.prepare(state)
         assert os.listdir(tmp_path) == [".lock"], "prepare writes nothing"
         (slot,) = store._slots
-        memory = slot.buffers._memory
+        memory = slot.buffers._memory.data
         assert memory.nbytes >= 800_007
         for step in range(3):
             store.save(step, state).result()
-        assert slot.buffers._memory is memory
+        assert slot.buffers._memory.data is memory
         store.save(9, {"m": {"a": np.zeros(10)}}).result()  # smaller: the memory is kept
-        assert slot.buffers._memory is memory
+        assert slot.buffers._memory.data is memory
         store.save(10, {"m": {"a": np.zeros(300_000)}}).result()
         assert slot.buffers.nbytes >= 2_400_000
 

@@ -201,7 +201,9 @@ class EarlyStopping(Monitored):
     def best_weights(self) -> Any:
         """Weights of the best epoch, as `model.get_weights()` gives them; the arrays are yours."""
         self._confirm()
-        return None if self._best is None else self._best.give_away(WEIGHTS)
+        if self._best is None:
+            return None
+        return self.host.like_live({WEIGHTS: self._best.give_away(WEIGHTS)})[WEIGHTS]
 
     @best_weights.setter
     def best_weights(self, weights: Any) -> None:

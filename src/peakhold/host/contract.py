@@ -106,8 +106,11 @@ class Host(Protocol):
         For callbacks of a user's own; ours share their copies through the run's pool.
         """
 
+    def like_live(self, snapshot: Snapshot) -> Snapshot:
+        """Copied parts in the types that the live ones have, as the model's own functions do."""
+
     def restore(self, snapshot: Snapshot) -> None:
-        """Put copied parts back."""
+        """Put copied parts back, in the types that the live ones have."""
 
     def nonfinite(self) -> frozenset[str]:
         """Names of float variables of model and optimizer that hold NaN or infinity now."""

@@ -21,8 +21,9 @@ from peakhold.host.contract import (
 from peakhold.host.finite import nonfinite_names
 from peakhold.host.gradients import GradientFacts
 from peakhold.host.loop_gradients import LoopGradients
+from peakhold.host.onto_live import like_live, taken_apart
 from peakhold.host.resume import LoopResumption, Resumption
-from peakhold.trees import leaves, map_tree, to_host
+from peakhold.trees import leaves, to_host
 
 __all__ = ["LoopHost"]
 
@@ -36,8 +37,9 @@ class LoopHost:
             takes attributes.
         optimizer: A `torch.optim.Optimizer`, or anything with a `learning_rate` that can be set.
         get_state: Instead of the model's methods, a function that returns the weights as nested
-            dicts, lists and tuples of arrays (JAX: `lambda: params`).
-        set_state: The function that takes them back.
+            dicts, lists and tuples of arrays (JAX: `lambda: params`); named tuples, dataclasses and
+            what else JAX takes for a node may be in it.
+        set_state: The function that takes them back, in the types that `get_state` shows then.
         get_learning_rate: A function that returns the rate, if no optimizer object holds it.
         set_learning_rate: The function that sets it.
         save: `save(path)` writes the model in a format of your own; any suffix is allowed then.
@@ -99,10 +101,13 @@ class LoopHost:
         trees: Snapshot = {}
         for part in parts:
             if part == WEIGHTS and self._get_state:
-                trees[part] = _array_tree(self._get_state())
+                trees[part] = taken_apart(self._get_state())
             elif part == OPTIMIZER:
-                trees[part] = _array_tree(self.optimizer.state_dict())
+                trees[part] = taken_apart(self.optimizer.state_dict())
         return trees
+
+    def _weights(self) -> Any:
+        return self.live([WEIGHTS]).get(WEIGHTS)
 
     def complete(self, parts: Iterable[str]) -> bool:
         return True
@@ -111,17 +116,32 @@ class LoopHost:
         return list(leaves(tree, convert=False))
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        return {part: _copy_tree(tree) for part, tree in self.live(parts).items()}
+        return self.like_live(self.live(parts))
+
+    def like_live(self, snapshot: Snapshot) -> Snapshot:
+        return {part: self._like_live(part, tree) for part, tree in snapshot.items()}
+
+    def _like_live(self, part: str, tree: Any) -> Any:
+        if part == WEIGHTS and self._get_state:
+            return like_live(tree, self._get_state())
+        if part == OPTIMIZER:
+            # A new optimizer of PyTorch has no tensors yet: they are to be of its parameters'
+            # kind, and it sees to their places itself.
+            groups = getattr(self.optimizer, "param_groups", None) or [{}]
+            stray = next(iter(groups[0].get("params", ())), None)
+            return like_live(tree, self.optimizer.state_dict(), stray)
+        return tree  # of a callback that was copied or pickled, without a model
 
     def restore(self, snapshot: Snapshot) -> None:
-        # Copies again: a loop may train on from what it was given, and our copy stays good.
-        if WEIGHTS in snapshot and self._set_state:
-            self._set_state(_copy_tree(snapshot[WEIGHTS]))
-        if OPTIMIZER in snapshot:
-            self.optimizer.load_state_dict(_copy_tree(snapshot[OPTIMIZER]))
+        # In copies: a loop may train on from what it was given, and ours stays good.
+        trees = self.like_live(snapshot)
+        if WEIGHTS in trees and self._set_state:
+            self._set_state(trees[WEIGHTS])
+        if OPTIMIZER in trees:
+            self.optimizer.load_state_dict(trees[OPTIMIZER])
 
     def nonfinite(self) -> frozenset[str]:
-        return nonfinite_names(leaves(self._get_state())) if self._get_state else frozenset()
+        return nonfinite_names(leaves(self._weights()))
 
     def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
         return nonfinite_names(leaves(snapshot.get(WEIGHTS)))
@@ -129,10 +149,10 @@ class LoopHost:
     def state_bytes(self) -> int | None:
         if not self._get_state:
             return None
-        return sum(getattr(leaf, "nbytes", 8) for _, leaf in leaves(self._get_state()))
+        return sum(getattr(leaf, "nbytes", 8) for _, leaf in leaves(self._weights()))
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:
-        return leaves(self._get_state()) if self._get_state else ()
+        return leaves(self._weights())
 
     def steps_done(self) -> int | None:
         return None
@@ -231,7 +251,7 @@ class LoopHost:
         import tempfile
 
         if self._save is None:
-            file.write(_safetensors(self._get_state() if self._get_state else {}))
+            file.write(_safetensors(self._weights() or {}))
             return
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".peakhold-") as folder:
             path = os.path.join(folder, f"model{suffix}")
@@ -283,37 +303,6 @@ class _PlannedSafetensors:
 
     def write(self, file: BinaryIO, held: Mapping[str, Any]) -> None:
         file.write(_safetensors(held[WEIGHTS]))
-
-
-def _copy_tree(tree: Any) -> Any:
-    """A deep copy in which every array is a new one that may be written to."""
-    return map_tree(_array_tree(tree), _copy_leaf)
-
-
-def _copy_leaf(leaf: Any) -> Any:
-    import copy
-
-    if hasattr(leaf, "detach"):
-        return leaf.detach().clone()
-    return copy.deepcopy(leaf)
-
-
-def _array_tree(tree: Any) -> Any:
-    """The same tree with other frameworks' arrays as NumPy's; PyTorch's stay."""
-    return map_tree(tree, _as_array)
-
-
-def _as_array(leaf: Any) -> Any:
-    if hasattr(leaf, "detach") or not hasattr(leaf, "__array__") or isinstance(leaf, type):
-        return leaf
-    import numpy as np
-
-    if isinstance(leaf, np.generic):
-        return leaf
-    try:
-        return np.asarray(leaf)
-    except TypeError:  # a typed key of JAX: immutable, and never donated by accident
-        return leaf
 
 
 def _safetensors(tree: Any) -> bytes:

@@ -6,13 +6,14 @@ package. Like the host, it is the only one that looks into users' objects.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from peakhold.trees import leaves
 
 __all__ = ["LoopResumption", "Passed", "Resumption"]
+
+_NUMBERS = (bool, int, float, complex)
 
 
 class Passed(NamedTuple):
@@ -122,21 +123,14 @@ class LoopResumption:
             f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
             for name in dict.fromkeys([*kept, *live])
             if _shape(kept.get(name)) != _shape(live.get(name))
+            # A number may have become an array; two that are none need not both be there.
+            and (hasattr(kept.get(name), "shape") or hasattr(live.get(name), "shape"))
         ]
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-        """Put back by the host's own functions, as tensors where the loop is one of torch."""
-        torch = sys.modules.get("torch")
-        wants_tensors = torch is not None and (
-            isinstance(self._host.model, torch.nn.Module)
-            or isinstance(self._host.optimizer, torch.optim.Optimizer)
-        )
-        snapshot = {
-            part: _as_tensors(tree, torch) if wants_tensors else tree
-            for part, tree in parts.items()
-            if part in self._host.parts()
-        }
-        self._host.restore(snapshot)
+        """Put back by the host's own functions."""
+        known = self._host.parts()
+        self._host.restore({part: tree for part, tree in parts.items() if part in known})
         now = self._host.learning_rates()
         for name, rate in more.get("rates", {}).items():
             if name in now and now[name] != rate:
@@ -176,18 +170,10 @@ class LoopResumption:
 
 def _arrays(tree: Any) -> dict[str, Any]:
     named = leaves(tree, convert=False)
-    return {name: leaf for name, leaf in named if hasattr(leaf, "shape")}
+    return {
+        name: leaf for name, leaf in named if hasattr(leaf, "shape") or isinstance(leaf, _NUMBERS)
+    }
 
 
 def _shape(leaf: Any) -> str:
-    return "nothing" if leaf is None else str(tuple(leaf.shape))
-
-
-def _as_tensors(tree: Any, torch: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _as_tensors(value, torch) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_as_tensors(value, torch) for value in tree)
-    if hasattr(tree, "__array__") and hasattr(tree, "setflags"):
-        return torch.from_numpy(tree.copy())
-    return tree
+    return "nothing" if leaf is None else str(tuple(getattr(leaf, "shape", ())))

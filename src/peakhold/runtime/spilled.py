@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
-
-import numpy as np
 
 from peakhold._core.policies.keep import KeepLast
 from peakhold.host.contract import Host
-from peakhold.snapshots.arrays import RawTensor
 from peakhold.snapshots.pool import Held
 from peakhold.store.store import Store
-from peakhold.trees import leaf_list, map_tree
 
 __all__ = ["Spill", "Spilled"]
 
@@ -55,28 +50,25 @@ class Spill:
 class _Parts(Mapping[str, Any]):
     """Parts that are read when they are asked for."""
 
-    def __init__(self, spill: Spill, step: int, likes: dict[str, Any]) -> None:
-        self._spill, self._step, self._likes = spill, step, likes
+    def __init__(self, spill: Spill, step: int, names: Iterable[str]) -> None:
+        self._spill, self._step, self._names = spill, step, tuple(names)
 
     def __getitem__(self, part: str) -> Any:
-        likes = iter(self._likes[part])
-        tree = self._spill.load(self._step, part)
-        return map_tree(tree, lambda leaf: _as_it_was(leaf, next(likes)))
+        return self._spill.load(self._step, part)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._likes)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._likes)
+        return len(self._names)
 
 
 @final
 class Spilled:
     """What was saved, in the place of a `Held`."""
 
-    def __init__(self, spill: Spill, step: int, trees: Mapping[str, Any]) -> None:
-        likes = {part: [_kind(leaf) for leaf in leaf_list(tree)] for part, tree in trees.items()}
-        self.parts: Mapping[str, Any] = _Parts(spill, step, likes)
+    def __init__(self, spill: Spill, step: int, names: Iterable[str]) -> None:
+        self.parts: Mapping[str, Any] = _Parts(spill, step, names)
         """Tree of arrays by part, read anew each time."""
         self.token = Held.new_token()
         """Of this snapshot alone."""
@@ -98,22 +90,3 @@ class Spilled:
 
     def __reduce__(self) -> Any:
         return Held.of, (dict(self.parts),)
-
-
-def _kind(leaf: Any) -> Any:
-    """The dtype of a PyTorch tensor; None for anything else."""
-    return leaf.dtype if hasattr(leaf, "detach") else None
-
-
-def _as_it_was(leaf: Any, dtype: Any) -> Any:
-    """A loaded array as the tensor that was saved."""
-    if dtype is None:
-        return leaf
-    torch = sys.modules["torch"]
-    if isinstance(leaf, RawTensor):
-        bits = np.frombuffer(leaf.buffer, np.uint8 if dtype.itemsize == 1 else np.int16)
-        leaf = bits.copy().reshape(leaf.shape)
-    elif leaf.dtype.kind == "V":
-        leaf = leaf.view(np.uint8 if dtype.itemsize == 1 else np.int16)
-    tensor = torch.from_numpy(np.ascontiguousarray(leaf).reshape(leaf.shape))
-    return tensor if tensor.dtype == dtype else tensor.view(dtype)

@@ -102,6 +102,18 @@ class RawTensor:
     buffer: memoryview
     """The bytes, little-endian, row-major."""
 
+    @property
+    def name(self) -> str:
+        """What PyTorch, JAX and `ml_dtypes` call the dtype (`"bfloat16"`)."""
+        return _ML_NAMES.get(self.dtype, self.dtype)
+
+    def __reduce__(self) -> Any:
+        return _raw_tensor, (self.dtype, self.shape, bytes(self.buffer))
+
+
+def _raw_tensor(dtype: str, shape: tuple[int, ...], data: bytes) -> RawTensor:
+    return RawTensor(dtype, shape, memoryview(data))
+
 
 class ArraySource(NamedTuple):
     """Where the bytes of one array are."""

@@ -18,14 +18,14 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-__all__ = ["copy_arrays"]
+__all__ = ["LARGE", "copy_arrays"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Pair: TypeAlias = tuple[Array, Array]
 
 _PIECE: Final = 4 << 20
 """Bytes; what a thread that is not given a core may hold up."""
-_LARGE: Final = 256 << 10
+LARGE: Final = 256 << 10
 """Bytes of an array that is worth handing over: some 25 µs of copying."""
 _WORTH_A_THREAD: Final = 32 << 20
 """Bytes; below, a thread costs as much as it saves."""
@@ -45,7 +45,7 @@ def copy_arrays(pairs: Iterable[Pair]) -> None:
     large: list[Pair] = []
     small: list[Pair] = []
     for pair in pairs:
-        (large if pair[0].nbytes >= _LARGE else small).append(pair)
+        (large if pair[0].nbytes >= LARGE else small).append(pair)
     n_helpers = _n_threads(sum(target.nbytes for target, _ in large)) - 1
     pieces = iter([piece for pair in large for piece in _pieces(*pair)] if n_helpers else large)
     errors: list[Exception] = []

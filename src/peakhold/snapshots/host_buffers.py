@@ -1,41 +1,26 @@
-"""Copying a state into host memory: all that training waits for.
+"""A state in host memory, ready to be written: what `Store.save` makes training wait for.
 
 Rules for this file:
 
-1. `HostBuffers` is memory that was allocated and touched before it is needed. A fresh page costs
-   eight to nine times a warm copy (measured; huge pages do not help), so it is kept and reused.
-2. When `take` returns, the caller may change every array; nothing here refers to them any more.
-3. The bytes of one part lie as they will lie in its file: sorted by width so that each tensor is
-   aligned without holes, which safetensors forbids. The writer then needs no second copy.
-4. A forked child does not get this memory (`MADV_DONTFORK`): a DataLoader worker would otherwise
-   turn each following snapshot into copy-on-write faults, ten times the cost of the copy. What the
-   child gets in its place are empty pages at the same addresses: were they left free, something
-   else would come to live there, and be unmapped with the Python object that believes to own them.
+1. When `HostBuffers.take` returns, the caller may change every array; nothing here refers to them
+   any more. The memory is that of `memory.py`, as the callbacks' is.
+2. The bytes of one part lie as they will lie in its file: in one piece. A state that nobody changes
+   is not copied; if it lies like that already, as the callbacks' snapshots do, it is written so.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import mmap
-import sys
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 
-from peakhold import process
-from peakhold.snapshots.arrays import DTYPES, STORED_AS, Array, ArraySource
-from peakhold.snapshots.copying import copy_arrays
+from peakhold.snapshots.arrays import STORED_AS, Array, ArraySource
+from peakhold.snapshots.memory import PAGE, HostMemory, file_order, in_one_piece
 from peakhold.snapshots.tree import flatten
 
-__all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "allocate", "draft"]
-
-_PAGE: Final = mmap.PAGESIZE
-_FIXED_NOREPLACE: Final = 0x100000  # MAP_FIXED_NOREPLACE, Linux 4.17
-_POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, Linux 5.14; the mmap module has no name for it
+__all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "draft"]
 
 
 @final
@@ -85,11 +70,17 @@ class Layout:
             self.specs[part.name] = specs
             self.starts[part.name] = position
             size = specs[-1].end if specs else 0
-            position += -(-size // _PAGE) * _PAGE
+            position += -(-size // PAGE) * PAGE
         self.nbytes = position
         """Bytes of host memory, a little more than the sum of all tensors."""
         self.data_bytes = sum(specs[-1].end for specs in self.specs.values() if specs)
         """Sum of all tensors."""
+
+    def arrays(self, drafts: list[PartDraft]) -> Iterator[tuple[str, TensorSpec, Array]]:
+        """Part, place and array of each tensor, in the order in which they lie."""
+        for part in drafts:
+            for spec in self.specs[part.name]:
+                yield part.name, spec, part.sources[spec.name].array
 
     def fits(self, drafts: list[PartDraft]) -> bool:
         """True if these drafts have the same parts, names, dtypes and shapes."""
@@ -111,10 +102,9 @@ def _key(drafts: list[PartDraft]) -> list[object]:
 
 
 def _place(sources: dict[str, ArraySource]) -> list[TensorSpec]:
-    # Widest first: every tensor starts at a multiple of its own width, and there are no holes.
-    order = sorted(sources, key=lambda name: -DTYPES[sources[name].dtype].itemsize)
+    names = list(sources)
     specs, position = [], 0
-    for name in order:
+    for name in (names[index] for index in file_order(list(sources.values()))):
         array, dtype, stored_as, _ = sources[name]
         shape = array.shape
         if stored_as is not None:
@@ -125,63 +115,18 @@ def _place(sources: dict[str, ArraySource]) -> list[TensorSpec]:
     return specs
 
 
-# Mappings that forked children do not get, with address and length.
-_not_inherited: weakref.WeakKeyDictionary[mmap.mmap, tuple[int, int]] = weakref.WeakKeyDictionary()
-
-
-def _fill_gaps_in_child() -> None:
-    """Right after a fork: put empty pages where the parent has its buffers (rule 4)."""
-    for mapped, (address, length) in list(_not_inherited.items()):
-        if _map_empty(address, length) != address:  # something is there already: never unmap it
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(mapped))
-
-
-def _map_empty(address: int, length: int) -> int | None:
-    libc = ctypes.CDLL(None)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _FIXED_NOREPLACE
-    result: int | None = libc.mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-    return result
-
-
-process.in_forked_child(_fill_gaps_in_child)
-
-
-def allocate(nbytes: int) -> Array:
-    """Fresh private memory with every page touched, which forked children do not get."""
-    nbytes = max(nbytes, _PAGE)
-    if sys.platform == "win32":
-        memory: Array = np.empty(nbytes, np.uint8)
-        memory[::_PAGE] = 0
-        return memory
-    mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory = np.frombuffer(mapped, np.uint8)
-    if sys.platform == "linux":
-        _not_inherited[mapped] = memory.__array_interface__["data"][0], nbytes
-        mapped.madvise(mmap.MADV_DONTFORK)
-        with contextlib.suppress(OSError):  # fewer entries of the TLB for the copy; not everywhere
-            mapped.madvise(mmap.MADV_HUGEPAGE)
-    try:
-        mapped.madvise(_POPULATE_WRITE)
-    except (OSError, ValueError):  # an older kernel, or not Linux
-        memory[::_PAGE] = 0
-    return memory
-
-
 @final
 class HostBuffers:
-    """Host memory for one snapshot at a time, and the views into it that the copies go to."""
+    """Host memory for one snapshot at a time."""
 
     def __init__(self) -> None:
-        self._memory: Array | None = None
+        self._memory = HostMemory()
         self._layout: Layout | None = None
-        self._views: dict[str, list[Array]] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
-        return 0 if self._memory is None else self._memory.nbytes
+        return self._memory.nbytes
 
     def prepare(self, drafts: list[PartDraft]) -> Layout:
         """Allocate and touch what these drafts need; costs nothing when that is there already.
@@ -191,22 +136,12 @@ class HostBuffers:
         if self._layout is not None and self._layout.fits(drafts):
             return self._layout
         layout = Layout(drafts)
-        if self._memory is None or self._memory.nbytes < layout.nbytes:
-            self._views, self._memory = {}, None  # let the old memory go before the new one comes
-            self._memory = allocate(layout.nbytes)
+        places = [
+            (layout.starts[part] + spec.begin, array.shape, array.dtype.newbyteorder("<"))
+            for part, spec, array in layout.arrays(drafts)
+        ]
+        self._memory.lay(layout.nbytes, places)
         self._layout = layout
-        self._views = {
-            part.name: [
-                np.ndarray(
-                    part.sources[spec.name].array.shape,
-                    part.sources[spec.name].array.dtype.newbyteorder("<"),
-                    self._memory,
-                    layout.starts[part.name] + spec.begin,
-                )
-                for spec in layout.specs[part.name]
-            ]
-            for part in drafts
-        }
         return layout
 
     def take(self, drafts: list[PartDraft]) -> Snapshot:
@@ -219,14 +154,13 @@ class HostBuffers:
             The snapshot; it is good until the next `take` or `prepare` of these buffers.
         """
         layout = self.prepare(drafts)
-        copy_arrays(
-            (view, part.sources[spec.name].array)
-            for part in drafts
-            for spec, view in zip(layout.specs[part.name], self._views[part.name], strict=True)
-        )
-        return Snapshot(
-            {part.name: part.skeleton for part in drafts}, layout, memory=self._memory, arrays=None
-        )
+        self._memory.take(array for _, _, array in layout.arrays(drafts))
+        regions = {}
+        for part, specs in layout.specs.items():
+            start, size = layout.starts[part], specs[-1].end if specs else 0
+            if self._memory.data is not None:
+                regions[part] = self._memory.data[start : start + size]
+        return Snapshot({part.name: part.skeleton for part in drafts}, layout, regions, {})
 
 
 @final
@@ -237,35 +171,37 @@ class Snapshot:
     skeletons: dict[str, Any]
     """Structure of each part, ready for JSON."""
     layout: Layout
-    memory: Array | None
-    """Host memory that holds all bytes, or None if the arrays themselves are kept."""
-    arrays: dict[str, list[Array]] | None
-    """The arrays themselves, in the layout's order, if nothing was copied."""
+    regions: dict[str, Array]
+    """All bytes of a part, for the parts whose bytes lie in one piece."""
+    arrays: dict[str, list[Array]]
+    """The arrays of each part that was not copied, in the layout's order."""
 
     @classmethod
     def of_immutable(cls, drafts: list[PartDraft]) -> Snapshot:
         """Keep the arrays themselves: the caller promises that nobody changes them."""
         layout = Layout(drafts)
-        arrays = {
-            part.name: [part.sources[spec.name].array for spec in layout.specs[part.name]]
-            for part in drafts
+        arrays: dict[str, list[Array]] = {part.name: [] for part in drafts}
+        for part, _, array in layout.arrays(drafts):
+            arrays[part].append(array)
+        regions = {
+            part: region
+            for part, found in arrays.items()
+            if (region := in_one_piece(found)) is not None
         }
-        return cls({part.name: part.skeleton for part in drafts}, layout, None, arrays)
+        skeletons = {part.name: part.skeleton for part in drafts}
+        return cls(skeletons, layout, regions, arrays)
 
     def tensors(self, part: str) -> Iterator[tuple[TensorSpec, Array]]:
         """Yield each tensor's spec and its bytes, shape `(nbytes,)`, in file order."""
+        region = self.region(part)
         for index, spec in enumerate(self.layout.specs[part]):
-            if self.memory is not None:
-                start = self.layout.starts[part]
-                yield spec, self.memory[start + spec.begin : start + spec.end]
-            elif self.arrays is not None:
+            if region is not None:
+                yield spec, region[spec.begin : spec.end]
+            else:
                 array = self.arrays[part][index]
                 little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
                 yield spec, little.reshape(-1).view(np.uint8)
 
     def region(self, part: str) -> Array | None:
-        """All bytes of a part in one piece, or None if they were not copied together."""
-        if self.memory is None:
-            return None
-        start, specs = self.layout.starts[part], self.layout.specs[part]
-        return self.memory[start : start + (specs[-1].end if specs else 0)]
+        """All bytes of a part in one piece, or None if they do not lie so."""
+        return self.regions.get(part)

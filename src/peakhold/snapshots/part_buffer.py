@@ -4,27 +4,28 @@ Rules for this file:
 
 1. Memory is allocated and touched once, for all arrays of the part together; a snapshot is one copy
    for each array and allocates nothing while shapes and types stay what they were.
-2. Arrays of NumPy are copied into memory that a forked child does not get (`store/snapshot.py` says
-   why). Tensors of PyTorch stay tensors, on their device. Everything else is small, and is copied
-   by Python.
+2. Arrays of NumPy and tensors of PyTorch on the CPU are copied into memory of `memory.py`, as those
+   of the store are: a backup writes it from there in one piece. Tensors stay tensors, and those of
+   other devices stay there. Everything else is small, and is copied by Python.
 3. What is handed out is read-only, except where it is given away for good.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from peakhold.snapshots.copying import copy_arrays
-from peakhold.snapshots.host_buffers import allocate
+from peakhold.snapshots.arrays import ArraySource, NotStorableError, source_of
+from peakhold.snapshots.copying import LARGE, copy_arrays
+from peakhold.snapshots.memory import HostMemory, file_order
 from peakhold.trees import leaf_list, map_tree
 
 __all__ = ["PartBuffer", "tree_bytes"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
-_ALIGNMENT = 64
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
@@ -49,7 +50,7 @@ def _key(leaf: Any) -> object:
     if kind == "array":
         return leaf.dtype, leaf.shape
     if kind == "tensor":
-        return leaf.dtype, leaf.shape, leaf.device, leaf.layout
+        return leaf.dtype, leaf.shape, leaf.device, leaf.layout, _is_flat(leaf)
     return kind
 
 
@@ -92,6 +93,8 @@ class PartBuffer:
                 return leaf if isinstance(leaf, _PLAIN) else copy.deepcopy(leaf)
             if isinstance(slot, np.ndarray):
                 arrays.append(_as_bits(slot, leaf))
+            elif leaf.nbytes >= LARGE and _is_flat(leaf):
+                arrays.append((_source(slot).array, _source(leaf).array))  # by several threads
             else:
                 slot.copy_(leaf.detach())
             return shown
@@ -114,24 +117,72 @@ class PartBuffer:
     def _allocate(self, leaves: list[Any], keys: list[object]) -> None:
         # Let the old memory go before the new one comes.
         self._keys, self._slots, self._shown, self.tree = [], [], [], None
+        sources = {i: source for i, leaf in enumerate(leaves) if (source := _placeable(leaf))}
+        indices = list(sources)
+        order = [indices[i] for i in file_order(list(sources.values()))]
         places, end = [], 0
-        for leaf in leaves:
-            places.append(end)
-            if _kind(leaf) == "array":
-                end += -(-leaf.nbytes // _ALIGNMENT) * _ALIGNMENT
-        memory = allocate(end) if end else np.empty(0, np.uint8)
-        slots: list[Any] = []
-        for leaf, place in zip(leaves, places, strict=True):
-            kind = _kind(leaf)
-            if kind == "array":
-                slots.append(np.ndarray(leaf.shape, leaf.dtype, memory[place:]) if leaf.size
-                             else np.empty(leaf.shape, leaf.dtype))  # fmt: skip
-            else:
-                slots.append(leaf.detach().clone() if kind == "tensor" else None)
+        for i in order:
+            array = sources[i].array
+            places.append((end, array.shape, array.dtype))
+            end += array.nbytes
+        memory = HostMemory()
+        if places:
+            memory.lay(end, places)
+        slots = [
+            _slot_elsewhere(leaf) if i not in sources else None for i, leaf in enumerate(leaves)
+        ]
+        for i, view in zip(order, memory.views, strict=True):
+            slots[i] = _slot_in(view, leaves[i])
         self._slots, self._keys = slots, keys
         self._shown = [_read_only(slot) for slot in slots]
         self.nbytes = sum(_n_bytes(leaf) for leaf in leaves)
         self.allocated += 1
+
+
+def _is_flat(tensor: Any) -> bool:
+    """Whether a tensor's bytes lie in host memory, row by row."""
+    torch = sys.modules.get("torch")
+    return (
+        torch is not None
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and bool(tensor.is_contiguous())
+    )
+
+
+def _source(leaf: Any) -> ArraySource:
+    source = source_of(leaf)
+    assert source is not None  # noqa: S101 - it is an array or a tensor
+    return source
+
+
+def _placeable(leaf: Any) -> ArraySource | None:
+    """Where the bytes of a leaf are that can be kept in memory of ours; None for other leaves."""
+    kind = _kind(leaf)
+    if kind == "plain" or (kind == "tensor" and not _is_flat(leaf)) or leaf.nbytes == 0:
+        return None
+    try:
+        return source_of(leaf)
+    except NotStorableError:
+        return None
+
+
+def _slot_in(view: Array, leaf: Any) -> Any:
+    """A slot for a leaf in memory of ours."""
+    if isinstance(leaf, np.ndarray):
+        return view.view(leaf.dtype)
+    torch = sys.modules["torch"]
+    data = torch.from_numpy(view.reshape(-1).view(np.uint8))
+    return data.view(leaf.dtype).reshape(leaf.shape)
+
+
+def _slot_elsewhere(leaf: Any) -> Any:
+    """A slot in memory of its own, or None for what Python copies."""
+    kind = _kind(leaf)
+    if kind == "array":
+        return np.empty(leaf.shape, leaf.dtype)
+    return leaf.detach().clone() if kind == "tensor" else None
 
 
 def _read_only(slot: Any) -> Any:

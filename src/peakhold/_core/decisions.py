@@ -8,11 +8,13 @@ from typing import ClassVar, TypeAlias, final
 __all__ = [
     "Continue",
     "Decision",
+    "Missing",
     "Remember",
     "Save",
     "SetLearningRate",
     "Skip",
     "Stop",
+    "Tell",
 ]
 
 
@@ -31,6 +33,8 @@ class Remember:
     """This epoch is the best so far: keep its weights."""
 
     reason: str
+    ticket: int = 0
+    """Names this decision in the fact that answers it."""
     word: ClassVar[str] = "best so far"
 
 
@@ -40,6 +44,8 @@ class Stop:
     """End training."""
 
     reason: str
+    bad: bool = False
+    """Whether the state that training ends with is not one to go on from."""
     word: ClassVar[str] = "stop"
 
 
@@ -60,6 +66,12 @@ class Save:
     """Write a checkpoint."""
 
     reason: str
+    ticket: int = 0
+    """Names this decision in the fact that answers it."""
+    value: float | None = None
+    """The value by which it was ranked; None if it was not."""
+    retry: int | None = None
+    """The ticket of a failed save whose copy of the state is to be written once more."""
     word: ClassVar[str] = "save"
 
 
@@ -72,4 +84,27 @@ class Skip:
     word: ClassVar[str] = "skip"
 
 
-Decision: TypeAlias = Continue | Remember | Stop | SetLearningRate | Save | Skip
+@final
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell people."""
+
+    reason: str
+    kind: str
+    """`when`: a condition has become true; `best`: there is a new best."""
+    word: ClassVar[str] = "tell"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A metric that is watched was not logged where it should have been."""
+
+    reason: str
+    monitor: str
+    fatal: bool
+    """Whether training would be wasted: an error. Otherwise a warning, once."""
+    word: ClassVar[str] = "missing"
+
+
+Decision: TypeAlias = Continue | Missing | Remember | Save | SetLearningRate | Skip | Stop | Tell

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import peakhold
-from peakhold._core.policies.save_when import AtEnd, Due, DueState, Every, trigger_of
+from peakhold._core.policies.save_when import (
+    AtEnd,
+    Every,
+    SaveSchedule,
+    SaveScheduleState,
+    trigger_of,
+)
 from peakhold.errors import InvalidArgumentError
 
 
@@ -20,14 +26,14 @@ def dues(trigger, epochs, *, seconds=1.0, validation=0.0, cut=None, state=None):
         epochs: The indices of the batches that hooks tell of, for each epoch.
         cut: The hook before which the state goes through JSON.
     """
-    due = Due(trigger_of(trigger))
+    due = SaveSchedule(trigger_of(trigger))
     state = state or due.init()
     told, hooks = [], 0
 
     def step(name, method, *arguments):
         nonlocal state, hooks
         if hooks == cut:
-            state = DueState(**json.loads(json.dumps(asdict(state), allow_nan=False)))
+            state = SaveScheduleState(**json.loads(json.dumps(asdict(state), allow_nan=False)))
         state, answer = method(state, *arguments)
         hooks += 1
         if answer:
@@ -76,11 +82,11 @@ def test_nothing_is_due_at_the_end_when_the_last_save_holds_everything():
 
 
 def test_an_end_inside_an_epoch_is_an_end():
-    due = Due(AtEnd())
+    due = SaveSchedule(AtEnd())
     assert due.end(due.init(), in_epoch=True)[1]
     assert not due.needs_batches
     # As with "epoch": what was asked for are whole epochs.
-    assert not Due(Every(epochs=2)).end(DueState(), in_epoch=True)[1]
+    assert not SaveSchedule(Every(epochs=2)).end(SaveScheduleState(), in_epoch=True)[1]
 
 
 def test_several_batches_in_one_execution_count_as_so_many():
@@ -93,7 +99,7 @@ def test_an_epoch_of_one_batch_counts_one_batch():
 
 
 def test_the_index_of_the_last_batch_outlives_its_epoch_for_the_name_of_the_file():
-    due = Due(Every(batches=10))
+    due = SaveSchedule(Every(batches=10))
     state, _ = due.batch_end(due.init(), 3)
     state, _ = due.epoch_end(state)
     state, answer = due.end(state)

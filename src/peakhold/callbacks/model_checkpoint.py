@@ -22,10 +22,10 @@ from peakhold._core.arguments import check_number, check_verbose
 from peakhold._core.observation import is_finite
 from peakhold._core.policies.save_when import (
     AtEnd,
-    Due,
-    DueState,
     Every,
     SaveBestState,
+    SaveSchedule,
+    SaveScheduleState,
     trigger_of,
 )
 from peakhold.advice import Checkpoint, Facts
@@ -187,7 +187,7 @@ class ModelCheckpoint(CheckpointRanking):
         trigger = trigger_of(value)
         is_count = isinstance(trigger, Every) and not isinstance(value, (Every, str))
         self._save_freq: Any = trigger.batches if is_count else value  # type: ignore[union-attr]
-        self._due, self._counted = Due(trigger), DueState()
+        self._due, self._counted = SaveSchedule(trigger), SaveScheduleState()
 
     @property
     def _ranks(self) -> bool:
@@ -202,7 +202,7 @@ class ModelCheckpoint(CheckpointRanking):
         self._forget_run()
         if not self._loaded:
             self._state = SaveBestState(best=self.initial_value_threshold)
-            self._counted = DueState()
+            self._counted = SaveScheduleState()
 
     def _check(self) -> None:
         super()._check()
@@ -401,4 +401,4 @@ class ModelCheckpoint(CheckpointRanking):
         """
         self._check_header(state)
         self._state = SaveBestState(best=state["state"]["best"])
-        self._counted, self._loaded = DueState(**state["due"]), True
+        self._counted, self._loaded = SaveScheduleState(**state["due"]), True

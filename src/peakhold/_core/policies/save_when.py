@@ -22,11 +22,11 @@ from peakhold.errors import InvalidArgumentError
 
 __all__ = [
     "AtEnd",
-    "Due",
-    "DueState",
     "Every",
     "SaveBest",
     "SaveBestState",
+    "SaveSchedule",
+    "SaveScheduleState",
     "Trigger",
     "trigger_of",
 ]
@@ -174,7 +174,7 @@ def trigger_of(save_freq: Any) -> Trigger:
 
 @final
 @dataclass(frozen=True, slots=True)
-class DueState:
+class SaveScheduleState:
     """Plain numbers: its own JSON. What was trained since the last save that was due."""
 
     epochs: int = 0
@@ -191,7 +191,7 @@ class DueState:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Due:
+class SaveSchedule:
     """Whether a save is due.
 
     Each method takes the seconds of training since the call before (of any method), and returns the
@@ -202,7 +202,7 @@ class Due:
         trigger: What was asked for.
 
     Example:
-        >>> due = Due(Every(batches=3))
+        >>> due = SaveSchedule(Every(batches=3))
         >>> state, answers = due.init(), []
         >>> for batch in range(4):
         ...     state, answer = due.batch_end(state, batch)
@@ -223,11 +223,13 @@ class Due:
         """Whether each epoch's end is a save, as with `"epoch"`."""
         return isinstance(self.trigger, Every) and self.trigger.epochs == 1
 
-    def init(self) -> DueState:
+    def init(self) -> SaveScheduleState:
         """The state before the first batch."""
-        return DueState()
+        return SaveScheduleState()
 
-    def batch_end(self, state: DueState, batch: int, seconds: float = 0.0) -> tuple[DueState, bool]:
+    def batch_end(
+        self, state: SaveScheduleState, batch: int, seconds: float = 0.0
+    ) -> tuple[SaveScheduleState, bool]:
         """Take one hook after a batch into account.
 
         Args:
@@ -248,14 +250,18 @@ class Due:
         )
         return self._answer(moved)
 
-    def epoch_end(self, state: DueState, seconds: float = 0.0) -> tuple[DueState, bool]:
+    def epoch_end(
+        self, state: SaveScheduleState, seconds: float = 0.0
+    ) -> tuple[SaveScheduleState, bool]:
         """Take the end of a whole epoch into account."""
         moved = replace(
             state, epochs=state.epochs + 1, seconds=state.seconds + seconds, in_epoch=False
         )
         return self._answer(moved, epoch_ends=True)
 
-    def end(self, state: DueState, *, in_epoch: bool = False) -> tuple[DueState, bool]:
+    def end(
+        self, state: SaveScheduleState, *, in_epoch: bool = False
+    ) -> tuple[SaveScheduleState, bool]:
         """The end of training: whether something was trained that no save holds.
 
         Args:
@@ -271,11 +277,13 @@ class Due:
                 trained = bool(state.batches)
         return (self.reset(state) if trained else state), trained
 
-    def reset(self, state: DueState) -> DueState:
+    def reset(self, state: SaveScheduleState) -> SaveScheduleState:
         """Count anew from here; for a save that nothing here asked for."""
         return replace(state, epochs=0, batches=0, seconds=0.0)
 
-    def _answer(self, state: DueState, *, epoch_ends: bool = False) -> tuple[DueState, bool]:
+    def _answer(
+        self, state: SaveScheduleState, *, epoch_ends: bool = False
+    ) -> tuple[SaveScheduleState, bool]:
         trigger, due = self.trigger, False
         if isinstance(trigger, Every):
             if trigger.epochs is not None:

@@ -81,6 +81,8 @@ class Skip:
     """Write none."""
 
     reason: str
+    bad: bool = False
+    """Whether the state is worth no file (it is not finite), and not merely no better."""
     word: ClassVar[str] = "skip"
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias, final
 
 from peakhold._core.observation import Event
 
-__all__ = ["Answer", "Moment", "Position", "Spent"]
+__all__ = ["Answer", "Moment", "Position", "Spent", "rate_key"]
 
 Answer: TypeAlias = float | str | bool | None
 """What a user's own function said, or what only the device knew; plain JSON."""
@@ -57,12 +57,20 @@ class Moment:
     """What was measured; numbers only. NaN stays NaN."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """Learning rates by optimizer (empty name: the only one), before anybody changes them."""
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
     validated: bool = False
     """Whether validation has run in this epoch."""
     validates: bool | None = None
     """Whether validation will run in this run; None if nobody can tell."""
     defect: str | None = None
-    """Why this state cannot be the best whatever the metrics say."""
+    """Why this state cannot be the best whatever the metrics say; for who would remember it."""
+    epoch_cut_short: bool = False
+    """Whether Ctrl-C cut the running epoch short: the state at hand is that of no epoch, and is not
+    saved."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """What users' own functions said of this moment, and what only the device knew, by name."""
+
+
+def rate_key(name: str) -> str:
+    """The name of an optimizer's learning rate among metrics: Keras's."""
+    return f"learning_rate_{name}" if name else "learning_rate"

@@ -7,6 +7,11 @@ Rules of this file:
 2. A state is plain numbers, strings and tuples of them, and so its own JSON.
 3. `step` is asked at every moment that is shown to it, and ignores those that do not concern it.
 4. Tickets count up within a state: a fact that answers an unknown one changes nothing.
+5. What belongs to one run (what was seen in it, the mark from which time is counted) begins anew at
+   TRAIN_BEGIN. A state that comes back from an earlier run is shown that moment before any other,
+   or comes through `go_on`.
+6. A state has `to_json` and `from_json`. A moment's defect counts for who remembers the state of
+   that moment, and for nobody else.
 """
 
 from __future__ import annotations

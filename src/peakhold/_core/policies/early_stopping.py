@@ -17,8 +17,9 @@ The rules, in Keras's words where Keras has them:
    with the next improvement. A metric that an epoch did not log is not checked there.
 6. Epochs before `start_from_epoch` are no checks, and what was spent in them is no wait; but a
    metric that is missing is missing from the first epoch on.
-7. Whether the weights of a best epoch are finite is settled before the next moment (`speculate`):
-   a defect is part of the moment, and no fact changes a state here.
+7. Weights that are not finite are not the best, nor is such an epoch an improvement of any other
+   metric. That is looked at where the weights would be remembered, and settled before the next
+   moment (`speculate`): a defect is part of the moment, and no fact changes a state here.
 """
 
 from __future__ import annotations
@@ -202,17 +203,19 @@ class EarlyStoppingPolicy:
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
         """Take the metrics of an epoch into account, at least one of which is there."""
         epoch = moment.at.epoch
+        improves = _beats(self.watched[0], values[0], each[0].best)
+        defect = moment.defect if improves else None  # else nobody would remember the weights
         after, words = [], []
         for watched, one, value in zip(self.watched, each, values, strict=True):
             moved, word = (
                 (one, "not logged")
                 if value is None
-                else _advance(watched, one, value, epoch, moment.defect)
+                else _advance(watched, one, value, epoch, defect)
             )
             after.append(moved)
             words.append(word)
         decisions: list[Decision] = []
-        if moment.defect is None and _beats(self.watched[0], values[0], each[0].best):
+        if improves and defect is None:
             decisions.append(Remember(self._join(words), after[0].n_checks_done))
         over = [self._has_waited(*pair) for pair in zip(self.watched, after, strict=True)]
         if all(over) if self.require == "all" else any(over):

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from checkpoint_files.organs import Model
+from peakhold._core.numbers import numbers_to_json
 from peakhold.checkpoint_files.requests import SaveOutcome, about_to_be_saved
 
 
@@ -13,7 +14,8 @@ def test_what_the_sidecar_will_say():
     saved = about_to_be_saved(
         3, 7, logs, monitor="val_loss", mode="min", value=0.5, run_id="r", versions={}
     )
-    assert saved.metrics == {"val_loss": 0.5}
+    words = {"auc": "Infinity", "loss": "NaN", "val_loss": 0.5}
+    assert numbers_to_json(saved.metrics) == words
     assert (saved.epoch, saved.batch, saved.value, saved.finite) == (3, 7, 0.5, False)
     for value in (None, math.nan, math.inf):
         saved = about_to_be_saved(

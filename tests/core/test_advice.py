@@ -161,7 +161,7 @@ def test_a_scheduler_tells_of_a_curve_and_of_nothing_else():
         pass
 
     told = [
-        LearningRateScheduler(schedule)._tell(Facts()).schedules
+        LearningRateScheduler(schedule)._peakhold_link.participant.advise(Facts()).schedules
         for schedule in (CosineDecay(), ExponentialDecay(), lambda epoch: 0.1)
     ]
 

@@ -1,20 +1,30 @@
 """What is told: edges, new bests, and not too often."""
 
 import json
-from dataclasses import asdict
 
+from moment_rows import epoch_end
+from peakhold._core.condition import Condition
+from peakhold._core.decisions import Missing, Tell
+from peakhold._core.moments import Moment, Position
 from peakhold._core.monitor import Criterion, Direction
-from peakhold._core.observation import Observation
+from peakhold._core.observation import Event
 from peakhold._core.policies.alert import AlertPolicy, AlertState, Limit, LimitState
+from peakhold._core.watched import Watched
+
+
+def ranking(direction, **options):
+    return AlertPolicy(Watched("m", Criterion(direction)), answer="mine", **options)
 
 
 def told(answers, values=(), policy=None, state=None):
-    policy, state = policy or AlertPolicy(None), state or AlertState()
+    policy, state = policy or AlertPolicy(answer="mine"), state or AlertState()
     events = []
     for epoch, answer in enumerate(answers):
         value = values[epoch] if epoch < len(values) else None
-        state, happened = policy.step(state, Observation(epoch, value), answer)
-        events.append(happened)
+        answered = {} if answer is None else {"mine": answer}
+        moment = epoch_end(epoch, {"m": value}, answers=answered)
+        state, happened = policy.step(state, moment)
+        events.append(tuple(tell.kind for tell in happened))
     return events, state
 
 
@@ -32,7 +42,7 @@ def test_an_epoch_that_cannot_tell_is_neither_edge():
 
 def test_the_first_value_is_no_new_best():
     nan = float("nan")
-    policy = AlertPolicy(Criterion(Direction.MIN))
+    policy = ranking(Direction.MIN)
     events, state = told([None] * 6, [nan, 0.5, 0.6, 0.4, None, 0.4], policy)
 
     assert events == [(), (), (), ("best",), (), ()]
@@ -40,13 +50,62 @@ def test_the_first_value_is_no_new_best():
 
 
 def test_a_state_is_its_own_json_and_goes_on():
-    policy = AlertPolicy(Criterion(Direction.MAX))
+    policy = ranking(Direction.MAX)
     _, state = told([True, True], [0.5, 0.6], policy)
-    back = AlertState(**json.loads(json.dumps(asdict(state))))
+    back = AlertState.from_json(json.loads(json.dumps(state.to_json())))
     events, _ = told([True, False, True], [0.6, 0.7, 0.1], policy, back)
 
     assert back == state
     assert events == [(), ("best",), ("when",)]
+
+
+def test_a_value_that_is_no_number_is_no_news_and_a_word_in_json():
+    _, state = told([None, None], [0.5, float("nan")], ranking(Direction.MIN))
+
+    assert (state.best, state.to_json()["value"]) == (0.5, "NaN")
+    assert AlertState.from_json({"holds": True, "best": 0.5, "best_epoch": 1, "value": None,
+                                 "last_epoch": 3}).last_epoch == 3  # fmt: skip
+
+
+def test_a_new_best_says_what_it_beats():
+    policy = ranking(Direction.MIN)
+    _, state = told([None, None], [0.9, 0.51234567], policy)
+    _, decisions = policy.step(state, epoch_end(2, {"m": 0.4}))
+
+    assert decisions == (Tell("0.512346 before, at epoch 2", "best"),)
+
+
+def test_a_condition_sees_metrics_rates_and_the_epoch_from_1():
+    text = "f1 > 0.5 and  epoch >= 2 and learning_rate < 0.1 and learning_rate_d == 1"
+    policy, state = AlertPolicy(condition=Condition.parse(text)), AlertState()
+    state, early = policy.step(state, epoch_end(0, {"f1": 0.9}, rates={"": 0.01, "d": 1.0}))
+    state, unknown = policy.step(state, epoch_end(1, {"f1": 0.9}, rates={"": 0.01}))
+    _, now = policy.step(state, epoch_end(1, {"f1": 0.9}, rates={"": 0.01, "d": 1.0}))
+    logged = epoch_end(1, {"f1": 0.9, "learning_rate": 0.5}, rates={"": 0.01, "d": 1.0})
+
+    assert (early, unknown) == ((), ())
+    assert now == (
+        Tell("f1 > 0.5 and epoch >= 2 and learning_rate < 0.1 and learning_rate_d == 1", "when"),
+    )
+    assert policy.step(state, logged)[1] == (), "what was logged counts"
+
+
+def test_a_metric_that_never_came_is_missed_at_the_end_by_who_would_have_told():
+    end = Moment(Event.TRAIN_END, Position(0))
+    for policy, said in (
+        (ranking(Direction.MIN), (Missing("never logged", "m", fatal=False),)),
+        (ranking(Direction.MIN, tells_best=False), ()),
+    ):
+        state, decisions = policy.step(AlertState(), epoch_end(0, {"other": 1.0}))
+        assert decisions == ()
+        assert policy.step(state, end)[1] == said
+        assert policy.step(AlertState(), end)[1] == ()
+
+
+def test_what_is_not_told_is_still_kept():
+    events, state = told([None] * 2, [0.5, 0.4], ranking(Direction.MIN, tells_best=False))
+
+    assert (events, state.best, state.best_epoch) == ([(), ()], 0.4, 1)
 
 
 def test_the_limit_holds_the_newest_back_for_each_kind():

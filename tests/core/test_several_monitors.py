@@ -2,19 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moment_rows import epochs
 from peakhold._core.monitor import Criterion, Direction
-from peakhold._core.observation import Observation
+from peakhold._core.observation import Event
 from peakhold._core.patience import Epochs, Seconds, Steps, check_patience
-from peakhold._core.policies.early_stopping import (
-    EarlyStoppingPolicy,
-    EarlyStoppingState,
-    SeveralPolicy,
-)
+from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
+from peakhold._core.watched import Watched
 from peakhold.errors import InvalidArgumentError
 
 values = st.one_of(st.none(), st.sampled_from([math.nan, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5]))
@@ -23,27 +22,28 @@ patiences = st.integers(0, 4)
 
 
 def policy_of(patience, *, require="all", n=2, baselines=(None, None)):
+    criterion = Criterion(Direction.MAX)
     each = [
-        EarlyStoppingPolicy(Criterion(Direction.MAX), patience, baseline) for baseline in baselines
+        Watched(name, criterion, baseline)
+        for name, baseline in zip(("a", "b"), baselines, strict=True)
     ]
-    return SeveralPolicy(tuple(each[:n]), ("a", "b")[:n], require)
+    return EarlyStoppingPolicy(tuple(each[:n]), patience, require)
 
 
 def run(policy, rows, spent=0.0, cut=None):
     """The stopping epoch or None, the last state, and all decisions."""
-    state, all_decisions = policy.init(), []
-    for epoch, row in enumerate(rows):
-        if epoch == cut:
+    state, all_decisions = replace(policy.init(), seen=True), []  # so that nothing is missed
+    state = replace(state, others=tuple(replace(other, seen=True) for other in state.others))
+    named = [dict(zip(("a", "b"), row, strict=False)) for row in rows]
+    for moment in epochs(named, length=spent):
+        if moment.at.epoch == cut and moment.event is Event.EPOCH_END:
             text = json.dumps(state.to_json(), allow_nan=False)
             state = EarlyStoppingState.from_json(json.loads(text))
-        checks = tuple(None if value is None else Observation(epoch, value) for value in row)
-        if all(check is None for check in checks):
-            state = policy.pass_by(state, spent)
-            continue
-        state, decisions = policy.step(state, checks, spent)
-        all_decisions.append((epoch, decisions))
+        state, decisions = policy.step(state, moment)
+        if decisions:
+            all_decisions.append((moment.at.epoch, decisions))
         if state.stopped:
-            return epoch, state, all_decisions
+            return moment.at.epoch, state, all_decisions
     return None, state, all_decisions
 
 
@@ -76,15 +76,10 @@ def test_all_stops_at_the_first_epoch_at_which_every_wait_is_over(rows, patience
 @given(logs, patiences)
 def test_of_one_metric_it_is_that_metrics_policy(rows, patience):
     one = [(a,) for a, _ in rows if a is not None]
-    policy = EarlyStoppingPolicy(Criterion(Direction.MAX), patience)
-    state, expected = policy.init(), None
-    for epoch, (value,) in enumerate(one):
-        state, _ = policy.step(state, Observation(epoch, value))
-        if state.stopped:
-            expected = epoch
-            break
+    alone, _, _ = run(policy_of(patience, n=1), one)
+    both, _, _ = run(policy_of(patience), [(a, a) for (a,) in one])
 
-    assert run(policy_of(patience, n=1), one)[0] == expected
+    assert both == alone, "two metrics that say the same stop when one does"
 
 
 @given(logs, patiences, st.sampled_from(["all", "any"]))

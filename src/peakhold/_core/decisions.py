@@ -8,11 +8,14 @@ from typing import ClassVar, TypeAlias, final
 __all__ = [
     "Continue",
     "Decision",
+    "Missing",
     "Remember",
+    "Restore",
     "Save",
     "SetLearningRate",
     "Skip",
     "Stop",
+    "Tell",
 ]
 
 
@@ -31,7 +34,18 @@ class Remember:
     """This epoch is the best so far: keep its weights."""
 
     reason: str
+    ticket: int = 0
+    """Names this decision in the fact that answers it."""
     word: ClassVar[str] = "best so far"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Put the best epoch's state back into the model."""
+
+    reason: str
+    word: ClassVar[str] = "restore"
 
 
 @final
@@ -40,6 +54,8 @@ class Stop:
     """End training."""
 
     reason: str
+    bad: bool = False
+    """Whether the state that training ends with is not one to go on from."""
     word: ClassVar[str] = "stop"
 
 
@@ -60,6 +76,12 @@ class Save:
     """Write a checkpoint."""
 
     reason: str
+    ticket: int = 0
+    """Names this decision in the fact that answers it."""
+    value: float | None = None
+    """The value by which it was ranked; None if it was not."""
+    retry: int | None = None
+    """The ticket of a failed save whose copy of the state is to be written once more."""
     word: ClassVar[str] = "save"
 
 
@@ -69,7 +91,34 @@ class Skip:
     """Write none."""
 
     reason: str
+    bad: bool = False
+    """Whether the state is worth no file (it is not finite), and not merely no better."""
     word: ClassVar[str] = "skip"
 
 
-Decision: TypeAlias = Continue | Remember | Stop | SetLearningRate | Save | Skip
+@final
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell people."""
+
+    reason: str
+    kind: str
+    """`when`: a condition has become true; `best`: there is a new best."""
+    word: ClassVar[str] = "tell"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A metric that is watched was not logged where it should have been."""
+
+    reason: str
+    monitor: str
+    fatal: bool
+    """Whether training would be wasted: an error. Otherwise a warning, once."""
+    word: ClassVar[str] = "missing"
+
+
+Decision: TypeAlias = (
+    Continue | Missing | Remember | Restore | Save | SetLearningRate | Skip | Stop | Tell
+)

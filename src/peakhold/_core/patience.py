@@ -1,7 +1,7 @@
 """How long to wait for an improvement: in epochs, steps or seconds.
 
-A policy never measures: whoever calls it says how many steps or seconds have been spent since the
-call before, and leaves out the time between two runs. Steps and seconds are looked at when there is
+A policy never measures: a moment says how many steps or seconds the run has spent, and the time
+between two runs is in none of them. Steps and seconds are looked at when there is
 a metric to look at, at the end of an epoch: the wait ends there, not before.
 """
 
@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 from peakhold._core.arguments import check_count, check_number
+from peakhold._core.moments import Spent
 from peakhold.errors import InvalidArgumentError
 
-__all__ = ["Epochs", "Patience", "Seconds", "Steps", "check_patience", "spent_words", "waited_out"]
+__all__ = [
+    "Epochs",
+    "Patience",
+    "Seconds",
+    "Steps",
+    "check_patience",
+    "lap",
+    "spent_words",
+    "waited_out",
+]
 
 
 @final
@@ -100,6 +110,31 @@ def check_patience(name: str, value: Any, *, hint: str) -> Patience:
     if isinstance(value, (Steps, Seconds)):
         return value
     return check_count(name, value.n if isinstance(value, Epochs) else value, hint=hint)
+
+
+def lap(patience: Patience, mark: float | None, spent: Spent) -> tuple[float | None, float]:
+    """Steps or seconds since the last look, and the mark of this one.
+
+    Args:
+        patience: Says what to count. Epochs are counted by checks: then there is no mark.
+        mark: Where the last look was, in the same run; None if there was none.
+        spent: What the run has spent by now.
+
+    Returns:
+        The new mark, and what has passed; nothing without an earlier mark, or while nobody counts.
+
+    Example:
+        >>> lap(Steps(100), 40.0, Spent(seconds=3.5, steps=60))
+        (60.0, 20.0)
+    """
+    now: float | None = None
+    if isinstance(patience, Seconds):
+        now = spent.seconds
+    elif isinstance(patience, Steps) and spent.steps is not None:
+        now = float(spent.steps)
+    if now is None:
+        return mark, 0.0
+    return now, 0.0 if mark is None else now - mark
 
 
 def waited_out(patience: Patience, checks: int, spent: float) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from peakhold._core.moments import rate_key
 from peakhold._core.monitor import Direction
 from peakhold.host.gradients import GradientFacts
 from peakhold.host.resume import Resumption
@@ -224,11 +225,6 @@ class Host(Protocol):
     # Words
     def say(self, message: str) -> None:
         """Show a message to the person who watches training."""
-
-
-def rate_key(name: str) -> str:
-    """The key under which a learning rate is logged: Keras's."""
-    return f"learning_rate_{name}" if name else "learning_rate"
 
 
 def to_number(value: Any) -> float | None:

@@ -5,17 +5,23 @@ Rules of this file:
 1. A condition is told when it becomes true. It must have been false, or never yet asked, before; an
    epoch that cannot tell ("not yet") changes nothing.
 2. A new best is told when there was one to beat: the first value of a run is no news.
-3. Of what is held back for a while, the newest is told, and how much it stands for.
+3. An alert never ends training: a metric that is missing is at most a warning, when it ends.
+4. Of what is held back for a while, the newest is told, and how much it stands for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, final
 
-from peakhold._core.monitor import Criterion
-from peakhold._core.observation import Observation
+from peakhold._core.condition import Condition
+from peakhold._core.decisions import Decision, Tell
+from peakhold._core.facts import Fact
+from peakhold._core.moments import Moment, rate_key
+from peakhold._core.numbers import numbers_from_json, numbers_to_json
+from peakhold._core.observation import Event
+from peakhold._core.watched import Seen, Watched
 
 __all__ = ["AlertPolicy", "AlertState", "Limit", "LimitState"]
 
@@ -34,6 +40,20 @@ class AlertState:
     """The monitored metric when it was logged last."""
     last_epoch: int | None = None
     """Index of the last epoch that was looked at."""
+    seen: Seen = None
+    """Whether the metric was logged in this run; None before its first epoch has ended."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        fields = numbers_to_json(asdict(self))
+        if self.seen is None:
+            del fields["seen"]
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> AlertState:
+        """The state that `to_json` wrote."""
+        return cls(**numbers_from_json(fields))
 
 
 @final
@@ -42,43 +62,92 @@ class AlertPolicy:
     """What an epoch is worth telling.
 
     Args:
-        criterion: What a better value is; None if nothing is ranked.
+        watched: The metric that is ranked; None for none.
+        condition: Over metrics and learning rates, by the names under which they are logged, and
+            `epoch`, from 1; None for none.
+        answer: Name of the answer of a user's function, for want of a condition.
+        tells_best: Whether a new best is told, and the metric missed. Otherwise it is only kept.
 
     Example:
-        >>> policy, state, told = AlertPolicy(None), AlertState(), []
-        >>> for epoch, answer in enumerate((None, True, True, None, True, False, True)):
-        ...     state, events = policy.step(state, Observation(epoch, None), answer)
-        ...     told.append(events)
+        >>> from peakhold._core.moments import Position
+        >>> policy, told = AlertPolicy(condition=Condition.parse("f1 > 0.9 and epoch > 1")), []
+        >>> state = policy.init()
+        >>> for epoch, f1 in enumerate((0.95, 0.95, 0.95, 0.8, 0.95)):
+        ...     moment = Moment(Event.EPOCH_END, Position(epoch), {"f1": f1})
+        ...     state, decisions = policy.step(state, moment)
+        ...     told.append([decision.reason for decision in decisions])
         >>> told
-        [(), ('when',), (), (), (), (), ('when',)]
+        [[], ['f1 > 0.9 and epoch > 1'], [], [], ['f1 > 0.9 and epoch > 1']]
     """
 
-    criterion: Criterion | None
+    watched: Watched | None = None
+    condition: Condition | None = None
+    answer: str | None = None
+    tells_best: bool = True
 
-    def step(
-        self, state: AlertState, observation: Observation, answer: bool | None
-    ) -> tuple[AlertState, tuple[str, ...]]:
-        """Look at one epoch.
+    def init(self) -> AlertState:
+        """The state before the first moment."""
+        return AlertState()
 
-        Args:
-            state: The state so far.
-            observation: The monitored metric.
-            answer: Of the condition; None is "not yet".
+    def step(self, state: AlertState, moment: Moment) -> tuple[AlertState, tuple[Decision, ...]]:
+        """Take one moment into account: epochs are looked at when they end."""
+        match moment.event:
+            case Event.TRAIN_BEGIN:
+                return self.go_on(state), ()
+            case Event.EPOCH_END:
+                state, when = self._ask(state, moment)
+                state, best = self._rank(state, moment)
+                return replace(state, last_epoch=moment.at.epoch), (*when, *best)
+            case Event.TRAIN_END if self.watched is not None and self.tells_best:
+                missing = self.watched.never_came(state.seen)
+                return state, () if missing is None else (missing,)
+        return state, ()
 
-        Returns:
-            The new state, and what happened: `"when"`, `"best"`.
-        """
-        events = ("when",) if answer and not state.holds else ()
-        moved = replace(state, last_epoch=observation.epoch)
-        if answer is not None:
-            moved = replace(moved, holds=answer)
-        if observation.value is not None:
-            moved = replace(moved, value=observation.value)
-        if self.criterion is not None and self.criterion.improves(observation.value, state.best):
-            if state.best is not None:
-                events = (*events, "best")
-            moved = replace(moved, best=observation.value, best_epoch=observation.epoch)
-        return moved, events
+    def learn(self, state: AlertState, fact: Fact) -> AlertState:
+        """Nothing: no fact answers what was told."""
+        return state
+
+    def go_on(self, state: AlertState) -> AlertState:
+        """The next fit goes on with everything but what belongs to one run."""
+        return replace(state, seen=None)
+
+    def _ask(self, state: AlertState, moment: Moment) -> tuple[AlertState, tuple[Tell, ...]]:
+        answer = self._answer(moment)
+        if answer is None:
+            return state, ()
+        news = (Tell(self._title, "when"),) if answer and not state.holds else ()
+        return replace(state, holds=answer), news
+
+    def _answer(self, moment: Moment) -> bool | None:
+        """Whether it is so; None is "not yet"."""
+        if self.condition is not None:
+            rates = {rate_key(name): rate for name, rate in moment.rates.items()}
+            epoch = float(moment.at.epoch + 1)
+            return self.condition.holds({**rates, "epoch": epoch, **moment.metrics})
+        answer = None if self.answer is None else moment.answers.get(self.answer)
+        return None if answer is None else bool(answer)
+
+    @property
+    def _title(self) -> str:
+        if self.condition is None:
+            return "the condition holds"
+        return " ".join(self.condition.text.split())
+
+    def _rank(self, state: AlertState, moment: Moment) -> tuple[AlertState, tuple[Tell, ...]]:
+        if self.watched is None:
+            return state, ()
+        state = replace(state, seen=self.watched.seen_after(state.seen, moment))
+        value, criterion = self.watched.value(moment), self.watched.criterion
+        if value is None:
+            return state, ()
+        before, state = state, replace(state, value=value)
+        if criterion is None or not criterion.improves(value, before.best):
+            return state, ()
+        state = replace(state, best=value, best_epoch=moment.at.epoch)
+        if before.best is None or not self.tells_best:
+            return state, ()
+        since = (before.best_epoch or 0) + 1
+        return state, (Tell(f"{before.best:.6g} before, at epoch {since}", "best"),)
 
 
 @final

@@ -15,6 +15,11 @@ The rules, in Keras's words where Keras has them:
 5. Of several metrics each has its own best and its own wait. The best epoch is that of the first.
    Training stops when all waits are over, or any, as asked for; a wait that was over begins again
    with the next improvement. A metric that an epoch did not log is not checked there.
+6. Epochs before `start_from_epoch` are no checks, and what was spent in them is no wait; but a
+   metric that is missing is missing from the first epoch on.
+7. Weights that are not finite are not the best, nor is such an epoch an improvement of any other
+   metric. That is looked at where the weights would be remembered, and settled before the next
+   moment (`speculate`): a defect is part of the moment, and no fact changes a state here.
 """
 
 from __future__ import annotations
@@ -23,19 +28,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, final
 
-from peakhold._core.decisions import Continue, Decision, Remember, Stop
-from peakhold._core.monitor import Criterion
+from peakhold._core.decisions import Continue, Decision, Missing, Remember, Stop
+from peakhold._core.facts import Fact
+from peakhold._core.moments import Moment
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
-from peakhold._core.observation import Observation
-from peakhold._core.patience import Patience, spent_words, waited_out
+from peakhold._core.observation import Event, is_finite
+from peakhold._core.patience import Patience, lap, spent_words, waited_out
+from peakhold._core.watched import Seen, Watched
 
-__all__ = ["EarlyStoppingPolicy", "EarlyStoppingState", "SeveralPolicy"]
+__all__ = ["EarlyStoppingPolicy", "EarlyStoppingState"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class EarlyStoppingState:
-    """Plain numbers: its own JSON."""
+    """Plain numbers: its own JSON. With several metrics, this is the first one's."""
 
     best: float | None = None
     """Best value so far."""
@@ -53,6 +60,10 @@ class EarlyStoppingState:
     """Steps or seconds since the last check that counted as progress, if patience asks for them."""
     others: tuple[EarlyStoppingState, ...] = ()
     """The states of further metrics."""
+    seen: Seen = None
+    """Whether the metric was logged in this run; None before its first epoch has ended."""
+    mark: float | None = None
+    """Steps or seconds of this run at the last look, if patience asks for them."""
 
     def served(self) -> EarlyStoppingState:
         """A wait that led to a stop has been served, and begins again."""
@@ -65,12 +76,17 @@ class EarlyStoppingState:
             others=tuple(other.served() for other in self.others),
         )
 
+    def in_new_run(self) -> EarlyStoppingState:
+        """Without what belongs to one run."""
+        others = tuple(other.in_new_run() for other in self.others)
+        return replace(self, seen=None, mark=None, others=others)
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON; what only several metrics, or steps and seconds, need is left out."""
+        """As plain JSON; what only some runs need is left out where it says nothing."""
         fields = numbers_to_json(asdict(self))
         fields["others"] = [other.to_json() for other in self.others]
-        extra = {"waited", "others"}
-        return {name: value for name, value in fields.items() if value or name not in extra}
+        empty = {"waited": 0.0, "others": [], "seen": None, "mark": None}
+        return {name: value for name, value in fields.items() if empty.get(name, ...) != value}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EarlyStoppingState:
@@ -82,193 +98,179 @@ class EarlyStoppingState:
 @final
 @dataclass(frozen=True, slots=True)
 class EarlyStoppingPolicy:
-    """Decides when to stop.
+    """Decides when to stop, by one metric or by several.
 
     Args:
-        criterion: What counts as better.
+        watched: The metrics, each with what counts as better and a baseline, or none. At least one.
         patience: Checks without improvement to sit out, at least 0; or steps, or seconds.
-        baseline: A value to beat within `patience`, or None.
+        require: Of several metrics, whether the waits of all must be over, or of any.
+        start_from_epoch: Epochs (by index, from 0) before this one are no checks.
 
     Example:
-        >>> from peakhold._core.monitor import Direction
-        >>> policy = EarlyStoppingPolicy(Criterion(Direction.MIN), patience=2)
+        >>> from peakhold._core.moments import Position
+        >>> from peakhold._core.monitor import Criterion, Direction
+        >>> names, larger = ("accuracy", "f1"), Criterion(Direction.MAX)
+        >>> policy = EarlyStoppingPolicy(tuple(Watched(n, larger) for n in names), patience=1)
         >>> state = policy.init()
-        >>> for epoch, loss in enumerate((0.5, 0.4, 0.4, 0.41)):
-        ...     state, decisions = policy.step(state, Observation(epoch, loss))
+        >>> for epoch, values in enumerate([(0.5, 0.5), (0.4, 0.6), (0.4, 0.6)]):
+        ...     metrics = dict(zip(names, values))
+        ...     moment = Moment(Event.EPOCH_END, Position(epoch), metrics)
+        ...     state, decisions = policy.step(state, moment)
         >>> decisions[-1].reason, state.best_epoch
-        ('no improvement for 2 epochs', 1)
+        ('accuracy: no improvement for 2 epochs; f1: no improvement for 1 epoch', 0)
 
     Source:
         Prechelt, "Early Stopping - But When?" (1998), criterion UP; Keras's `EarlyStopping`.
     """
 
-    criterion: Criterion
+    watched: tuple[Watched, ...]
     patience: Patience = 0
-    baseline: float | None = None
+    require: Literal["all", "any"] = "all"
+    start_from_epoch: int = 0
 
     def init(self) -> EarlyStoppingState:
-        """The state before the first check."""
-        return EarlyStoppingState()
-
-    def is_improvement(self, state: EarlyStoppingState, observation: Observation) -> bool:
-        """Whether this check would become the best; changes nothing."""
-        return observation.usable and self.criterion.improves(observation.value, state.best)
+        """The state before the first moment."""
+        return EarlyStoppingState(others=(EarlyStoppingState(),) * (len(self.watched) - 1))
 
     def step(
-        self, state: EarlyStoppingState, observation: Observation, spent: float = 0.0
+        self, state: EarlyStoppingState, moment: Moment
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
-        """Take one check into account.
+        """Take one moment into account: checks are made at the end of an epoch."""
+        match moment.event:
+            case Event.TRAIN_BEGIN:
+                return state.in_new_run(), ()
+            case Event.EPOCH_BEGIN if state.mark is None:
+                return replace(state, mark=lap(self.patience, None, moment.spent)[0]), ()
+            case Event.EPOCH_END:
+                return self._epoch_end(state, moment)
+            case Event.TRAIN_END:
+                missing = (
+                    watched.never_came(each.seen)
+                    for watched, each in zip(self.watched, self._each(state), strict=True)
+                )
+                said = tuple(one for one in missing if one is not None)
+                return state.in_new_run(), said  # what belongs to this run ends with it
+        return state, ()
 
-        Args:
-            state: Where we are.
-            observation: The check.
-            spent: Steps or seconds of training since the call before, if patience is in these.
-        """
-        return SeveralPolicy((self,)).step(state, (observation,), spent)
+    def learn(self, state: EarlyStoppingState, fact: Fact) -> EarlyStoppingState:
+        """Nothing: what is best does not hang on a fact (rule 7)."""
+        return state
 
-    def advance(
-        self, state: EarlyStoppingState, observation: Observation, spent: float
-    ) -> tuple[EarlyStoppingState, str]:
-        """Take one check into account, without stopping; also returns what to say of it."""
-        value = observation.value
-        improved = self.is_improvement(state, observation)
-        progress = improved and (
-            self.baseline is None or self.criterion.improves(value, self.baseline)
+    def go_on(self, state: EarlyStoppingState) -> EarlyStoppingState:
+        """The next fit goes on with the best and the wait; a wait that led to a stop is served."""
+        return (state.served() if state.stopped else state).in_new_run()
+
+    def _each(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
+        """The state of each metric; their number may have changed, for somebody may set them."""
+        others = state.others if len(state.others) == len(self.watched) - 1 else self.init().others
+        return (replace(state, others=()), *others)
+
+    def _epoch_end(
+        self, state: EarlyStoppingState, moment: Moment
+    ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
+        each = self._each(state)
+        missing = self._missing(each, moment)
+        each = tuple(
+            replace(one, seen=watched.seen_after(one.seen, moment))
+            for watched, one in zip(self.watched, each, strict=True)
         )
-        after = replace(
-            state,
-            wait=0 if progress else state.wait + 1,
-            waited=0.0 if progress or isinstance(self.patience, int) else state.waited + spent,
-            n_checks_done=state.n_checks_done + 1,
-        )
-        if not improved:
-            return after, _why_not(observation)
-        words = _why_better(state, progress=progress)
-        return replace(after, best=value, best_epoch=observation.epoch), words
+        if missing and missing[-1].fatal:
+            return _joined(each), missing
+        mark, spent = lap(self.patience, state.mark, moment.spent)
+        each = (replace(each[0], mark=mark), *each[1:])
+        if moment.at.epoch < self.start_from_epoch:
+            return _joined(each), missing
+        passed = tuple(replace(one, waited=one.waited + spent) for one in each)
+        values = [
+            None if watched.criterion is None else watched.value(moment) for watched in self.watched
+        ]
+        if all(value is None for value in values):
+            return _joined(passed), missing
+        after, decisions = self._check(passed, values, moment)
+        return after, (*missing, *decisions)
 
-    def has_waited(self, state: EarlyStoppingState) -> bool:
-        """Whether the wait of a state is over."""
+    def _missing(self, each: Sequence[EarlyStoppingState], moment: Moment) -> tuple[Missing, ...]:
+        """What to say of metrics that are not there; nothing comes after what is fatal."""
+        said: list[Missing] = []
+        for watched, one in zip(self.watched, each, strict=True):
+            missing = watched.missing(one.seen, moment)
+            if missing is not None:
+                said.append(missing)
+                if missing.fatal:
+                    break
+        return tuple(said)
+
+    def _check(
+        self, each: Sequence[EarlyStoppingState], values: Sequence[float | None], moment: Moment
+    ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
+        """Take the metrics of an epoch into account, at least one of which is there."""
+        epoch = moment.at.epoch
+        improves = _beats(self.watched[0], values[0], each[0].best)
+        defect = moment.defect if improves else None  # else nobody would remember the weights
+        after, words = [], []
+        for watched, one, value in zip(self.watched, each, values, strict=True):
+            moved, word = (
+                (one, "not logged")
+                if value is None
+                else _advance(watched, one, value, epoch, defect)
+            )
+            after.append(moved)
+            words.append(word)
+        decisions: list[Decision] = []
+        if improves and defect is None:
+            decisions.append(Remember(self._join(words), after[0].n_checks_done))
+        over = [self._has_waited(*pair) for pair in zip(self.watched, after, strict=True)]
+        if all(over) if self.require == "all" else any(over):
+            why = [
+                self._why_stop(watched, one, epoch) if ended else ""
+                for watched, one, ended in zip(self.watched, after, over, strict=True)
+            ]
+            decisions.append(Stop(self._join(why)))
+            after[0] = replace(after[0], stopped_epoch=epoch, stopped=True)
+        return _joined(after), tuple(decisions) or (Continue(self._join(words)),)
+
+    def _has_waited(self, watched: Watched, state: EarlyStoppingState) -> bool:
+        """Whether the wait of a metric is over."""
         # A check can only be worse than something: an earlier check, or the baseline.
-        comparable = state.n_checks_done > 1 or self.baseline is not None
+        comparable = state.n_checks_done > 1 or watched.baseline is not None
         return comparable and waited_out(self.patience, state.wait, state.waited)
 
-    def why_stop(self, state: EarlyStoppingState, epoch: int) -> str:
+    def _why_stop(self, watched: Watched, state: EarlyStoppingState, epoch: int) -> str:
         """The wait that is over, in words."""
         begun = state.best_epoch if state.best is not None else -1
         unit = "epoch" if state.wait in (epoch - begun, epoch + 1) else "check"
         wait = spent_words(self.patience, state.wait, state.waited, unit=unit)
-        if self.baseline is not None and state.best is not None and state.best_epoch == epoch:
-            return f"the baseline {self.baseline:.6g} was not reached within {wait}"
+        if watched.baseline is not None and state.best is not None and state.best_epoch == epoch:
+            return f"the baseline {watched.baseline:.6g} was not reached within {wait}"
         return f"no improvement for {wait}"
 
-
-@final
-@dataclass(frozen=True, slots=True)
-class SeveralPolicy:
-    """Decides when to stop by several metrics; of one, it is that one's policy.
-
-    Args:
-        policies: One for each metric. At least one.
-        names: The metrics' names, for reasons; none for a single one.
-        require: Whether the waits of all must be over, or of any.
-
-    Example:
-        >>> from peakhold._core.monitor import Direction
-        >>> each = EarlyStoppingPolicy(Criterion(Direction.MAX), patience=1)
-        >>> policy = SeveralPolicy((each, each), ("accuracy", "f1"))
-        >>> state = policy.init()
-        >>> for epoch, (accuracy, f1) in enumerate([(0.5, 0.5), (0.4, 0.6), (0.4, 0.6)]):
-        ...     both = Observation(epoch, accuracy), Observation(epoch, f1)
-        ...     state, decisions = policy.step(state, both)
-        >>> decisions[-1].reason
-        'accuracy: no improvement for 2 epochs; f1: no improvement for 1 epoch'
-    """
-
-    policies: tuple[EarlyStoppingPolicy, ...]
-    names: tuple[str, ...] = ()
-    require: Literal["all", "any"] = "all"
-
-    def init(self) -> EarlyStoppingState:
-        """The state before the first check."""
-        first, *others = (policy.init() for policy in self.policies)
-        return replace(first, others=tuple(others))
-
-    def states(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
-        """The state of each metric."""
-        return (replace(state, others=()), *state.others)
-
-    def is_improvement(
-        self, state: EarlyStoppingState, observations: Sequence[Observation | None]
-    ) -> bool:
-        """Whether this check would become the best: by the first metric."""
-        first = observations[0]
-        return first is not None and self.policies[0].is_improvement(state, first)
-
-    def pass_by(self, state: EarlyStoppingState, spent: float) -> EarlyStoppingState:
-        """An epoch without a check: only steps or seconds have passed."""
-        first, *others = (
-            each if isinstance(policy.patience, int) else replace(each, waited=each.waited + spent)
-            for policy, each in zip(self.policies, self.states(state), strict=True)
-        )
-        return replace(first, others=tuple(others))
-
-    def step(
-        self,
-        state: EarlyStoppingState,
-        observations: Sequence[Observation | None],
-        spent: float = 0.0,
-    ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
-        """Take one epoch into account.
-
-        Args:
-            state: Where we are.
-            observations: The check of each metric; None for those that this epoch did not log.
-            spent: Steps or seconds of training since the call before, if patience is in these.
-        """
-        epoch = max(o.epoch for o in observations if o is not None)
-        improved = self.is_improvement(state, observations)
-        after, words = [], []
-        passed = self.states(self.pass_by(state, spent))
-        for policy, each, later, observation in zip(
-            self.policies, self.states(state), passed, observations, strict=True
-        ):
-            if observation is None:
-                after.append(later)
-                words.append("not logged")
-            else:
-                moved, word = policy.advance(each, observation, spent)
-                after.append(moved)
-                words.append(word)
-        over = [policy.has_waited(each) for policy, each in zip(self.policies, after, strict=True)]
-        decisions: list[Decision] = []
-        if improved:
-            decisions.append(Remember(self._join(words)))
-        first, *others = after
-        if all(over) if self.require == "all" else any(over):
-            why = [
-                policy.why_stop(each, epoch) if ended else ""
-                for policy, each, ended in zip(self.policies, after, over, strict=True)
-            ]
-            decisions.append(Stop(self._join(why)))
-            first = replace(first, stopped_epoch=epoch, stopped=True)
-        return (
-            replace(first, others=tuple(others)),
-            tuple(decisions) or (Continue(self._join(words)),),
-        )
-
     def _join(self, words: Sequence[str]) -> str:
-        if len(self.policies) == 1:
+        if len(self.watched) == 1:
             return words[0]
-        named = zip(self.names, words, strict=True)
+        named = zip((watched.monitor for watched in self.watched), words, strict=True)
         return "; ".join(f"{name}: {word}" for name, word in named if word)
 
 
-def _why_better(state: EarlyStoppingState, *, progress: bool) -> str:
+def _joined(each: Sequence[EarlyStoppingState]) -> EarlyStoppingState:
+    first, *others = each
+    return replace(first, others=tuple(others))
+
+
+def _beats(watched: Watched, value: float | None, reference: float | None) -> bool:
+    return watched.criterion is not None and watched.criterion.improves(value, reference)
+
+
+def _advance(
+    watched: Watched, state: EarlyStoppingState, value: float, epoch: int, defect: str | None
+) -> tuple[EarlyStoppingState, str]:
+    """Take one check of one metric into account; also returns what to say of it."""
+    after = replace(state, wait=state.wait + 1, n_checks_done=state.n_checks_done + 1)
+    if defect is not None:
+        return after, defect
+    if not _beats(watched, value, state.best):
+        return after, "no improvement" if is_finite(value) else "not a finite number"
     reason = "first value" if state.best is None else f"better than {state.best:.6g}"
-    return reason if progress else f"{reason}, but the baseline is not reached"
-
-
-def _why_not(observation: Observation) -> str:
-    if observation.defect is not None:
-        return observation.defect
-    return "no improvement" if observation.usable else "not a finite number"
+    after = replace(after, best=value, best_epoch=epoch)
+    if _beats(watched, value, watched.baseline):
+        return replace(after, wait=0, waited=0.0), reason
+    return after, f"{reason}, but the baseline is not reached"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, final
 
 from peakhold._core.decisions import Continue, Decision, SetLearningRate
-from peakhold._core.monitor import Criterion
-from peakhold._core.observation import Observation
-from peakhold._core.patience import Patience, spent_words, waited_out
+from peakhold._core.facts import Fact
+from peakhold._core.moments import Moment
+from peakhold._core.numbers import numbers_from_json, numbers_to_json
+from peakhold._core.observation import Event
+from peakhold._core.patience import Patience, lap, spent_words, waited_out
+from peakhold._core.watched import Seen, Watched
 
 __all__ = ["PlateauPolicy", "PlateauState"]
 
@@ -28,6 +31,21 @@ class PlateauState:
     """Checks still to sit out after a cut."""
     waited: float = 0.0
     """Steps or seconds that belong to `wait`, if patience asks for them."""
+    seen: Seen = None
+    """Whether the metric was logged in this run; None before its first epoch has ended."""
+    mark: float | None = None
+    """Steps or seconds of this run at the last look, if patience asks for them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; what only some runs need is left out where it says nothing."""
+        empty = {"waited": 0.0, "seen": None, "mark": None}
+        fields = numbers_to_json(asdict(self))
+        return {key: value for key, value in fields.items() if empty.get(key, ...) != value}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> PlateauState:
+        """The state that `to_json` wrote."""
+        return cls(**numbers_from_json(fields))
 
 
 def _float32(value: float) -> float:
@@ -42,55 +60,85 @@ def _float32(value: float) -> float:
 class PlateauPolicy:
     """Decides when to lower the rate, and to what.
 
+    A defect of the state is none of its business: rates are lowered by what the metric says.
+
     Args:
-        criterion: What counts as better.
+        watched: The metric, and what counts as better.
         factor: New rate = old rate * `factor`. At least 0 and below 1.
         patience: Checks without improvement before a cut; or steps, or seconds.
         cooldown: Checks after a cut in which nothing is counted.
         min_lr: No rate goes below it. At least 0.
     """
 
-    criterion: Criterion
+    watched: Watched
     factor: float = 0.1
     patience: Patience = 10
     cooldown: int = 0
     min_lr: float = 0.0
 
     def init(self) -> PlateauState:
-        """The state before the first check."""
+        """The state before the first moment."""
         return PlateauState()
 
     def step(
-        self,
-        state: PlateauState,
-        observation: Observation,
-        rates: Mapping[str, float],
-        spent: float = 0.0,
+        self, state: PlateauState, moment: Moment
     ) -> tuple[PlateauState, tuple[Decision, ...]]:
-        """Take one check into account.
+        """Take one moment into account: checks are made at the end of an epoch."""
+        match moment.event:
+            case Event.TRAIN_BEGIN:
+                return self.go_on(state), ()
+            case Event.EPOCH_BEGIN if state.mark is None:
+                return replace(state, mark=lap(self.patience, None, moment.spent)[0]), ()
+            case Event.EPOCH_END:
+                return self._epoch_end(state, moment)
+            case Event.TRAIN_END:
+                missing = self.watched.never_came(state.seen)
+                ended = replace(state, seen=None, mark=None)
+                return ended, () if missing is None else (missing,)
+        return state, ()
 
-        Args:
-            state: Where we are.
-            observation: The check.
-            rates: The learning rates now, by optimizer (the empty name if there is only one).
-            spent: Steps or seconds of training since the call before, if patience is in these.
-        """
-        cooldown, wait = state.cooldown_counter, state.wait
-        waited = 0.0 if isinstance(self.patience, int) else state.waited + spent
+    def learn(self, state: PlateauState, fact: Fact) -> PlateauState:
+        """Nothing: no fact answers a rate."""
+        return state
+
+    def go_on(self, state: PlateauState) -> PlateauState:
+        """The next fit goes on with everything but what belongs to one run."""
+        return replace(state, seen=None, mark=None)
+
+    def _epoch_end(
+        self, state: PlateauState, moment: Moment
+    ) -> tuple[PlateauState, tuple[Decision, ...]]:
+        missing = self.watched.missing(state.seen, moment)
+        mark, spent = lap(self.patience, state.mark, moment.spent)
+        state = replace(
+            state,
+            seen=self.watched.seen_after(state.seen, moment),
+            mark=mark,
+            waited=state.waited + spent,
+        )
+        value = None if self.watched.criterion is None else self.watched.value(moment)
+        if value is None:
+            return state, () if missing is None else (missing,)
+        return self._check(state, value, moment.rates)
+
+    def _check(
+        self, state: PlateauState, value: float, rates: Mapping[str, float]
+    ) -> tuple[PlateauState, tuple[Decision, ...]]:
+        """Take one check into account; what was spent until now is in the state."""
+        cooldown, wait, waited = state.cooldown_counter, state.wait, state.waited
         if cooldown > 0:
             cooldown, wait, waited = cooldown - 1, 0, 0.0
-        if observation.usable and self.criterion.improves(observation.value, state.best):
-            return (
-                PlateauState(observation.value, wait=0, cooldown_counter=cooldown),
-                (Continue("improved"),),
-            )
+        criterion = self.watched.criterion
+        if criterion is not None and criterion.improves(value, state.best):
+            better = replace(state, best=value, wait=0, cooldown_counter=cooldown, waited=0.0)
+            return better, (Continue("improved"),)
+        waiting = replace(state, wait=wait, cooldown_counter=cooldown, waited=waited)
         if cooldown > 0:
-            return replace(state, wait=wait, cooldown_counter=cooldown), (Continue("cooling down"),)
-        wait += 1
-        waiting = replace(state, wait=wait, waited=waited, cooldown_counter=0)
-        if not waited_out(self.patience, wait, waited):
+            return waiting, (Continue("cooling down"),)
+        waiting = replace(waiting, wait=wait + 1)
+        if not waited_out(self.patience, waiting.wait, waited):
             return waiting, (Continue("no improvement"),)
-        checks = spent_words(self.patience, wait, waited, unit="check")
+        checks = spent_words(self.patience, waiting.wait, waited, unit="check")
         lower = {name: max(rate * self.factor, self.min_lr) for name, rate in rates.items()}
         cuts = tuple(
             SetLearningRate(f"no improvement for {checks}", name, lower[name])
@@ -99,4 +147,4 @@ class PlateauPolicy:
         )
         if not cuts:
             return waiting, (Continue("at the lowest rate"),)
-        return PlateauState(state.best, wait=0, cooldown_counter=self.cooldown), cuts
+        return replace(state, wait=0, cooldown_counter=self.cooldown, waited=0.0), cuts

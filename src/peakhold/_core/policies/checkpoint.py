@@ -1,0 +1,351 @@
+"""When to write a checkpoint, and whether an epoch is worth one.
+
+Rules of this file:
+
+1. The schedule says when a save is due; then it is looked at whether the state is worth a file. A
+   save that was due when its metric was not there is owed: each end of an epoch asks again.
+2. The value to beat is that of the newest ranked save that is under way, else of the best file,
+   else the threshold. A save is only asked for because it beats what is before it, so the newest is
+   the best. A fact that comes late changes no decision if it says "committed"; if not, the value
+   to beat is again what it was, and what was passed over meanwhile is not saved afterwards.
+3. A best state whose file could not be written is asked for once more if a copy of it was kept: at
+   the next moment at which a save could be. If something better is there or under way by then, it
+   is let go.
+4. A metric that nobody logs (`watched.py`) would be a run without a file: the first time, where
+   nothing else is known, the state is saved unranked, and that is said. When the next epoch begins,
+   it is an error.
+5. In a run that goes on, the best file may be of an epoch that is trained once more (it was written
+   after the backup). If what comes of it is no worse, it is saved in its place.
+6. The loss was computed before the last update. If it is not finite, nothing is saved. Whether the
+   state itself is finite comes as a fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias, final
+
+from peakhold._core.decisions import Decision, Missing, Save, Skip
+from peakhold._core.facts import Committed, Fact, Failed, Found
+from peakhold._core.moments import Moment
+from peakhold._core.monitor import Criterion
+from peakhold._core.numbers import number_from_json, number_to_json
+from peakhold._core.observation import Event, is_finite
+from peakhold._core.policies.save_when import Every, SaveSchedule, SaveScheduleState
+from peakhold._core.watched import Seen, Watched
+
+__all__ = ["CheckpointPolicy", "CheckpointState", "Pending"]
+
+
+@final
+class Pending(NamedTuple):
+    """A save that was asked for, and of which nothing is known yet."""
+
+    ticket: int
+    value: float | None = None
+    """The value by which it was ranked; None if it was not."""
+    is_retry: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CheckpointState:
+    """Plain numbers: its own JSON."""
+
+    best: float | None = None
+    """Value of the best file."""
+    due: SaveScheduleState = field(default_factory=SaveScheduleState)
+    """What was trained since the last save that was due."""
+    pending: tuple[Pending, ...] = ()
+    """Saves under way, in the order in which they were asked for."""
+    refused: Pending | None = None
+    """The best state whose file could not be written, and of which a copy was kept."""
+    n_asked: int = 0
+    """Saves that were asked for so far; the ticket of the last."""
+    has_saved: bool = False
+    """Whether a file was written in this run."""
+    owed: bool = False
+    """Whether a save came due when its metric was not there."""
+    missing: bool = False
+    """Whether the metric was missed; an error when the next epoch begins."""
+    replayed: int | None = None
+    """Index of the epoch of the best file, as long as an earlier run's is the best."""
+    seen: Seen = None
+    """Whether a save found the metric in this run; None before its first epoch has ended."""
+    mark: float | None = None
+    """Seconds of this run at the last look, if the schedule asks for seconds."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON: the schedule's part, and the rest; what says nothing is left out."""
+        fresh = CheckpointState()
+        kept: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in self.__slots__
+            if name != "due" and getattr(self, name) != getattr(fresh, name)
+        }
+        kept["best"] = number_to_json(self.best)  # somebody may have set it
+        return {"state": kept, "due": asdict(self.due)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> CheckpointState:
+        """The state that `to_json` wrote; other keys beside the two are somebody else's."""
+        kept = dict(fields["state"])
+        kept["best"] = number_from_json(kept["best"])
+        pending = tuple(Pending(*one) for one in kept.pop("pending", ()))
+        refused = Pending(*kept.pop("refused")) if "refused" in kept else None
+        due = SaveScheduleState(**fields["due"])
+        return cls(**kept, due=due, pending=pending, refused=refused)
+
+
+Step: TypeAlias = tuple[CheckpointState, tuple[Decision, ...]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CheckpointPolicy:
+    """Decides when to save, and what is worth it.
+
+    Args:
+        schedule: When a save is due.
+        watched: The metric that ranks files; None if nothing is ranked.
+        best_only: Whether only what is better than every file is saved. Needs `watched`.
+        threshold: Value to beat before anything was saved, or None.
+        check_finite: Whether a loss that is not finite forbids a save.
+
+    Example:
+        >>> from peakhold._core.moments import Position
+        >>> from peakhold._core.monitor import Criterion, Direction
+        >>> loss = Watched("loss", Criterion(Direction.MIN))
+        >>> policy = CheckpointPolicy(SaveSchedule(Every(epochs=1)), loss, best_only=True)
+        >>> state, words = policy.init(), []
+        >>> for epoch, value in enumerate((0.5, 0.6, 0.4)):
+        ...     moment = Moment(Event.EPOCH_END, Position(epoch), {"loss": value})
+        ...     state, decisions = policy.step(state, moment)
+        ...     words.append(decisions[0].word)
+        >>> words, policy.to_beat(state)
+        (['save', 'skip', 'save'], 0.4)
+    """
+
+    schedule: SaveSchedule
+    watched: Watched | None = None
+    best_only: bool = False
+    threshold: float | None = None
+    check_finite: bool = True
+
+    def init(self) -> CheckpointState:
+        """The state before the first moment."""
+        return CheckpointState()
+
+    def to_beat(self, state: CheckpointState) -> float | None:
+        """The value that a state must beat to be saved; None if anything does."""
+        values = [one.value for one in state.pending if one.value is not None]
+        if values:
+            return values[-1]
+        return self.threshold if state.best is None else state.best
+
+    def step(self, state: CheckpointState, moment: Moment) -> Step:
+        """Take one moment into account."""
+        match moment.event:
+            case Event.TRAIN_BEGIN:
+                return replace(_in_new_run(state), mark=self._seconds(moment)), ()
+            case Event.EPOCH_BEGIN:
+                return self._epoch_begin(state, moment)
+            case Event.TRAIN_BATCH_END if self.schedule.needs_batches:
+                return self._batch_end(state, moment)
+            case Event.EPOCH_END:
+                return self._epoch_end(state, moment)
+            case Event.TRAIN_END:
+                return self._train_end(state, moment)
+        return state, ()
+
+    def ask(self, state: CheckpointState, moment: Moment) -> Step:
+        """A save was asked for, whatever the schedule says; it is ranked like any other."""
+        state, decisions = self._save(state, moment)
+        return replace(state, due=self.schedule.reset(state.due)), decisions
+
+    def try_again(self, state: CheckpointState) -> Step:
+        """What could not be written is asked for once more, or let go for something better.
+
+        Every step that could save does so, too; by itself it is for the time after the last moment,
+        when it is known what became of the last saves. Where `refused` is None afterwards and there
+        is no decision, the copy may go.
+        """
+        refused = state.refused
+        if refused is None:
+            return state, ()
+        state, criterion = replace(state, refused=None), self._criterion
+        if criterion is None or not criterion.better(refused.value, self.to_beat(state)):
+            return state, ()
+        return self._asked(state, Save("once more", value=refused.value, retry=refused.ticket))
+
+    def found(
+        self, state: CheckpointState, value: float | None, epoch: int | None
+    ) -> CheckpointState:
+        """A run that goes on takes its best from the files that are there.
+
+        To be told before the first save of such a run, when the direction is known.
+
+        Args:
+            state: Where we are.
+            value: Value of the best file; None if there is none.
+            epoch: Index of its epoch.
+        """
+        if self._criterion is None:
+            return state
+        if value is None or self._criterion.better(self.threshold, value):
+            return replace(state, best=None, replayed=None)
+        return replace(state, best=value, replayed=epoch)
+
+    def learn(self, state: CheckpointState, fact: Fact) -> CheckpointState:
+        """Take in what became of a save, or what an earlier run left."""
+        if isinstance(fact, Found):
+            return self.found(state, fact.value, fact.epoch)
+        keeps_copy = isinstance(fact, Failed) and fact.may_retry
+        refused = state.refused
+        if refused is not None and refused.ticket == fact.ticket:
+            return state if keeps_copy else replace(state, refused=None)
+        told = next((one for one in state.pending if one.ticket == fact.ticket), None)
+        if told is None:
+            return state
+        if isinstance(fact, Committed):
+            return _committed(state, told)
+        pending = tuple(one for one in state.pending if one is not told)
+        if keeps_copy and told.value is not None and not told.is_retry:
+            # The newer one is the better one.
+            refused = told if refused is None or refused.ticket < told.ticket else refused
+        return replace(state, pending=pending, refused=refused)
+
+    def go_on(self, state: CheckpointState) -> CheckpointState:
+        """The next fit counts anew, and takes what is best from the files (`found`)."""
+        return replace(self.init(), n_asked=state.n_asked)
+
+    # Moments
+
+    @property
+    def _criterion(self) -> Criterion | None:
+        return None if self.watched is None else self.watched.criterion
+
+    def _seconds(self, moment: Moment) -> float | None:
+        trigger = self.schedule.trigger
+        counts = isinstance(trigger, Every) and trigger.seconds is not None
+        return moment.spent.seconds if counts else None  # a state holds no chance numbers
+
+    def _lap(self, state: CheckpointState, moment: Moment) -> tuple[float | None, float]:
+        """The mark of this look, and the seconds since the last."""
+        now = self._seconds(moment)
+        return now, 0.0 if now is None or state.mark is None else now - state.mark
+
+    def _epoch_begin(self, state: CheckpointState, moment: Moment) -> Step:
+        if state.mark is None:
+            state = replace(state, mark=self._seconds(moment))
+        if not state.missing or self.watched is None:
+            return state, ()
+        error = Missing("not logged where it should be", self.watched.monitor, fatal=True)
+        return replace(state, missing=False), (error,)
+
+    def _batch_end(self, state: CheckpointState, moment: Moment) -> Step:
+        batch = moment.at.batch
+        if batch is None or moment.epoch_cut_short:
+            return state, ()
+        mark, seconds = self._lap(state, moment)
+        counted, due = self.schedule.batch_end(state.due, batch, seconds)
+        state = replace(state, due=counted, mark=mark)
+        return self._save(state, moment) if due else (state, ())
+
+    def _epoch_end(self, state: CheckpointState, moment: Moment) -> Step:
+        mark, seconds = self._lap(state, moment)
+        counted, due = self.schedule.epoch_end(state.due, seconds)
+        state = replace(state, due=counted, mark=mark, seen=state.seen or False)
+        return self._save(state, moment) if due or state.owed else self.try_again(state)
+
+    def _train_end(self, state: CheckpointState, moment: Moment) -> Step:
+        due = False
+        if not moment.epoch_cut_short:
+            counted, due = self.schedule.end(state.due)
+            state = replace(state, due=counted)
+        state, decisions = self._save(state, moment) if due else self.try_again(state)
+        missing = None if self.watched is None else self.watched.never_came(state.seen)
+        if missing is None or state.missing:
+            return state, decisions
+        return state, (*decisions, missing)
+
+    # A save
+
+    def _save(self, state: CheckpointState, moment: Moment) -> Step:
+        state, decisions = self._save_if_worth_it(replace(state, owed=False), moment)
+        state, more = self.try_again(state)
+        return state, (*decisions, *more)
+
+    def _save_if_worth_it(self, state: CheckpointState, moment: Moment) -> Step:
+        value = None if self.watched is None else self.watched.value(moment)
+        if value is not None:
+            state = replace(state, seen=True)
+        if self.watched is None or not self.best_only:
+            return self._unless_bad(state, moment, Save("due"))
+        if value is None:
+            return self._unranked(state, moment, self.watched)
+        decision = self._ranked(state, moment.at.epoch, value)
+        if isinstance(decision, Skip):
+            return state, (decision,)
+        return self._unless_bad(state, moment, decision)
+
+    def _ranked(self, state: CheckpointState, epoch: int, value: float) -> Save | Skip:
+        """Whether a value is worth a file."""
+        criterion, to_beat = self._criterion, self.to_beat(state)
+        if criterion is None:
+            return Skip("nobody knows whether larger or smaller is better")
+        if criterion.improves(value, to_beat):
+            return Save("better than every saved file", value=value)
+        if to_beat is None or not is_finite(value):
+            return Skip("not a finite number")
+        if self._replays(state, epoch) and not criterion.better(state.best, value):
+            return Save("trained once more", value=value)
+        return Skip(f"did not improve from {to_beat:.6g}")
+
+    def _replays(self, state: CheckpointState, epoch: int) -> bool:
+        """Whether the best file is of this very epoch, from before the interruption."""
+        return state.replayed == epoch and all(one.value is None for one in state.pending)
+
+    def _unranked(self, state: CheckpointState, moment: Moment, watched: Watched) -> Step:
+        """The metric is not there: save once if it should have been and nothing is known."""
+        state = replace(state, owed=not self.schedule.at_every_epoch)
+        missing = watched.missing(state.seen, moment)
+        if missing is None or not missing.fatal:
+            return state, () if missing is None else (missing,)
+        nothing_known = not (
+            state.missing or state.has_saved or state.pending or self.to_beat(state) is not None
+        )
+        state = replace(state, missing=True)
+        said = replace(missing, fatal=False)
+        if not nothing_known:
+            return state, (said,)
+        state, decisions = self._unless_bad(state, moment, Save("nothing else is saved"))
+        return state, (said, *decisions)
+
+    def _unless_bad(self, state: CheckpointState, moment: Moment, save: Save) -> Step:
+        loss = moment.metrics.get("loss") if self.check_finite else None
+        if loss is None or is_finite(loss):
+            return self._asked(state, save)
+        return state, (Skip(f"the loss is {loss}", bad=True),)
+
+    def _asked(self, state: CheckpointState, save: Save) -> Step:
+        """Give a save its ticket. Where nothing is ranked, nothing hangs on what becomes of it."""
+        ticket = state.n_asked + 1
+        one = Pending(ticket, save.value, is_retry=save.retry is not None)
+        pending = (*state.pending, one) if self.best_only else state.pending
+        return replace(state, n_asked=ticket, pending=pending), (replace(save, ticket=ticket),)
+
+
+def _committed(state: CheckpointState, told: Pending) -> CheckpointState:
+    if told.value is None:
+        pending = tuple(one for one in state.pending if one is not told)
+        return replace(state, pending=pending, has_saved=True)
+    # What was asked for before is worse, whatever becomes of it.
+    pending = tuple(one for one in state.pending if one.ticket > told.ticket)
+    return replace(state, best=told.value, pending=pending, has_saved=True, replayed=None)
+
+
+def _in_new_run(state: CheckpointState) -> CheckpointState:
+    """What is best, and what the schedule counted; all else belongs to one run."""
+    return CheckpointState(state.best, state.due, n_asked=state.n_asked)

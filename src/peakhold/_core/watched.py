@@ -1,0 +1,83 @@
+"""A metric that a policy watches, and what follows when nobody logs it.
+
+Rules of this file:
+
+1. A metric that was logged once in a run is never missed in it: `validation_freq=2` leaves it out
+   of every other epoch.
+2. A training metric is missed at the end of the first epoch, a `val_` metric at the end of the
+   first that validated. If none did, it is missed when it is known that none will; while nobody can
+   tell, that is said.
+3. What never came by the end of a run is said once more, if an epoch has ended.
+4. Without a direction nothing is ranked. The direction may come later, and the state stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+from peakhold._core.decisions import Missing
+from peakhold._core.moments import Moment
+from peakhold._core.monitor import Criterion
+
+__all__ = ["Seen", "Watched"]
+
+Seen: TypeAlias = bool | None
+"""Whether a metric was logged in this run; None before an epoch of it has ended without."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A metric by its name, and what counts as better.
+
+    Args:
+        monitor: Its name, as it is logged.
+        criterion: What counts as better; None while its direction is not known.
+        baseline: A value to beat, for policies that have use for one; None for none.
+
+    Example:
+        >>> from peakhold._core.moments import Position
+        >>> from peakhold._core.observation import Event
+        >>> moment = Moment(Event.EPOCH_END, Position(0), {"loss": 0.5}, validates=True)
+        >>> Watched("val_loss").missing(None, moment) is None
+        True
+        >>> Watched("f1").missing(None, moment).fatal
+        True
+    """
+
+    monitor: str
+    criterion: Criterion | None = None
+    baseline: float | None = None
+
+    def value(self, moment: Moment) -> float | None:
+        """What was measured; None if it was not logged."""
+        return moment.metrics.get(self.monitor)
+
+    def seen_after(self, seen: Seen, moment: Moment) -> Seen:
+        """Whether it was logged in this run, the end of this epoch included."""
+        if self.monitor in moment.metrics:
+            return True
+        return seen or False
+
+    def missing(self, seen: Seen, moment: Moment) -> Missing | None:
+        """What to say of a moment that should have had it and has not.
+
+        Args:
+            seen: Whether it was logged in this run before.
+            moment: The moment without it.
+        """
+        if seen or self.monitor in moment.metrics:
+            return None
+        if self.monitor.startswith("val_") and not moment.validated:
+            if moment.validates:
+                return None
+            if moment.validates is None:
+                return Missing("not logged so far", self.monitor, fatal=False)
+        return Missing("not logged where it should be", self.monitor, fatal=True)
+
+    def never_came(self, seen: Seen) -> Missing | None:
+        """What to say when training ends."""
+        if seen is not False:
+            return None
+        return Missing("never logged", self.monitor, fatal=False)

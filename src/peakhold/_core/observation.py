@@ -1,6 +1,6 @@
-"""What a policy may know, and the loop it comes from.
+"""The events of a training loop, in their places.
 
-The loop, with every event in its place::
+::
 
     TRAIN_BEGIN
     for epoch in epochs:
@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
 from typing import final
 
-__all__ = ["Event", "Observation", "is_finite"]
+__all__ = ["Event", "is_finite"]
 
 
 @final
@@ -51,21 +50,3 @@ class Event(enum.StrEnum):
 def is_finite(value: float | None) -> bool:
     """Whether `value` is a number that can be ranked: not missing, NaN or infinite."""
     return value is not None and math.isfinite(value)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One check of one metric."""
-
-    epoch: int
-    """Index of the epoch, from 0."""
-    value: float | None
-    """The monitored metric; may be NaN or infinite, which is never better than anything."""
-    defect: str | None = None
-    """Why this epoch cannot become the best whatever its value says (weights not finite)."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether this check may become the best."""
-        return self.defect is None and is_finite(self.value)

@@ -1,9 +1,16 @@
 """Told before it hurts: settings that work against each other, seen before the first batch."""
 
-from peakhold.advice.facts import Checkpoint, Facts, Plateau, Schedule, Stopper
-from peakhold.advice.rules import Advice, differing, give, silence
+from peakhold.advice.rules import Advice, advise_on, differing, silence
+from peakhold.advice.settings import Checkpoint, Plateau, RunSettings, Schedule, Stopper
 
 __all__ = [
-    "Advice", "Checkpoint", "Facts", "Plateau", "Schedule", "Stopper", "differing", "give",
+    "Advice",
+    "Checkpoint",
+    "Plateau",
+    "RunSettings",
+    "Schedule",
+    "Stopper",
+    "advise_on",
+    "differing",
     "silence",
 ]  # fmt: skip

@@ -15,9 +15,9 @@ from typing import Literal, final
 
 from peakhold._core.monitor import Direction, infer_direction
 from peakhold._core.patience import Patience, Seconds, Steps
-from peakhold.advice.facts import Facts, Stopper
+from peakhold.advice.settings import RunSettings, Stopper
 
-__all__ = ["Advice", "differing", "give", "silence"]
+__all__ = ["Advice", "advise_on", "differing", "silence"]
 
 _ALMOST = 0.9
 """A schedule is meant for the whole run even if its steps were rounded, or a warm-up forgotten."""
@@ -36,7 +36,7 @@ class Advice:
         return f'{self.text} (silence with peakhold.silence("{self.code}"))'
 
 
-def training_metric(facts: Facts) -> Iterator[Advice]:
+def training_metric(facts: RunSettings) -> Iterator[Advice]:
     """E2: a training metric is monitored while a validation one exists."""
     if facts.validates:
         for name, monitor, _ in facts.monitored():
@@ -50,7 +50,7 @@ def training_metric(facts: Facts) -> Iterator[Advice]:
                 )
 
 
-def contradiction(facts: Facts) -> Iterator[Advice]:
+def contradiction(facts: RunSettings) -> Iterator[Advice]:
     """E3: `mode` says the opposite of what the metric, or else its name, says."""
     for name, monitor, mode in facts.monitored():
         direction = infer_direction(monitor, facts.directions)
@@ -63,7 +63,7 @@ def contradiction(facts: Facts) -> Iterator[Advice]:
             )
 
 
-def last_weights(facts: Facts) -> Iterator[Advice]:
+def last_weights(facts: RunSettings) -> Iterator[Advice]:
     """E4: early stopping keeps the last weights, not the best."""
     if facts.stoppers and not any(stopper.restores for stopper in facts.stoppers):
         best = next((c.path for c in facts.checkpoints if c.best_only), None)
@@ -89,7 +89,7 @@ def differing(bests: Iterable[tuple[str, int]]) -> Iterator[Advice]:
         yield Advice("E5", "summary", "different metrics are watched, so the best epochs differ")
 
 
-def plateau_too_late(facts: Facts) -> Iterator[Advice]:
+def plateau_too_late(facts: RunSettings) -> Iterator[Advice]:
     """E6: training stops before the lower rate gets its chance."""
     for plateau in facts.plateaus:
         for stopper in facts.stoppers:
@@ -107,7 +107,7 @@ def plateau_too_late(facts: Facts) -> Iterator[Advice]:
                 )
 
 
-def useless_patience(facts: Facts) -> Iterator[Advice]:
+def useless_patience(facts: RunSettings) -> Iterator[Advice]:
     """E7: patience 0, or longer than the run."""
     for stopper in facts.stoppers:
         if stopper.patience == 0:
@@ -127,7 +127,7 @@ def useless_patience(facts: Facts) -> Iterator[Advice]:
             )
 
 
-def overwritten(facts: Facts) -> Iterator[Advice]:
+def overwritten(facts: RunSettings) -> Iterator[Advice]:
     """E8: each save replaces the last, or two callbacks write one path."""
     for checkpoint in facts.checkpoints:
         if checkpoint.overwrites and not checkpoint.best_only and facts.epochs != 1:
@@ -146,7 +146,7 @@ def overwritten(facts: Facts) -> Iterator[Advice]:
             )
 
 
-def never_validates(facts: Facts) -> Iterator[Advice]:
+def never_validates(facts: RunSettings) -> Iterator[Advice]:
     """E11: validation data are given, and no epoch of the run looks at them."""
     first, epochs = facts.first_validation, facts.epochs
     if first is not None and epochs is not None and first > epochs:
@@ -158,7 +158,7 @@ def never_validates(facts: Facts) -> Iterator[Advice]:
         )
 
 
-def stops_a_schedule(facts: Facts) -> Iterator[Advice]:
+def stops_a_schedule(facts: RunSettings) -> Iterator[Advice]:
     """E15: early stopping, and a learning rate that needs the whole run."""
     if not any(_can_stop(stopper, facts) for stopper in facts.stoppers):
         return
@@ -175,11 +175,11 @@ def stops_a_schedule(facts: Facts) -> Iterator[Advice]:
             )
 
 
-def _steps(facts: Facts) -> int | None:
+def _steps(facts: RunSettings) -> int | None:
     return facts.epochs * facts.steps if facts.epochs and facts.steps else None
 
 
-def _length(patience: Patience, facts: Facts, start: int = 0) -> dict[str, float]:
+def _length(patience: Patience, facts: RunSettings, start: int = 0) -> dict[str, float]:
     """How long a wait lasts at least, from train begin, in each unit in which that is known."""
     if isinstance(patience, Seconds):
         return {"seconds": patience.s} if not start else {}
@@ -191,7 +191,7 @@ def _length(patience: Patience, facts: Facts, start: int = 0) -> dict[str, float
     return {"epochs": epochs, **({"steps": epochs * facts.steps} if facts.steps else {})}
 
 
-def _can_stop(stopper: Stopper, facts: Facts) -> bool:
+def _can_stop(stopper: Stopper, facts: RunSettings) -> bool:
     """Whether its wait may be over before the run is."""
     wait = _length(stopper.patience, facts, stopper.start)
     run = {"epochs": facts.epochs, "steps": _steps(facts)}
@@ -204,7 +204,7 @@ def _twice(patience: Patience) -> Patience:
     return Seconds(patience.s * 2) if isinstance(patience, Seconds) else max(patience * 2, 2)
 
 
-_RULES: tuple[Callable[[Facts], Iterator[Advice]], ...] = (
+_RULES: tuple[Callable[[RunSettings], Iterator[Advice]], ...] = (
     training_metric, contradiction, last_weights, plateau_too_late, useless_patience, overwritten,
     never_validates, stops_a_schedule,
 )  # fmt: skip
@@ -220,7 +220,7 @@ def silence(*codes: str) -> None:
     _silenced.update(codes)
 
 
-def give(facts: Facts) -> list[Advice]:
+def advise_on(facts: RunSettings) -> list[Advice]:
     """All advice that applies, without repeats, silenced codes left out."""
     found: Iterable[Advice] = (advice for rule in _RULES for advice in rule(facts))
     return list(dict.fromkeys(advice for advice in found if advice.code not in _silenced))

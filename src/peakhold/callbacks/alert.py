@@ -4,16 +4,171 @@ from __future__ import annotations
 
 from collections.abc import Callable as Function
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
+from peakhold._core.arguments import check_count, check_number, check_text
+from peakhold._core.condition import Condition, ConditionError
 from peakhold.alerts.outcome import Sender
 from peakhold.alerts.secret import Secret
-from peakhold.callbacks.alerting import Alerting
+from peakhold.errors import InvalidArgumentError
+from peakhold.runtime.alerting import Alerting, Receiver
+from peakhold.runtime.participating import Participating, Setting
+from peakhold.runtime.session import session_of
 
 __all__ = ["Alert", "SlackAlert"]
 
+EVENTS = ("best", "stop", "failure", "resume")
 
-class SlackAlert(Alerting):
+
+class _Alert(Participating):
+    """An alert; subclasses say where to. See `SlackAlert` for the arguments."""
+
+    when = Setting[Any]("The condition, as text or a function.")
+    on = Setting[tuple[str, ...]]("What else is told.")
+    monitor = Setting[str]("The metric whose value and best are shown.")
+    mode = Setting[str]("Which values of it are better.")
+    min_interval_s = Setting[float]("Seconds between two messages of one kind.")
+    tries = Setting[int]("How often a message is tried.")
+    timeout_s = Setting[float]("Seconds for one try.")
+    exit_timeout_s = Setting[float]("Seconds that the end of the process waits for messages.")
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        address: Any,
+        when: str | Function[[int, Mapping[str, Any]], Any] | None,
+        on: str | Iterable[str] | None,
+        *,
+        monitor: str | None,
+        mode: str,
+        name: str | None,
+        min_interval_s: float,
+        tries: int,
+        timeout_s: float,
+        exit_timeout_s: float,
+    ) -> None:
+        secret, address = receiver.secret(address), None
+        condition = _parse(when) if isinstance(when, str) else None
+        if when is not None and condition is None and not callable(when):
+            raise InvalidArgumentError.for_argument(
+                "when",
+                when,
+                "a condition as text, or a function of (epoch, logs)",
+                hint="write when='val_accuracy > 0.92'.",
+            )
+        events = _check_events(on, when)
+        if monitor is None:
+            names = condition.names if condition else ()
+            monitor = next((name for name in names if name != "epoch"), "val_loss")
+        if mode not in {"auto", "min", "max"}:
+            raise InvalidArgumentError.for_argument("mode", mode, "'min', 'max' or 'auto'")
+        seconds = "a number of seconds, at least "
+        super().__init__(
+            Alerting(
+                type(self).__name__,
+                receiver,
+                secret,
+                when=when,
+                condition=condition,
+                on=events,
+                monitor=monitor,
+                mode=mode,
+                run_name=None if name is None else check_text("name", name, "what to call the run"),
+                min_interval_s=check_number(
+                    "min_interval_s", min_interval_s, f"{seconds}0", at_least=0.0
+                ),
+                tries=check_count("tries", tries, at_least=1),
+                timeout_s=check_number("timeout_s", timeout_s, f"{seconds}0.001", at_least=0.001),
+                exit_timeout_s=check_number(
+                    "exit_timeout_s", exit_timeout_s, f"{seconds}0", at_least=0.0
+                ),
+            )
+        )
+
+    def __repr__(self) -> str:
+        link = getattr(self, "_peakhold_link", None)
+        if link is None:  # its arguments are being looked at
+            return f"{type(self).__name__}()"
+        alerting: Alerting = link.participant
+        return (
+            f"{type(self).__name__}({alerting.where}, when={alerting.when!r}, on={alerting.on!r})"
+        )
+
+    @property
+    def name(self) -> str | None:
+        """What the run is called, beside its id."""
+        return self._peakhold_alerting.run_name
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        self._peakhold_alerting.run_name = name
+
+    @property
+    def _peakhold_alerting(self) -> Alerting:
+        return cast("Alerting", self._peakhold_link.participant)
+
+    def send(self, text: str) -> None:
+        """Send a message of your own, in the background.
+
+        Args:
+            text: The message.
+        """
+        session_of(self)  # before any run it names the one that may come
+        self._peakhold_alerting.send(check_text("text", text, "a text to send"))
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until all messages are sent or given up; not needed at the end of a program.
+
+        Args:
+            timeout_s: Seconds to wait at most; None waits as long as it takes.
+
+        Returns:
+            Whether nothing waits any more.
+        """
+        outbox = self._peakhold_alerting.outbox
+        return outbox is None or outbox.flush(timeout_s)
+
+
+def _parse(when: str) -> Condition:
+    try:
+        return Condition.parse(when)
+    except ConditionError as error:
+        raise InvalidArgumentError.for_argument(
+            "when", when, f"a condition over metrics ({error})", hint=error.hint
+        ) from error
+
+
+def _check_events(on: Any, when: Any) -> tuple[str, ...]:
+    if on is None:
+        return () if when is not None else ("stop", "failure")
+    events = (on,) if isinstance(on, str) else tuple(on) if isinstance(on, Iterable) else (on,)
+    if not all(event in EVENTS for event in events) or not (events or when is not None):
+        raise InvalidArgumentError.for_argument(
+            "on",
+            on,
+            "one or several of 'best', 'stop', 'failure', 'resume'",
+            hint="a condition on metrics goes into when=.",
+        )
+    return tuple(event for event in EVENTS if event in events)
+
+
+def _slack_sender(secret: Secret) -> Sender:
+    from peakhold.alerts.slack import SlackSender  # sockets and TLS: for those who use them
+
+    return SlackSender(secret)
+
+
+def _apprise_sender(secret: Secret) -> Sender:
+    from peakhold.alerts.apprise_sender import AppriseSender
+
+    return AppriseSender(secret)
+
+
+_SLACK = Receiver("webhook", "PEAKHOLD_SLACK_WEBHOOK", _slack_sender)
+_APPRISE = Receiver("url", "PEAKHOLD_ALERT_URL", _apprise_sender)
+
+
+class SlackAlert(_Alert):
     """Send messages to Slack, or to whatever takes Slack's webhooks.
 
     The webhook's URL is a password: better in the environment than in a program. It is shown
@@ -59,8 +214,6 @@ class SlackAlert(Alerting):
         "Incoming webhooks" of Slack's documentation, for the JSON and what must be escaped.
     """
 
-    _argument, _variable = "webhook", "PEAKHOLD_SLACK_WEBHOOK"
-
     def __init__(
         self,
         webhook: str | None = None,
@@ -78,6 +231,7 @@ class SlackAlert(Alerting):
         address: Any = Secret(webhook) if isinstance(webhook, str) else webhook
         webhook = None  # no frame of ours holds the URL when something is raised
         super().__init__(
+            _SLACK,
             address,
             when,
             on,
@@ -90,13 +244,8 @@ class SlackAlert(Alerting):
             exit_timeout_s=exit_timeout_s,
         )
 
-    def _sender(self) -> Sender:
-        from peakhold.alerts.slack import SlackSender  # sockets and TLS: for those who use them
 
-        return SlackSender(self._secret)
-
-
-class Alert(Alerting):
+class Alert(_Alert):
     """Send messages through any service that Apprise knows: mail, Teams, Discord, Telegram, ….
 
     Like `SlackAlert` in everything but the address. Needs `pip install 'peakhold[alerts]'`. What
@@ -124,8 +273,6 @@ class Alert(Alerting):
         Apprise (`caronc/apprise`), which knows the services.
     """
 
-    _argument, _variable = "url", "PEAKHOLD_ALERT_URL"
-
     def __init__(
         self,
         url: str | None = None,
@@ -143,6 +290,7 @@ class Alert(Alerting):
         address: Any = Secret(url) if isinstance(url, str) else url
         url = None  # no frame of ours holds the URL when something is raised
         super().__init__(
+            _APPRISE,
             address,
             when,
             on,
@@ -154,8 +302,3 @@ class Alert(Alerting):
             timeout_s=timeout_s,
             exit_timeout_s=exit_timeout_s,
         )
-
-    def _sender(self) -> Sender:
-        from peakhold.alerts.apprise_sender import AppriseSender
-
-        return AppriseSender(self._secret)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host, to_number
 from peakhold.host.finding import host_for
-from peakhold.runtime.callback import Callback, Participant, is_no_op
+from peakhold.runtime.callback import Callback, is_no_op, link_of
 
 __all__ = ["CallbackList"]
 
@@ -66,7 +65,7 @@ class CallbackList(Callback):
         self.callbacks = flatten(callbacks)
         for callback in self.callbacks:
             _check_callback(callback)
-        self._host = host or host_for(model, optimizer)
+        self._peakhold_host = host or host_for(model, optimizer)
         self._model = model
         self.set_params(params)
         for callback in self.callbacks:
@@ -83,9 +82,10 @@ class CallbackList(Callback):
         if self._model is not None:
             callback.set_model(self._model)
         if isinstance(callback, Callback):
-            callback._host = self._host
-        if isinstance(callback, Participant):
-            callback._driver = weakref.ref(self)
+            callback._peakhold_host = self._peakhold_host
+        link = link_of(callback)
+        if link is not None:
+            link.driver = self
         if self.params:
             callback.set_params(self.params)
 
@@ -99,7 +99,7 @@ class CallbackList(Callback):
     def stop_training(self) -> bool:
         """Whether a callback has asked for the end."""
         return bool(
-            getattr(self._host, "stop_training", False)
+            getattr(self._peakhold_host, "stop_training", False)
             or getattr(self._model, "stop_training", False)
         )
 
@@ -118,9 +118,9 @@ class CallbackList(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        if self._host is not None:
-            self._host.clear_stop()
-        remember_loop(self._host, sys._getframe(1))
+        if self._peakhold_host is not None:
+            self._peakhold_host.clear_stop()
+        remember_loop(self._peakhold_host, sys._getframe(1))
         self._call("on_train_begin", _numbers(logs))
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -23,19 +23,25 @@ from typing import Any
 
 from peakhold import files
 from peakhold._core.arguments import check_text
+from peakhold._core.decisions import Decision
+from peakhold._core.moments import Moment, rate_key
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
-from peakhold.advice import Facts
+from peakhold._core.observation import Event
+from peakhold.advice import RunSettings
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
-from peakhold.host.contract import rate_key, to_number
+from peakhold.host.contract import to_number
 from peakhold.host.finding import traits_of
-from peakhold.runtime.callback import Participant
+from peakhold.runtime.callback import link_of
+from peakhold.runtime.participant import RESUMED, Needs, Participant, Start
+from peakhold.runtime.participating import Participating, Setting
+from peakhold.runtime.run_view import RunView
 
 __all__ = ["CSVLogger"]
 
 _MISSING = "NA"
 
 
-class CSVLogger(Participant):
+class CSVLogger(Participating):
     """Write each epoch's metrics into a CSV file.
 
     Columns are `epoch` (from 0, as in Keras), then the metrics by name. A metric that appears later
@@ -67,7 +73,13 @@ class CSVLogger(Participant):
         `keras.callbacks.CSVLogger` of Keras 3.15; K-C1 to K-C7.
     """
 
-    adds_to_files = True
+    filename = Setting[str]("The file.")
+    sep = Setting[str]("The character between fields.")
+    append = Setting[bool]("Whether to go on in an existing file.")
+    learning_rate = Setting["bool | None"]("Whether the learning rate has a column.")
+    keys = Setting["list[str] | None"](
+        "Columns after `epoch`; None before the file of this run is known."
+    )
 
     def __init__(
         self,
@@ -77,41 +89,63 @@ class CSVLogger(Participant):
         *,
         learning_rate: bool | None = None,
     ) -> None:
-        super().__init__()
         given: Any = filename
         path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
-        self.filename = check_text(
+        path = check_text(
             "filename", path, "the path of a file", hint="pass a path such as 'logs/train.csv'."
         )
-        if os.path.isdir(self.filename):
+        if os.path.isdir(path):
             raise InvalidArgumentError.for_argument(
                 "filename",
-                self.filename,
+                path,
                 "the path of a file, not of a folder",
-                hint=f"pass {os.path.join(self.filename, 'train.csv')!r}.",
+                hint=f"pass {os.path.join(path, 'train.csv')!r}.",
             )
-        self.sep = check_text("separator", separator, "one character", hint="pass ',' or '\\t'.")
-        if len(self.sep) != 1 or self.sep in '"\r\n':
+        sep = check_text("separator", separator, "one character", hint="pass ',' or '\\t'.")
+        if len(sep) != 1 or sep in '"\r\n':
             raise InvalidArgumentError.for_argument(
                 "separator", separator, "one character that is no quote or line end"
             )
-        self.append = bool(append)
+        super().__init__(_Writing(path, sep, append=bool(append), learning_rate=learning_rate))
+
+
+class _Writing(Participant):
+    """Writes the rows; see `CSVLogger` for the arguments."""
+
+    adds_to_files = True
+
+    def __init__(
+        self, filename: str, sep: str, *, append: bool, learning_rate: bool | None
+    ) -> None:
+        self.filename, self.sep, self.append = filename, sep, append
         self.learning_rate = learning_rate
-        self.keys: list[str] | None = None
-        """Columns after `epoch`; None before the file of this run is known."""
-        self._loaded: Mapping[str, Any] | None = None
+        self._loaded: Mapping[str, Any] = {}
         self._reset()
 
-    # Handlers
-
     def _reset(self) -> None:
-        self.keys = None
+        self.keys: list[str] | None = None
         self._written, self._rows = 0, 0
         self._last: list[str] = []
         self._rates: list[dict[str, float]] = []
         self._unwritten: list[dict[str, str]] = []
 
-    def _check(self) -> None:
+    # Before the first row
+
+    def place(self) -> str:
+        """The file."""
+        return self.filename
+
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Say which file it writes."""
+        return replace(settings, paths=(*settings.paths, os.path.abspath(self.filename)))
+
+    def needs(self, run: RunView) -> Needs:
+        """Begin anew.
+
+        Raises:
+            SaveError: If the file cannot be written, or is no log of this kind.
+        """
+        self._reset()
         folder = os.path.dirname(self.filename) or "."
         try:
             os.makedirs(folder, exist_ok=True)
@@ -126,6 +160,7 @@ class CSVLogger(Participant):
             ) from error
         if self.append:
             self._check_file()
+        return Needs(rates=True)
 
     def _check_file(self) -> None:
         header, _, _ = self._read()
@@ -137,28 +172,34 @@ class CSVLogger(Participant):
                 hint="pass the separator of that file, another filename, or append=False.",
             )
 
-    def _begin(self) -> None:
+    def begin(self, run: RunView, start: Start) -> None:
+        """Bring the file to what this run goes on from."""
         files.sweep(os.path.dirname(self.filename) or ".")
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None:
+        loaded, self._loaded = self._loaded, {}
+        if start is RESUMED:
             self._go_on(loaded)
         elif self.append:
             header, rows, torn = self._read()
             if torn:
                 self._rewrite(header, rows)
-                self.session.warn(
+                self.run.warn(
                     f"CSVLogger removed the torn last line of {self.filename!r}: {torn!r}.",
                     SaveWarning,
                 )
             self.keys, self._rows = header[1:] if header else None, len(rows)
 
-    def _record(self, epoch: int, logs: dict[str, Any]) -> None:
+    # Rows
+
+    def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
+        """Write an epoch's row, and those that could not be written before."""
+        if moment.event is not Event.EPOCH_END:
+            return
         row = {key: _text(value) for key, value in logs.items()}
-        rates = self._learning_rates()
+        rates = {rate_key(name): rate for name, rate in moment.rates.items()}
         if self._wants_rate(rates):
             row = {**{key: repr(rate) for key, rate in rates.items()}, **row}
         self._rates.append(rates)
-        row["epoch"] = str(epoch)
+        row["epoch"] = str(moment.at.epoch)
         self._unwritten.append(row)
         self._write_rows()
 
@@ -168,7 +209,7 @@ class CSVLogger(Participant):
                 self._add(self._unwritten[0])
                 del self._unwritten[0]
         except OSError as error:
-            self.session.warn(
+            self.run.warn(
                 f"CSVLogger could not write epoch {int(self._unwritten[0]['epoch']) + 1} to "
                 f"{self.filename!r}: {error}. Training goes on, and it is tried again.",
                 SaveWarning,
@@ -208,13 +249,10 @@ class CSVLogger(Participant):
 
     # The learning rate
 
-    def _learning_rates(self) -> dict[str, float]:
-        return {rate_key(name): rate for name, rate in self.host.learning_rates().items()}
-
     def _wants_rate(self, rates: Mapping[str, float]) -> bool:
         if self.learning_rate is not None:
             return self.learning_rate
-        if any(_logs_rate(callback) for callback in self.session.callbacks):
+        if any(_logs_rate(callback) for callback in self.run.callbacks):
             return True
         # A user's callback that sets it shows only by the change. A schedule changes it, too, but
         # that is the optimizer's doing.
@@ -224,7 +262,7 @@ class CSVLogger(Participant):
 
     def _settable(self) -> bool:
         try:
-            self.host.check_rates_settable("CSVLogger")
+            self.run.trained.check_rates_settable("CSVLogger")
         except (LearningRateScheduleError, TypeError):
             return False
         return True
@@ -272,7 +310,7 @@ class CSVLogger(Participant):
     def state_dict(self) -> dict[str, Any]:
         """What is in the file, and what is not yet, as plain JSON."""
         return {
-            **self._header(),
+            **self.header(),
             "rows": self._rows,
             "written": self._written,
             "keys": self.keys,
@@ -290,7 +328,7 @@ class CSVLogger(Participant):
         Raises:
             InvalidArgumentError: If the state is of another class.
         """
-        self._loaded = self._check_header(state)
+        self._loaded, self.is_loaded = self.check_header(state), True
 
     def _go_on(self, state: Mapping[str, Any]) -> None:
         self.keys, self._last = state["keys"], list(state["last"])
@@ -315,7 +353,7 @@ class CSVLogger(Participant):
         if self._rows and len(kept) == self._rows - 1:
             kept.append(self._last)
         if len(kept) < self._rows:
-            self.session.warn(
+            self.run.warn(
                 f"CSVLogger goes on with {self.filename!r}, where {self._rows - len(kept)} rows "
                 "are missing that were there when the run was interrupted.",
                 SaveWarning,
@@ -337,9 +375,6 @@ class CSVLogger(Participant):
             content = b"".join(head)
         files.commit(self.filename, lambda file: file.write(content))
 
-    def _tell(self, facts: Facts) -> Facts:
-        return replace(facts, paths=(*facts.paths, os.path.abspath(self.filename)))
-
 
 def _parsed(lines: Iterable[bytes], separator: str) -> list[list[str]]:
     text = b"".join(lines).decode("utf-8", "replace")
@@ -348,8 +383,9 @@ def _parsed(lines: Iterable[bytes], separator: str) -> list[list[str]]:
 
 def _logs_rate(callback: Any) -> bool:
     """Whether a callback logs the learning rate: one of ours, or a framework's own."""
-    if getattr(callback, "logs_learning_rate", False) is True:
-        return True
+    link = link_of(callback)
+    if link is not None:
+        return link.participant.logs_learning_rate
     traits = traits_of(callback)
     return traits is not None and traits.logs_rate
 

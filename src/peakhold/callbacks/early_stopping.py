@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
-from peakhold._core.arguments import (
-    check_count,
-    check_verbose,
-)
-from peakhold._core.decisions import Decision, Stop
-from peakhold._core.monitor import Criterion, Direction, Relative
-from peakhold._core.observation import Observation
+from peakhold._core.arguments import check_count, check_verbose
+from peakhold._core.decisions import Decision, Missing, Remember, Restore, Stop
+from peakhold._core.facts import Committed, Fact, NotFinite
+from peakhold._core.moments import Moment
+from peakhold._core.monitor import Relative
+from peakhold._core.observation import Event
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
-from peakhold._core.policies.early_stopping import (
-    EarlyStoppingPolicy,
-    EarlyStoppingState,
-    SeveralPolicy,
-)
-from peakhold.advice import Facts, Stopper
+from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
+from peakhold._core.policy import speculate
+from peakhold._core.watched import Watched
+from peakhold.advice import RunSettings, Stopper
 from peakhold.checkpoint_files.arguments import check_budget
 from peakhold.errors import HostError, InvalidArgumentError
-from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
-from peakhold.runtime.monitored import Monitored, OneOfSeveral, View
+from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS, Host
+from peakhold.runtime.callback import host_of
+from peakhold.runtime.participant import CONTINUES, Measured, Needs, Start
+from peakhold.runtime.participating import Participating, Setting, View
+from peakhold.runtime.run_view import RunView
 from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
 from peakhold.runtime.summary import Best
-from peakhold.runtime.training_clock import TrainingClock
+from peakhold.runtime.watching import Watch, Watching, check_steps_counted
 from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
@@ -34,22 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EarlyStopping"]
 
-Checks: TypeAlias = tuple[Observation | None, ...]
-"""What each metric said in an epoch."""
 
-
-class _Unconfirmed(NamedTuple):
-    """A step that was taken as if the weights were finite, while another thread looks at them."""
-
-    held: Held
-    previous: Held | Spilled | None
-    policy: SeveralPolicy
-    before: EarlyStoppingState
-    checks: Checks
-    spent: float
-
-
-class EarlyStopping(Monitored):
+class EarlyStopping(Participating):
     """Stop training when a monitored metric, or several, have stopped improving.
 
     Best weights, if asked for, are restored however the run ends: patience, the last epoch,
@@ -107,8 +93,6 @@ class EarlyStopping(Monitored):
         `keras.callbacks.EarlyStopping` of Keras 3.15; see "Differences from Keras" in the docs.
     """
 
-    ranks_epochs = True
-
     def __init__(
         self,
         monitor: str | Sequence[str] = "val_loss",
@@ -125,23 +109,18 @@ class EarlyStopping(Monitored):
         memory_budget: int | None = None,
     ) -> None:
         names, modes, deltas, baselines = one_for_each(monitor, mode, min_delta, baseline)
-        super().__init__(names[0], modes[0], deltas[0])
-        self._several: list[OneOfSeveral] = []
-        self.baseline: Any = baselines[0]
-        if len(names) > 1:
-            self._several = [
-                OneOfSeveral(self, *each) for each in zip(names, modes, deltas, strict=True)
-            ]
-            self._show_several(baselines)
-        self.patience: Patience = check_patience(
+        name = type(self).__name__
+        watches = [Watch(name, *each) for each in zip(names, modes, deltas, strict=True)]
+        stopping = _Stopping(name, watches, baselines)
+        stopping.patience = check_patience(
             "patience", patience, hint="to stop at the first bad epoch, pass patience=1."
         )
-        self.verbose = check_verbose(verbose)
-        self.restore_best_weights = bool(restore_best_weights)
-        self.start_from_epoch = check_count(
+        stopping.verbose = check_verbose(verbose)
+        stopping.restore_best_weights = bool(restore_best_weights)
+        stopping.start_from_epoch = check_count(
             "start_from_epoch", start_from_epoch, hint="pass the index of an epoch, from 0."
         )
-        self.restore_optimizer = restore_optimizer
+        stopping.restore_optimizer = restore_optimizer
         if require not in ("all", "any"):
             raise InvalidArgumentError.for_argument(
                 "require",
@@ -149,38 +128,23 @@ class EarlyStopping(Monitored):
                 "'all' or 'any'",
                 hint="'all' waits until no metric improves any more, 'any' for the first.",
             )
-        self.require = require
-        self.memory_budget = check_budget(memory_budget)
-        self._clock = TrainingClock()
-        self._current = EarlyStoppingState()
-        self._best: Held | Spilled | None = None
-        self._unconfirmed: _Unconfirmed | None = None
-        self._spill: Spill | None = None
-        self._history: list[dict[str, Any]] = []
-        self._loaded = False
-        self._continued: tuple[Any, ...] | None = None
+        stopping.require = require
+        stopping.memory_budget = check_budget(memory_budget)
+        super().__init__(stopping)
 
-    def _show_several(self, baselines: list[float | None]) -> None:
-        # Lists, as they were given; what one metric needs is with each of `_several`.
-        self.__dict__.update(
-            monitor=[metric.monitor for metric in self._several],
-            mode=[metric.mode for metric in self._several],
-            min_delta=[metric.min_delta for metric in self._several],
-            baseline=baselines,
-        )
+    monitor = Setting[Any]("Name of the metric; a list of several.")
+    mode = Setting[Any]("`min`, `max` or `auto`; a list for several metrics.")
+    min_delta = Setting[Any]("Smallest change that counts; a list for several metrics.")
+    baseline = Setting[Any]("A value that must be beaten within `patience`, or None.")
+    patience = Setting[Any]("Epochs, steps or seconds without improvement to sit out.")
+    verbose = Setting[int]("0 is silent, 1 says when it stops and what it restores.")
+    restore_best_weights = Setting[bool]("Whether the best epoch's weights are put back.")
+    start_from_epoch = Setting[int]("Epochs before this one are no checks.")
+    restore_optimizer = Setting[bool]("Whether the optimizer goes back, too.")
+    require = Setting[Any]("Whether `all` metrics must have stopped improving, or `any`.")
+    memory_budget = Setting[Any]("Bytes that the callbacks of a run may hold together.")
 
-    @property
-    def _metrics(self) -> list[Monitored]:
-        return [*self._several] or [self]
-
-    @property
-    def monitor_op(self) -> Any:
-        """The comparison in use, None before it is known; with several metrics, a list."""
-        if self._several:
-            return [metric.monitor_op for metric in self._several]
-        return super().monitor_op
-
-    # Public attributes are views of the state, which is settled before anybody sees it.
+    # Views of the state: reading waits for what is not known yet, and settles nothing.
 
     best = View[float | None]("Best value so far.")
     best_epoch = View[int]("Index of the best epoch, from 0.")
@@ -188,250 +152,37 @@ class EarlyStopping(Monitored):
     stopped_epoch = View[int]("Index of the epoch that stopped training, from 0; 0 if none did.")
 
     @property
-    def _state(self) -> EarlyStoppingState:
-        self._confirm()
-        return self._current
+    def _peakhold_stopping(self) -> _Stopping:
+        participant: Any = self._peakhold_link.participant
+        return participant  # type: ignore[no-any-return]
 
-    @_state.setter
-    def _state(self, state: EarlyStoppingState) -> None:
-        self._confirm()
-        self._current = state
+    @property
+    def monitor_op(self) -> Any:
+        """The comparison in use, None before it is known; with several metrics, a list."""
+        operations = [
+            None if watch.direction is None else self._peakhold_seam.comparison(watch.direction)
+            for watch in self._peakhold_stopping.watches
+        ]
+        return operations if len(operations) > 1 else operations[0]
 
     @property
     def best_weights(self) -> Any:
         """Weights of the best epoch, as `model.get_weights()` gives them; the arrays are yours."""
-        self._confirm()
-        if self._best is None:
+        best = self._peakhold_stopping.shown_best()
+        if best is None:
             return None
-        return self.host.like_live({WEIGHTS: self._best.give_away(WEIGHTS)})[WEIGHTS]
+        return host_of(self).like_live({WEIGHTS: best.give_away(WEIGHTS)})[WEIGHTS]
 
     @best_weights.setter
     def best_weights(self, weights: Any) -> None:
-        self._confirm()
-        self._replace_best(None if weights is None else Held.of({WEIGHTS: weights}))
-
-    def _replace_best(self, held: Held | Spilled | None) -> None:
-        before, self._best = self._best, held
-        if before is not None and before is not held:
-            before.release()
-
-    # Handlers
-
-    def _reset(self) -> None:
-        self._confirm()
-        for metric in self._metrics:
-            Monitored._reset(metric)
-        self._clock = TrainingClock()
-        if self._loaded:
-            self._loaded = False
-            return
-        self._continued = (self._current, self._best, self._history)
-        self._current = EarlyStoppingState()
-        self._best, self._history = None, []
-
-    def _check(self) -> None:
-        for metric in self._metrics:
-            Monitored._check(metric)
-        if self.restore_best_weights and WEIGHTS not in self.host.parts():
-            raise HostError.lacks(
-                f"{self._name}(restore_best_weights=True)",
-                "a model whose weights can be read and set",
-                self.host.describe(),
-                hint="pass a model with get_weights/set_weights or state_dict/load_state_dict, or "
-                "host=LoopHost(get_state=..., set_state=...).",
-            )
-
-    def _holds(self) -> Mapping[str, int]:
-        self._spill = None
-        if not self.restore_best_weights:
-            return {}
-        pool, earlier = self.session.pool, self._continued[1] if self._continued else self._best
-        if isinstance(earlier, Held):
-            pool.adopt(earlier)  # the memory of the run before is used again
-        parts = self._parts()
-        if not pool.affordable(parts, 2):
-            self._use_disk()
-            return {}
-        return dict.fromkeys(parts, 2)
-
-    def _use_disk(self) -> None:
-        from peakhold.runtime.spilled import Spill
-
-        self._spill = Spill()
-        if not self.session.quiet:
-            self.host.say(
-                f"{self._name} keeps the best weights on disk, in {self._spill.folder}: two copies "
-                f"do not fit into memory_budget={self.session.pool.budget:,}."
-            )
-
-    def _test_end(self) -> None:
-        for metric in self._metrics:
-            Monitored._test_end(metric)
-
-    def _epoch_begin(self, epoch: int) -> None:
-        if self.session.start_epoch == epoch:
-            self._clock.start(self.session, self.patience)
-        if self._continued is None:
-            return
-        state, held, history = self._continued
-        self._continued = None
-        if epoch > 0 and not self._current.n_checks_done and state.n_checks_done:
-            self._current = state.served() if state.stopped else state
-            self._history = history
-            self._replace_best(held)
-        elif held is not None:
-            held.release()
-
-    def _keep(self, epoch: int, logs: dict[str, Any]) -> None:
-        self._confirm()
-        checks = self._look(epoch, logs)
-        spent = self._clock.lap(self.session, self.patience, self._name)
-        if epoch < self.start_from_epoch:
-            return
-        policy = self._policy(checks)
-        if all(check is None for check in checks):
-            self._current = policy.pass_by(self._several_states(policy), spent)
-            return
-        before = self._several_states(policy)
-        improves = self.restore_best_weights and policy.is_improvement(before, checks)
-        if not improves:
-            self._carry_out(*policy.step(before, checks, spent), checks)
-        elif self._on_disk():
-            self._keep_on_disk(policy, before, checks, spent)
-        else:
-            self._keep_in_memory(policy, before, checks, spent)
-
-    def _several_states(self, policy: SeveralPolicy) -> EarlyStoppingState:
-        """The state with a place for each metric; somebody may have set it anew."""
-        state = self._current
-        if len(state.others) != len(policy.policies) - 1:
-            state = replace(state, others=policy.init().others)
-        return state
-
-    def _look(self, epoch: int, logs: dict[str, Any]) -> Checks:
-        """The checks of this epoch; raises for a metric that should be there."""
-        if not self._several:
-            values = [self.get_monitor_value(logs)]
-        else:
-            values = [metric._value(epoch, logs) for metric in self._several]
-        for metric, value in zip(self._metrics, values, strict=True):
-            error = metric._missed(logs) if value is None else None
-            if error is not None:
-                raise error
-        return tuple(None if value is None else Observation(epoch, value) for value in values)
-
-    def _policy(self, checks: Checks) -> SeveralPolicy:
-        baselines = self.baseline if self._several else [self.baseline]
-        policies = tuple(
-            EarlyStoppingPolicy(
-                # Without a check nothing is compared, and the direction may not be known yet.
-                Criterion(Direction.MIN) if check is None else metric._criterion,
-                self.patience,
-                baseline,
-            )
-            for metric, check, baseline in zip(self._metrics, checks, baselines, strict=True)
+        self._peakhold_stopping.settle_now()
+        self._peakhold_stopping.replace_best(
+            None if weights is None else Held.of({WEIGHTS: weights})
         )
-        names = tuple(metric.monitor for metric in self._several)
-        return SeveralPolicy(policies, names, self.require)
-
-    def _carry_out(
-        self, state: EarlyStoppingState, decisions: tuple[Decision, ...], checks: Checks
-    ) -> None:
-        self._current = state
-        for decision in decisions:
-            if isinstance(decision, Stop):
-                of = "" if self._several else f"{self.monitor}: "
-                self.session.stop(f"{of}{decision.reason} (EarlyStopping)")
-        self._note(checks, decisions)
-
-    # Keeping the best. The loss was computed before the last update: only the weights can tell
-    # whether this epoch may be the best, and looking at them takes as long as copying them.
-
-    def _on_disk(self) -> bool:
-        if self._spill is None and self.session.pool.is_over_budget():  # built only now
-            self._use_disk()
-        return self._spill is not None
-
-    def _keep_in_memory(
-        self, policy: SeveralPolicy, before: EarlyStoppingState, checks: Checks, spent: float
-    ) -> None:
-        held = self.session.pool.take(self._parts())
-        held.start_check()
-        good = policy.step(before, checks, spent)
-        worse = policy.step(before, _spoiled(checks, "weights"), spent)
-        if any(isinstance(decision, Stop) for decision in (*good[1], *worse[1])):
-            # Whether this very epoch ends training hangs on it: wait.
-            bad = sorted(held.nonfinite())
-            if bad:
-                held.release()
-                checks = _spoiled(checks, bad[0])
-            else:
-                self._replace_best(held)
-            self._carry_out(*policy.step(before, checks, spent), checks)
-            return
-        self._unconfirmed = _Unconfirmed(held, self._best, policy, before, checks, spent)
-        self._best = held
-        self._carry_out(*good, checks)
-
-    def _confirm(self) -> None:
-        """Settle a step that was taken before its weights were known to be finite."""
-        step, self._unconfirmed = self._unconfirmed, None
-        if step is None:
-            return
-        bad = sorted(step.held.nonfinite())
-        if not bad:
-            if step.previous is not None:
-                step.previous.release()
-            return
-        self._best = step.previous
-        step.held.release()
-        checks = _spoiled(step.checks, bad[0])
-        self._history.pop()
-        self._current, decisions = step.policy.step(step.before, checks, step.spent)
-        self._note(checks, decisions)
-
-    def _keep_on_disk(
-        self, policy: SeveralPolicy, before: EarlyStoppingState, checks: Checks, spent: float
-    ) -> None:
-        live = self.host.live(self._parts())
-        bad = sorted(self.host.nonfinite_in(live))
-        if bad:
-            checks = _spoiled(checks, bad[0])
-        elif self._spill is not None:
-            self._replace_best(self._spill.save(live))
-        self._carry_out(*policy.step(before, checks, spent), checks)
-
-    def _parts(self) -> list[str]:
-        wanted = {WEIGHTS, AVERAGE, *((OPTIMIZER,) if self.restore_optimizer else ())}
-        return [part for part in self.host.parts() if part in wanted]
 
     def get_monitor_value(self, logs: Mapping[str, Any] | None) -> float | None:
         """The monitored value in `logs`, or None if it is not there; the first of several."""
-        return self._metrics[0]._value(self.session.last_epoch or 0, logs or {})
-
-    def _missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
-        return (
-            f"Early stopping conditioned on metric `{monitor}` which is not available. "
-            f"Available metrics are: {','.join(logs)}"
-        )
-
-    def _end(self, logs: Any) -> None:
-        self._confirm()
-        for metric in self._metrics:
-            Monitored._end(metric, logs)
-        if self._continued is not None and self._continued[1] is not None:  # no epoch has begun
-            self._continued[1].release()
-            self._continued = None
-        if self._current.stopped and self.verbose:
-            self.host.say(f"Epoch {self.stopped_epoch + 1}: early stopping")
-        if self.restore_best_weights and self._best is not None:
-            if self.verbose:
-                self.host.say(
-                    "Restoring model weights from the end of the best epoch: "
-                    f"{self.best_epoch + 1}."
-                )
-            self.session.pool.trim()  # JAX keeps the old weights until the new ones are there
-            self.restore_best()
+        return self._peakhold_stopping.value_in(logs or {})
 
     def restore_best(self) -> None:
         """Put the best epoch's weights into the model.
@@ -441,20 +192,8 @@ class EarlyStopping(Monitored):
         Raises:
             HostError: If there are none: `restore_best_weights` was False, or no epoch has ended.
         """
-        self._confirm()
-        if self._best is None:
-            raise HostError.lacks(
-                f"{self._name}.restore_best()",
-                "weights of a best epoch",
-                self.host.describe(),
-                hint="pass restore_best_weights=True and train for at least one epoch.",
-            )
-        self._best.restore(self.host)
-
-    # Words
-
-    def _note(self, checks: Checks, decisions: tuple[Decision, ...]) -> None:
-        self._history.append(row(checks, self._current, decisions))
+        self._peakhold_stopping.settle_now()
+        self._peakhold_stopping.restore_best(host_of(self))
 
     def explain(self) -> None:
         """Print what was seen and decided at each check of the last run.
@@ -468,69 +207,433 @@ class EarlyStopping(Monitored):
                 1   0.5   0.5     0  best so far  first value
                 2   0.6   0.5     1  stop         no improvement for 1 epoch
         """
-        self._confirm()
-        names = [metric.monitor for metric in self._metrics]
-        print(*table(self._history, names), sep="\n")
+        stopping = self._peakhold_stopping
+        names = [watch.monitor for watch in stopping.watches]
+        print(*table(stopping.shown_history(), names), sep="\n")
 
-    def _tell(self, facts: Facts) -> Facts:
-        alone = not self._several or self.require == "any"
+
+class _Unsettled(NamedTuple):
+    """A step that was taken as if the weights were finite, while another thread looks at them."""
+
+    held: Held
+    previous: Held | Spilled | None
+    before: EarlyStoppingState
+    moment: Moment
+    ticket: int
+
+
+class _Settled(NamedTuple):
+    """What a step comes to, once it is known."""
+
+    state: EarlyStoppingState
+    best: Held | Spilled | None
+    history: list[dict[str, Any]]
+
+
+@final
+class _Stopping(Watching[EarlyStoppingState]):
+    """Asks the policy, and keeps the best epoch's weights.
+
+    The loss was computed before the last update: only the weights can tell whether an epoch may be
+    the best, and looking at them takes as long as copying them. So the step is taken as if they
+    were finite, and settled at the next moment (`_core/policy.py: speculate`).
+    """
+
+    ranks_epochs = True
+    patience: Patience = 0
+    verbose = 0
+    restore_best_weights = False
+    start_from_epoch = 0
+    restore_optimizer = False
+    require: Literal["all", "any"] = "all"
+    memory_budget: int | None = None
+
+    def __init__(
+        self, name: str, watches: Sequence[Watch], baselines: Sequence[float | None]
+    ) -> None:
+        self.baselines = list(baselines)
+        self._best: Held | Spilled | None = None
+        self._candidate: Held | Spilled | None = None
+        self._unsettled: _Unsettled | None = None
+        self._spill: Spill | None = None
+        self._history: list[dict[str, Any]] = []
+        self._earlier_run: tuple[Held | Spilled | None, list[dict[str, Any]]] | None = None
+        super().__init__(name, watches)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle_now()
+        return {**super().__getstate__(), "_spill": None, "_candidate": None}
+
+    # The configuration
+
+    @property
+    def policy(self) -> EarlyStoppingPolicy:
+        """With the settings as they are now."""
+        watched = tuple(
+            Watched(watch.monitor, watch.criterion, baseline)
+            for watch, baseline in zip(self.watches, self.baselines, strict=True)
+        )
+        return EarlyStoppingPolicy(watched, self.patience, self.require, self.start_from_epoch)
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self.watches) == 1
+
+    @property
+    def baseline(self) -> Any:
+        """The value to beat; a list for several metrics."""
+        return self.baselines[0] if self._is_single else self.baselines
+
+    @baseline.setter
+    def baseline(self, value: Any) -> None:
+        self.baselines = [value] if self._is_single else list(value)
+
+    # Before training
+
+    def needs(self, run: RunView) -> Needs:
+        """Begin anew; what was before is kept for a fit that goes on."""
+        self.settle_now()
+        if not self.is_loaded:
+            self._earlier_run = (self._best, self._history)
+            self._best, self._history = None, []
+        super().needs(run)
+        if self.restore_best_weights and WEIGHTS not in run.host.parts():
+            raise HostError.lacks(
+                f"{self.name}(restore_best_weights=True)",
+                "a model whose weights can be read and set",
+                run.host.describe(),
+                hint="pass a model with get_weights/set_weights or state_dict/load_state_dict, or "
+                "host=LoopHost(get_state=..., set_state=...).",
+            )
+        return Needs(memory_budget=self.memory_budget)
+
+    def buffers_needed(self, run: RunView) -> Mapping[str, int]:
+        """Two copies, the best and a candidate; none if they do not fit."""
+        self._spill = None
+        if not self.restore_best_weights:
+            return {}
+        earlier = self._earlier_run[0] if self._earlier_run else self._best
+        if isinstance(earlier, Held):
+            run.pool.adopt(earlier)  # the memory of the run before is used again
+        parts = self._parts(run.host)
+        if not run.pool.affordable(parts, 2):
+            self._use_disk(run)
+            return {}
+        return dict.fromkeys(parts, 2)
+
+    def _use_disk(self, run: RunView) -> None:
+        from peakhold.runtime.spilled import Spill
+
+        self._spill = Spill()
+        if not run.quiet:
+            run.say(
+                f"{self.name} keeps the best weights on disk, in {self._spill.folder}: two copies "
+                f"do not fit into memory_budget={run.pool.budget:,}."
+            )
+
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Its patience and what it restores."""
+        alone = self._is_single or self.require == "any"
         stoppers = [
             Stopper(
-                metric.monitor,
-                metric.mode,
+                watch.monitor,
+                watch.mode,
                 self.patience,
                 self.restore_best_weights,
                 self.start_from_epoch,
                 alone,
             )
-            for metric in self._metrics
+            for watch in self.watches
         ]
-        return replace(facts, stoppers=(*facts.stoppers, *stoppers))
+        return replace(settings, stoppers=(*settings.stoppers, *stoppers))
 
-    def _summary(self) -> Best | None:
-        if self.best is None:
+    def begin(self, run: RunView, start: Start) -> None:
+        """Go on from the fit before, if this one does and that one had a check."""
+        (best, history), self._earlier_run = self._earlier_run or (None, []), None
+        earlier = self._earlier
+        if start is CONTINUES and earlier is not None and earlier.n_checks_done:
+            super().begin(run, start)
+            self._history = history
+            self.replace_best(best)
+            return
+        self._earlier = None
+        if best is not None:
+            best.release()
+
+    # At each moment
+
+    def news(self, moment: Moment) -> Iterable[Fact]:
+        """Whether the weights of the last improvement were finite; waits for the look."""
+        step = self._unsettled
+        if step is None or moment.event not in {Event.EPOCH_END, Event.TRAIN_END}:
+            return ()
+        bad = sorted(step.held.nonfinite())
+        return (NotFinite(step.ticket, _defect(bad[0])) if bad else Committed(step.ticket),)
+
+    def learn(self, fact: Fact) -> None:
+        """Settle the step that was taken on trust."""
+        step = self._unsettled
+        if step is None or fact.ticket != step.ticket:
+            return
+        settled = self._settled()
+        self.state, self._best, self._history = settled
+        self._unsettled = None
+        self._learned.append(fact)
+        if isinstance(fact, NotFinite):
+            step.held.release()
+        elif step.previous is not None:
+            step.previous.release()
+
+    def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
+        """Look at the metrics; a subclass may have a way of its own to read the first."""
+        key, value = self._own_value(moment, logs)
+        measured = Measured() if key else super().measure(moment, logs)
+        if moment.event is Event.EPOCH_END:
+            check_steps_counted(self, self.patience, moment)
+        return Measured(answers={key: value}) if key else measured
+
+    def _own_value(self, moment: Moment, logs: Mapping[str, Any]) -> tuple[str, float | None]:
+        callback = self.run.callback
+        overrides = type(callback).get_monitor_value is not EarlyStopping.get_monitor_value
+        if moment.event is not Event.EPOCH_END or not overrides or not self._is_single:
+            return "", None
+        value = callback.get_monitor_value(logs)
+        watch = self.watches[0]
+        if value is not None:
+            shown = replace(moment, metrics={**moment.metrics, watch.monitor: float(value)})
+            self.look(watch, shown, {**logs, watch.monitor: value})
+        return self._answer, None if value is None else float(value)
+
+    @property
+    def _answer(self) -> str:
+        return f"{self.run.name}.get_monitor_value"
+
+    def view(self, moment: Moment) -> Moment:
+        """The moment with this callback's own reading of its metric, if it has one."""
+        if not self.has_run or self._answer not in moment.answers:
+            return moment
+        value, monitor = moment.answers[self._answer], self.watches[0].monitor
+        metrics = {name: one for name, one in moment.metrics.items() if name != monitor}
+        if isinstance(value, (int, float)):
+            metrics[monitor] = value
+        return replace(moment, metrics=metrics)
+
+    def value_in(self, logs: Mapping[str, Any]) -> float | None:
+        """The first metric's value in logs."""
+        moment = self.run.moment(logs)
+        return self.look(self.watches[0], moment, logs)
+
+    def decide(self, moment: Moment) -> Sequence[Decision]:
+        """What the policy decides; where it hangs on the weights, they are looked at first."""
+        moment = self.view(moment)
+        if moment.event is Event.TRAIN_END:
+            decisions = super().decide(moment)
+            restores = self.restore_best_weights and self._best is not None
+            return (*decisions, Restore("the best epoch")) if restores else decisions
+        before = self.state
+        if self.restore_best_weights:
+            trial = speculate(self.policy, before, moment, _defect("weights"))
+            if trial.bad is None:
+                pass
+            elif self._on_disk():
+                moment = self._saved_to_disk(moment)
+            else:
+                moment = self._copied(moment, before, must_wait=trial.must_wait)
+        decisions = self.step(moment)
+        if moment.event is Event.EPOCH_END:
+            self._note(moment, decisions)
+        return decisions
+
+    def _copied(self, moment: Moment, before: EarlyStoppingState, *, must_wait: bool) -> Moment:
+        """Copy the weights and have them looked at; the moment, as far as it is known by then."""
+        held = self.run.pool.take(self._parts(self.run.host))
+        held.start_check()
+        if must_wait:  # whether this very epoch ends training hangs on it
+            bad = sorted(held.nonfinite())
+            if bad:
+                held.release()
+                return replace(moment, defect=_defect(bad[0]))
+        else:
+            ticket = before.n_checks_done + 1
+            self._unsettled = _Unsettled(held, self._best, before, moment, ticket)
+        self._candidate = held
+        return moment
+
+    def _saved_to_disk(self, moment: Moment) -> Moment:
+        live = self.run.host.borrow(self._parts(self.run.host))
+        bad = sorted(self.run.host.nonfinite_in(live))
+        if bad:
+            return replace(moment, defect=_defect(bad[0]))
+        if self._spill is not None:
+            self._candidate = self._spill.save(live)
+        return moment
+
+    def _on_disk(self) -> bool:
+        if self._spill is None and self.run.pool.is_over_budget():  # built only now
+            self._use_disk(self.run)
+        return self._spill is not None
+
+    def _parts(self, host: Host) -> list[str]:
+        wanted = {WEIGHTS, AVERAGE, *((OPTIMIZER,) if self.restore_optimizer else ())}
+        return [part for part in host.parts() if part in wanted]
+
+    def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
+        """Keep the best, restore it, stop."""
+        super().apply(decision, moment, logs)
+        if isinstance(decision, Remember):
+            candidate, self._candidate = self._candidate, None
+            if candidate is None:
+                return
+            if self._unsettled is None:
+                self.replace_best(candidate)
+            else:
+                self._best = candidate  # the one before is kept until it is known
+        elif isinstance(decision, Restore):
+            self._say_stopped()
+            if self.verbose:
+                self.run.say(
+                    "Restoring model weights from the end of the best epoch: "
+                    f"{self.state.best_epoch + 1}."
+                )
+            self.run.pool.trim()  # JAX keeps the old weights until the new ones are there
+            self.restore_best(self.run.host)
+        elif isinstance(decision, Missing) and moment.event is Event.TRAIN_END:
+            self.forget_said()
+
+    def why(self, decision: Stop) -> str:
+        """The reason that people read."""
+        of = f"{self.watches[0].monitor}: " if self._is_single else ""
+        return f"{of}{decision.reason} (EarlyStopping)"
+
+    def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
+        """At the end, say that it stopped, if nothing was restored."""
+        if moment.event is Event.TRAIN_END and not any(isinstance(d, Restore) for d in decided):
+            self._say_stopped()
+
+    def _say_stopped(self) -> None:
+        if self.state.stopped and self.verbose:
+            self.run.say(f"Epoch {self.state.stopped_epoch + 1}: early stopping")
+
+    def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
+        """Keras's words."""
+        return (
+            f"Early stopping conditioned on metric `{monitor}` which is not available. "
+            f"Available metrics are: {','.join(logs)}"
+        )
+
+    # The best
+
+    def replace_best(self, held: Held | Spilled | None) -> None:
+        """Hold another snapshot."""
+        before, self._best = self._best, held
+        if before is not None and before is not held:
+            before.release()
+
+    def restore_best(self, host: Host) -> None:
+        """Put the best epoch's weights into the model.
+
+        Raises:
+            HostError: If there are none.
+        """
+        if self._best is None:
+            raise HostError.lacks(
+                f"{self.name}.restore_best()",
+                "weights of a best epoch",
+                host.describe(),
+                hint="pass restore_best_weights=True and train for at least one epoch.",
+            )
+        self._best.restore(host)
+
+    # What is settled, or will be
+
+    def _settled(self) -> _Settled:
+        """What the last step comes to; waits for the look, and changes nothing."""
+        step = self._unsettled
+        if step is None:
+            return _Settled(self.state, self._best, self._history)
+        bad = sorted(step.held.nonfinite())
+        if not bad:
+            return _Settled(self.state, self._best, self._history)
+        moment = replace(step.moment, defect=_defect(bad[0]))
+        state, decisions = self.policy.step(step.before, moment)
+        rows = self._rows(moment, state, decisions)
+        return _Settled(state, step.previous, [*self._history[:-1], *rows])
+
+    def settle_now(self) -> None:
+        """For those who change the state from outside."""
+        if self._unsettled is not None:
+            bad = sorted(self._unsettled.held.nonfinite())
+            ticket = self._unsettled.ticket
+            self.learn(NotFinite(ticket, _defect(bad[0])) if bad else Committed(ticket))
+
+    def shown_state(self) -> EarlyStoppingState:
+        """The state as it is, or will be when the last step is settled."""
+        return self._settled().state
+
+    def shown_best(self) -> Held | Spilled | None:
+        """The best snapshot as it is, or will be."""
+        return self._settled().best
+
+    def shown_history(self) -> list[dict[str, Any]]:
+        """What was decided at each check, as it is or will be."""
+        return self._settled().history
+
+    # Words
+
+    def _note(self, moment: Moment, decisions: Sequence[Decision]) -> None:
+        self._history.extend(self._rows(moment, self.state, decisions))
+
+    def _rows(
+        self, moment: Moment, state: EarlyStoppingState, decisions: Sequence[Decision]
+    ) -> list[dict[str, Any]]:
+        values = [moment.metrics.get(watch.monitor) for watch in self.watches]
+        checked = [decision for decision in decisions if not isinstance(decision, Missing)]
+        if not checked:
+            return []
+        return [row(moment.at.epoch, values, state, checked)]
+
+    def summary(self) -> Best | None:
+        """The best epoch, and where its weights are."""
+        state = self.shown_state()
+        if state.best is None:
             return None
         if self._best is not None and self.restore_best_weights:
             where = "restored to the model"
-        elif self.best_epoch == self.session.last_epoch:
+        elif state.best_epoch == self.run.last_epoch:
             where = "which the model holds, for it is the last epoch"
         else:
             where = "which the model does not hold: it has the last epoch's weights"
-        return Best(self._metrics[0].monitor, self.best, self.best_epoch, where)
+        return Best(self.watches[0].monitor, state.best, state.best_epoch, where)
 
     # State
 
-    def _held(self) -> dict[str, Any]:
-        self._confirm()
-        return {} if self._best is None or not self.restore_best_weights else {"best": self._best}
+    def header(self) -> dict[str, Any]:
+        """States belong to those who watch the same."""
+        return {**super().header(), "monitor": self.monitor}
 
-    def _load_held(self, held: Mapping[str, Held]) -> None:
-        if "best" in held:
-            self._replace_best(held["best"])
+    def snapshots(self) -> dict[str, Held]:
+        """The best weights."""
+        best: Any = self.shown_best()
+        return {} if best is None or not self.restore_best_weights else {"best": best}
 
-    def __getstate__(self) -> dict[str, Any]:
-        self._confirm()
-        return {**super().__getstate__(), "_spill": None}
+    def load_snapshots(self, snapshots: Mapping[str, Held]) -> None:
+        """Take the best weights back."""
+        if "best" in snapshots:
+            self.replace_best(snapshots["best"])
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and history as plain JSON; best weights are not in it (save them in a file)."""
-        state, history = self._state.to_json(), [row_to_json(row) for row in self._history]
-        return {**self._header(), "state": state, "history": history}
+        settled = self._settled()
+        history = [row_to_json(each) for each in settled.history]
+        return {**self.header(), "state": settled.state.to_json(), "history": history}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; counts for the next run, whatever its first epoch.
-
-        Raises:
-            InvalidArgumentError: If the state is of another class or another monitor.
-        """
-        self._check_header(state)
-        self._state = EarlyStoppingState.from_json(state["state"])
-        self._history = [row_from_json(row) for row in state["history"]]
-        self._replace_best(None)
-        self._loaded = True
+        """Go on from a state; it counts for the next run, whatever its first epoch."""
+        self.settle_now()
+        super().load_state_dict(state)
+        self._history = [row_from_json(each) for each in state["history"]]
+        self.replace_best(None)
 
 
-def _spoiled(checks: Checks, name: str) -> Checks:
-    """The same checks of an epoch whose weights are not finite."""
-    defect = f"weights are not finite ({name})"
-    return tuple(None if check is None else replace(check, defect=defect) for check in checks)
+def _defect(name: str) -> str:
+    return f"weights are not finite ({name})"

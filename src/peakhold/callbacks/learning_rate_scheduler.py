@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable as Function
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 from peakhold._core.arguments import check_verbose
-from peakhold.advice import Facts, Schedule
+from peakhold._core.decisions import Decision, SetLearningRate
+from peakhold._core.moments import Moment
+from peakhold._core.observation import Event
+from peakhold.advice import RunSettings, Schedule
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import CURVES_WITH_AN_END, rate_key, to_number
-from peakhold.runtime.callback import Participant
+from peakhold.runtime.participant import Measured, Needs, Participant
+from peakhold.runtime.participating import Participating, Setting
+from peakhold.runtime.run_view import RunView
 
 __all__ = ["LearningRateScheduler"]
 
 
-class LearningRateScheduler(Participant):
+class LearningRateScheduler(Participating):
     """Set the learning rate of each epoch by a function.
 
     Args:
@@ -45,10 +51,7 @@ class LearningRateScheduler(Participant):
         `keras.callbacks.LearningRateScheduler` of Keras 3.15.
     """
 
-    logs_learning_rate = True
-
     def __init__(self, schedule: Function[..., float], verbose: int = 0) -> None:
-        super().__init__()
         if not callable(schedule):
             raise InvalidArgumentError.for_argument(
                 "schedule",
@@ -56,15 +59,54 @@ class LearningRateScheduler(Participant):
                 "a function of the epoch (and the rate)",
                 hint="pass schedule=lambda epoch, lr: lr * 0.95.",
             )
-        self.schedule = schedule
-        self.verbose = check_verbose(verbose)
+        super().__init__(_Scheduling(schedule, check_verbose(verbose)))
 
-    def _check(self) -> None:
-        self.host.check_rates_settable(type(self).__name__)
+    schedule = Setting[Any]("The function.")
+    verbose = Setting[int]("0 is silent, 1 says each rate.")
 
-    def _epoch_begin(self, epoch: int) -> None:
-        takes_rate = _takes_rate(self.schedule)
-        for name, rate in self.host.learning_rates().items():
+
+@final
+class _Scheduling(Participant):
+    """Asks the user's function, and sets what it says."""
+
+    logs_learning_rate = True
+
+    def __init__(self, schedule: Function[..., float], verbose: int) -> None:
+        self.schedule, self.verbose = schedule, verbose
+
+    def needs(self, run: RunView) -> Needs:
+        """A rate that cannot be set is said now."""
+        run.host.check_rates_settable(self.name)
+        return Needs()
+
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Of a function only this is known without calling it: Keras's own curves have an end."""
+        curve: Any = self.schedule
+        name = type(curve).__name__
+        if name not in CURVES_WITH_AN_END or getattr(curve, "cycle", False):
+            return settings
+        ends = int(curve.decay_steps) + (getattr(curve, "warmup_steps", None) or 0)
+        schedule = Schedule(name, ends, by_epoch=True)
+        return replace(settings, schedules=(*settings.schedules, schedule))
+
+    def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
+        """Log the rates that the epoch was trained with."""
+        if moment.event is not Event.EPOCH_END:
+            return Measured()
+        rates = self.run.host.learning_rates()
+        return Measured({rate_key(name): rate for name, rate in rates.items()})
+
+    def decide(self, moment: Moment) -> Sequence[Decision]:
+        """The rates of the epoch that begins.
+
+        Raises:
+            InvalidArgumentError: If the function returns something else than a number.
+        """
+        if moment.event is not Event.EPOCH_BEGIN:
+            return ()
+        takes_rate, decisions = _takes_rate(self.schedule), []
+        for name, rate in self.run.host.learning_rates().items():
+            epoch = moment.at.epoch
             result = self.schedule(epoch, rate) if takes_rate else self.schedule(epoch)
             number = to_number(result)
             if number is None or isinstance(result, bool):
@@ -74,27 +116,20 @@ class LearningRateScheduler(Participant):
                     "a function whose output is a float",
                     hint="return the new learning rate.",
                 )
-            self.host.set_learning_rate(name, number)
-            if self.verbose:
-                of = f"{name} " if name else ""
-                self.host.say(
-                    f"\nEpoch {epoch + 1}: LearningRateScheduler setting {of}learning rate to "
-                    f"{number}."
-                )
+            decisions.append(SetLearningRate("the schedule says so", name, number))
+        return decisions
 
-    def _tell(self, facts: Facts) -> Facts:
-        # Of a function only this is known without calling it: Keras's own curves have an end.
-        curve: Any = self.schedule
-        name = type(curve).__name__
-        if name not in CURVES_WITH_AN_END or getattr(curve, "cycle", False):
-            return facts
-        ends = int(curve.decay_steps) + (getattr(curve, "warmup_steps", None) or 0)
-        schedule = Schedule(name, ends, by_epoch=True)
-        return replace(facts, schedules=(*facts.schedules, schedule))
-
-    def _measure(self, epoch: int, logs: dict[str, Any]) -> None:
-        for name, rate in self.host.learning_rates().items():
-            logs[rate_key(name)] = rate
+    def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
+        """Set a rate, and say so."""
+        if not isinstance(decision, SetLearningRate):
+            return
+        self.run.host.set_learning_rate(decision.name, decision.value)
+        if self.verbose:
+            of = f"{decision.name} " if decision.name else ""
+            self.run.say(
+                f"\nEpoch {moment.at.epoch + 1}: LearningRateScheduler setting {of}learning rate "
+                f"to {decision.value}."
+            )
 
 
 def _takes_rate(schedule: Function[..., float]) -> bool:

@@ -20,24 +20,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, final
 
 from peakhold._core.arguments import check_number, check_verbose
-from peakhold._core.decisions import Skip
-from peakhold._core.observation import Observation, is_finite
+from peakhold._core.decisions import Decision, Missing, Save, Skip
+from peakhold._core.facts import Committed, Fact, Failed, Found, NotFinite
+from peakhold._core.moments import Moment, Position
+from peakhold._core.observation import Event
+from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
 from peakhold._core.policies.keep_files import keep_files
-from peakhold._core.policies.save_when import (
-    AtEnd,
-    Every,
-    SaveBest,
-    SaveBestState,
-    SaveSchedule,
-    SaveScheduleState,
-    trigger_of,
-)
-from peakhold.advice import Checkpoint, Facts
+from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigger_of
+from peakhold._core.watched import Watched
+from peakhold.advice import Checkpoint, RunSettings
 from peakhold.checkpoint_files import arguments
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.checkpoint_files.placement import Placement
@@ -60,14 +56,16 @@ from peakhold.errors import (
     SaveWarning,
 )
 from peakhold.host.contract import PlannedFile, to_number
-from peakhold.runtime.callback import no_op
-from peakhold.runtime.monitored import Monitored
+from peakhold.runtime.participant import Needs, Start
+from peakhold.runtime.participating import BatchHooks, Setting
+from peakhold.runtime.run_view import RunView
 from peakhold.runtime.summary import Best
+from peakhold.runtime.watching import Watch, Watching
 
 __all__ = ["ModelCheckpoint"]
 
 
-class ModelCheckpoint(Monitored):
+class ModelCheckpoint(BatchHooks):
     """Save the model, or only its weights, at some frequency, or when it is the best so far.
 
     A file under its final name is whole at every moment: it is written beside it, flushed, renamed,
@@ -146,8 +144,6 @@ class ModelCheckpoint(Monitored):
         `keras.callbacks.ModelCheckpoint` of Keras 3.15; K-M1 to K-M11.
     """
 
-    ranks_epochs = True
-
     def __init__(
         self,
         filepath: str | os.PathLike[str],
@@ -167,197 +163,58 @@ class ModelCheckpoint(Monitored):
         keep_best: int | None = None,
         sigterm_timeout: float = 20.0,
     ) -> None:
-        super().__init__(monitor, mode)
-        self.save_best_only = bool(save_best_only)
-        self.save_weights_only = bool(save_weights_only)
-        self.filepath = arguments.check_filepath(
-            filepath, self._file_suffixes, weights_only=self.save_weights_only
+        name, accepted = type(self).__name__, self._peakhold_seam.file_suffixes
+        saving = _Saving(name, Watch(name, monitor, mode), accepted)
+        saving.save_best_only = bool(save_best_only)
+        saving.save_weights_only = bool(save_weights_only)
+        saving.filepath = arguments.check_filepath(
+            filepath, accepted, weights_only=saving.save_weights_only
         )
-        self.verbose = check_verbose(verbose)
-        self.save_freq = save_freq
-        self.initial_value_threshold = (
-            None
-            if initial_value_threshold is None
-            else check_number("initial_value_threshold", initial_value_threshold, infinite=True)
-        )
-        self.check_finite = bool(check_finite)
-        self.on_save_error = arguments.check_on_save_error(on_save_error)
-        self.background = arguments.check_background(background)
-        self.memory_budget = arguments.check_budget(memory_budget)
-        self.keep_last = arguments.check_keep("keep_last", keep_last, self.filepath)
-        self.keep_best = arguments.check_keep("keep_best", keep_best, self.filepath)
-        self.sigterm_timeout = arguments.check_sigterm_timeout(sigterm_timeout)
-        self._writer = CheckpointWriter()
-        self._state = SaveBestState(best=self.initial_value_threshold)
-        self._loaded = False
-        self._forget_run()
+        saving.verbose = check_verbose(verbose)
+        saving.save_freq = save_freq
+        if initial_value_threshold is not None:
+            saving.initial_value_threshold = check_number(
+                "initial_value_threshold", initial_value_threshold, infinite=True
+            )
+        saving.check_finite = bool(check_finite)
+        saving.on_save_error = arguments.check_on_save_error(on_save_error)
+        saving.background = arguments.check_background(background)
+        saving.memory_budget = arguments.check_budget(memory_budget)
+        saving.keep_last = arguments.check_keep("keep_last", keep_last, saving.filepath)
+        saving.keep_best = arguments.check_keep("keep_best", keep_best, saving.filepath)
+        saving.sigterm_timeout = arguments.check_sigterm_timeout(sigterm_timeout)
+        super().__init__(saving)
 
-    def _forget_run(self) -> None:
-        """What belongs to one run, at its beginning."""
-        self.best_path: str | None = None
-        self.latest_path: str | None = None
-        self.best_epoch: int | None = None
-        self._files: CheckpointFolder | None = None
-        self._writer.placement = Placement()
-        self._exempt: frozenset[str] = frozenset()
-        self._goes_on = self._took_over = self._owed = False
-        self._replayed: int | None = None  # the epoch of the best file, if an earlier run wrote it
-        self._missing: MonitorNotFoundError | None = None  # raised when the next epoch begins
-        self._why_not = "no epoch ended"
-        self._looked = time.monotonic()
-
-    # Views
-
-    @property
-    def save_freq(self) -> Any:
-        """When to save."""
-        return self._save_freq
-
-    @save_freq.setter
-    def save_freq(self, value: str | int | Every | AtEnd) -> None:
-        trigger = trigger_of(value)
-        is_count = isinstance(trigger, Every) and not isinstance(value, (Every, str))
-        self._save_freq: Any = trigger.batches if is_count else value  # type: ignore[union-attr]
-        self._schedule, self._counted = SaveSchedule(trigger), SaveScheduleState()
+    filepath = Setting[str]("The file, with its placeholders.")
+    monitor = Setting[str]("Name of the metric that ranks.")
+    mode = Setting[str]("`min`, `max` or `auto`.")
+    verbose = Setting[int]("0 is silent, 1 says each save.")
+    save_best_only = Setting[bool]("Whether only what is better than every file is saved.")
+    save_weights_only = Setting[bool]("Whether weights are saved instead of the model.")
+    save_freq = Setting[Any]("When to save.")
+    initial_value_threshold = Setting[Any]("Value to beat before anything is saved.")
+    check_finite = Setting[bool]("Whether to refuse states with NaN or infinity.")
+    on_save_error = Setting[str]("`warn` or `raise`.")
+    background = Setting[Any]("Whether files are written while training goes on.")
+    memory_budget = Setting[Any]("Bytes that copies of the state may take.")
+    keep_last = Setting[Any]("Number of newest files to keep.")
+    keep_best = Setting[Any]("Number of best files to keep.")
+    sigterm_timeout = Setting[float]("Seconds for which SIGTERM waits for a file.")
+    best = Setting[Any]("The value to beat: of the best file, one under way included.")
+    best_path = Setting[Any]("Path of the best committed file; None before.")
+    best_epoch = Setting[Any]("Index of its epoch, from 0.")
+    latest_path = Setting[Any]("Path of the newest committed file; None before.")
 
     @property
-    def best(self) -> float | None:
-        """The value to beat: of the best file, one that is being written included."""
-        return self._state.to_beat
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._state = SaveBestState(best=value)
+    def monitor_op(self) -> Any:
+        """The comparison in use (Keras's own function object in `fit`), None before it is known."""
+        direction = self._peakhold_saving.watches[0].direction
+        return None if direction is None else self._peakhold_seam.comparison(direction)
 
     @property
-    def _best_text(self) -> str:
-        return "None" if self.best is None else f"{self.best:.5f}"
-
-    @property
-    def _policy(self) -> SaveBest:
-        return SaveBest(self._criterion, self.initial_value_threshold)
-
-    @property
-    def _ranks(self) -> bool:
-        return self.save_best_only or self.keep_best is not None
-
-    @property
-    def _template(self) -> CheckpointTemplate:
-        return CheckpointTemplate(self.filepath)
-
-    def _folder(self) -> CheckpointFolder:
-        if self._files is None:  # hooks called by hand, without train begin
-            filepath = os.path.abspath(self.filepath)
-            self._files = CheckpointFolder(filepath, self._template.suffix, self.session.run_id)
-        return self._files
-
-    # Handlers
-
-    def _reset(self) -> None:
-        self.wait()  # a fit that raised may have left some
-        self._writer.queue.give_up()
-        super()._reset()
-        self._forget_run()
-        if not self._loaded:
-            self._state = SaveBestState(best=self.initial_value_threshold)
-            self._counted = SaveScheduleState()
-
-    def _check(self) -> None:
-        super()._check()
-        self._template.check_suffix(self.host, self._name, self._file_suffixes)
-        if not self.session.has_strangers:  # a user's callback may log what fills a place
-            counts_batches = self._schedule.needs_batches
-            self._template.check_placeholders(self.host, counts_batches=counts_batches)
-        self._folder().check(self.host.state_bytes())
-
-    def _begin(self) -> None:
-        wait_for_saves_to(self.filepath)  # another callback's fit may have raised
-        self._folder().sweep()
-        if self.check_finite:
-            self._exempt = self.host.nonfinite()
-            if self._exempt:
-                self._warn_once(
-                    f"{self._name}: {', '.join(sorted(self._exempt)[:5])} hold NaN or infinity "
-                    "before training; they are not checked.",
-                    SaveWarning,
-                )
-
-    def _holds(self) -> Mapping[str, int]:
-        later = self.background
-        if later is None:
-            fit_alone = self.session.driven and self.host.runs_fit()
-            later = fit_alone and not self.session.strangers_follow(self)
-        self._writer.placement = Placement(in_background=later)
-        return self._writer.placement.buffers_needed(
-            self.host, self.session.pool, self._template.suffix, self._tell_why_here
-        )
-
-    def _epoch_begin(self, epoch: int) -> None:
-        self._hear()
-        if self._missing is not None:
-            error, self._missing = self._missing, None
-            self.wait()  # whoever catches it finds the file
-            raise error
-        if self.session.n_epochs_done == 0:
-            self._goes_on = epoch > 0 or self._loaded
-            self._loaded = False
-
-    def _seconds(self) -> float:
-        """Seconds of training since the last time this was asked, if seconds were asked for."""
-        before, self._looked = self._looked, time.monotonic()
-        trigger = self._schedule.trigger
-        counts = isinstance(trigger, Every) and trigger.seconds is not None
-        return self._looked - before if counts else 0.0  # a state holds no chance numbers
-
-    def _batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.session.broken_epoch:
-            return
-        self._counted, due = self._schedule.batch_end(self._counted, batch, self._seconds())
-        if due:
-            self.session.pool.new_moment()
-            self._save(self.session.epoch, batch, logs or {})
-
-    @no_op
-    def _no_batch_end(self, batch: int, logs: Any = None) -> None: ...
-
-    @property
-    def on_train_batch_end(self) -> Any:
-        """The batch hook: a no-op in Keras's sense unless batches must be looked at (K-D1)."""
-        return self._batch_end if self._schedule.needs_batches else self._no_batch_end
-
-    @property
-    def _batch(self) -> int | None:
-        """Index of the last batch, if batches are looked at."""
-        return self._counted.last_batch if self._schedule.needs_batches else None
-
-    def _keep(self, epoch: int, logs: dict[str, Any]) -> None:
-        self._counted, due = self._schedule.epoch_end(self._counted, self._seconds())
-        if due or self._owed:  # owed: a save came due when its metric was not there; now it may be
-            self._save(epoch, self._batch, logs)
-        else:
-            self._hear()
-            self._try_again()
-
-    def _keep_last(self, logs: Any) -> None:
-        self._counted, due = self._schedule.end(self._counted)
-        if due:
-            self._save(self.session.epoch, self._batch, logs or {})
-
-    def _end(self, logs: Any) -> None:
-        self.wait()
-        if self._missing is None:
-            super()._end(logs)
-
-    def _settle(self) -> None:
-        self.wait()
-        if self._try_again():
-            self.wait()
-
-    def _terminate(self, deadline: float) -> None:
-        # Training goes on meanwhile: only what is under way now is waited for.
-        self._writer.queue.wait(max(deadline - time.monotonic(), 0.0))
-
-    # For those who call
+    def _peakhold_saving(self) -> _Saving:
+        participant: Any = self._peakhold_link.participant
+        return participant  # type: ignore[no-any-return]
 
     def save_now(self, logs: Mapping[str, Any] | None = None) -> None:
         """Save at once, under the same template, whatever `save_freq` says.
@@ -382,24 +239,14 @@ class ModelCheckpoint(Monitored):
             ...         if epoch == 0:
             ...             self.saver.save_now()
         """
-        if self._session is None:
+        if not self._peakhold_saving.has_run:
             raise HostError.lacks(
-                f"{self._name}.save_now()",
+                f"{self._peakhold_saving.name}.save_now()",
                 "a run that has begun",
                 self._model,
                 hint="call it while training runs, from a callback's hook.",
             )
-        logs = logs or {}
-        if self.save_best_only and logs.get(self.monitor) is None:
-            raise InvalidArgumentError.for_argument(
-                "logs",
-                dict(logs),
-                f"a value of {self.monitor!r}, by which save_best_only ranks",
-                hint="pass the logs of your hook, or save with another ModelCheckpoint.",
-            )
-        self.session.pool.new_moment()
-        self._save(self.session.epoch, self._batch, logs)
-        self._counted = self._schedule.reset(self._counted)
+        self._peakhold_saving.save_now(logs or {})
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until every save that was asked for is on disk, or has failed and was reported.
@@ -416,265 +263,508 @@ class ModelCheckpoint(Monitored):
         Raises:
             SaveError: If a save failed and `on_save_error="raise"`.
         """
+        return self._peakhold_saving.wait(timeout_s)
+
+
+@final
+class _Saving(Watching[CheckpointState]):
+    """Asks the policy, and has written what it decides.
+
+    Args:
+        name: The class of its callback, for messages.
+        watch: The metric that ranks.
+        accepted: Suffixes that the callback's class takes for any model; None: it takes all.
+    """
+
+    ranks_epochs = True
+    filepath = ""
+    verbose = 0
+    save_best_only = save_weights_only = False
+    initial_value_threshold: float | None = None
+    check_finite = True
+    on_save_error = "warn"
+    background: bool | None = None
+    memory_budget: int | None = None
+    keep_last: int | None = None
+    keep_best: int | None = None
+
+    def __init__(self, name: str, watch: Watch, accepted: tuple[str, ...] | None) -> None:
+        self._accepted = accepted
+        self._writer = CheckpointWriter()
+        self._save_freq: Any = "epoch"
+        self._schedule = SaveSchedule(trigger_of("epoch"))
+        self._forget_run()
+        super().__init__(name, [watch])
+
+    def _forget_run(self) -> None:
+        """What belongs to one run, at its beginning."""
+        self.best_path: str | None = None
+        self.latest_path: str | None = None
+        self.best_epoch: int | None = None
+        self._files: CheckpointFolder | None = None
+        self._writer.placement = Placement()
+        self._exempt: frozenset[str] = frozenset()
+        self._goes_on = self._took_over = False
+        self._missing: MonitorNotFoundError | None = None  # raised when the next epoch begins
+        self._why_not = "no epoch ended"
+        self._beaten: float | None = None
+        self._outcomes: dict[int, SaveOutcome] = {}
+        self._passed: int | None = None
+
+    # The configuration
+
+    @property
+    def save_freq(self) -> Any:
+        """When to save."""
+        return self._save_freq
+
+    @save_freq.setter
+    def save_freq(self, value: str | int | Every | AtEnd) -> None:
+        trigger = trigger_of(value)
+        is_count = isinstance(trigger, Every) and not isinstance(value, (Every, str))
+        self._save_freq = trigger.batches if is_count else value  # type: ignore[union-attr]
+        self._schedule = SaveSchedule(trigger)
+        self.set_state(replace(self.state, due=self._schedule.init()))
+
+    @property
+    def ranks(self) -> bool:
+        """Whether files are ranked at all."""
+        return self.save_best_only or self.keep_best is not None
+
+    @property
+    def policy(self) -> CheckpointPolicy:
+        """With the settings as they are now."""
+        watch = self.watches[0]
+        return CheckpointPolicy(
+            self._schedule,
+            Watched(watch.monitor, watch.criterion) if self.ranks else None,
+            best_only=self.save_best_only,
+            threshold=self.initial_value_threshold,
+            check_finite=self.check_finite,
+        )
+
+    @property
+    def best(self) -> float | None:
+        """The value to beat: of the best file, one that is being written included."""
+        return self.policy.to_beat(self.state)
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        self.set_state(replace(self.state, best=value, pending=(), replayed=None))
+
+    @property
+    def _template(self) -> CheckpointTemplate:
+        return CheckpointTemplate(self.filepath)
+
+    def _folder(self) -> CheckpointFolder:
+        if self._files is None:
+            filepath = os.path.abspath(self.filepath)
+            self._files = CheckpointFolder(filepath, self._template.suffix, self.run.id)
+        return self._files
+
+    # Before training
+
+    def needs(self, run: RunView) -> Needs:
+        """Begin anew; what is wrong with the name or the folder is said now."""
+        self.wait()  # a fit that raised may have left some
+        self._writer.queue.give_up()
+        super().needs(run)
+        self._forget_run()
+        self._template.check_suffix(run.host, self.name, self._accepted)
+        if not run.has_user_callbacks:  # a user's callback may log what fills a place
+            counts_batches = self._schedule.needs_batches
+            self._template.check_placeholders(run.host, counts_batches=counts_batches)
+        self._folder().check(run.host.state_bytes())
+        wait_for_saves_to(self.filepath)  # another callback's fit may have raised
+        self._folder().sweep()
+        if self.check_finite:
+            self._exempt = run.host.nonfinite()
+            if self._exempt:
+                self.warn_once(
+                    f"{self.name}: {', '.join(sorted(self._exempt)[:5])} hold NaN or infinity "
+                    "before training; they are not checked.",
+                    SaveWarning,
+                )
+        return Needs(memory_budget=self.memory_budget)
+
+    def buffers_needed(self, run: RunView) -> Mapping[str, int]:
+        """As many copies of what a file holds as are written and taken at a time."""
+        later = self.background
+        if later is None:
+            fit_alone = run.driven and run.trained.runs_fit()
+            later = fit_alone and not run.user_callbacks_follow()
+        self._writer.placement = Placement(in_background=later)
+        return self._writer.placement.buffers_needed(
+            run.host, run.pool, self._template.suffix, self._tell_why_here
+        )
+
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Its path, and what it saves."""
+        path, watch = os.path.abspath(self.filepath), self.watches[0]
+        one_name = self._template.is_fixed_in_a_run
+        overwrites = one_name and not isinstance(self.save_freq, AtEnd)
+        checkpoint = Checkpoint(
+            self.filepath, watch.monitor, watch.mode, self.save_best_only, overwrites
+        )
+        return replace(
+            settings,
+            checkpoints=(*settings.checkpoints, checkpoint),
+            paths=(*settings.paths, path),
+        )
+
+    def begin(self, run: RunView, start: Start) -> None:
+        """Whether files of an earlier run are gone on from."""
+        super().begin(run, start)
+        self._goes_on = start.goes_on
+        if self._files is None or self._files.run_id != run.id:  # a backup has named the run anew
+            self._files = None
+
+    def listens(self, event: Event) -> bool:
+        """Whether batches must be looked at."""
+        return event is Event.TRAIN_BATCH_END and self._schedule.needs_batches
+
+    def passes(self, event: Event, batch: int, logs: dict[str, Any]) -> bool:
+        """A batch at which nothing is due is no moment; it is counted with the next that is."""
+        mark, trigger = self.state.mark, self._schedule.trigger
+        counts = mark is not None and isinstance(trigger, Every) and trigger.seconds is not None
+        seconds = self.run.spent_seconds() - mark if counts and mark is not None else 0.0
+        if self._schedule.is_due_at(self.state.due, batch, seconds):
+            return False
+        self._passed = batch
+        return True
+
+    def _count_passed(self, moment: Moment) -> None:
+        """The last batch that was passed over counts before what comes after its epoch."""
+        batch, self._passed = self._passed, None
+        if batch is not None and moment.event is not Event.TRAIN_BATCH_END:
+            at = Position(moment.at.epoch, batch, moment.at.step)
+            self.step(Moment(Event.TRAIN_BATCH_END, at, spent=moment.spent))
+
+    # What became of saves
+
+    def news(self, moment: Moment) -> Iterable[Fact]:
+        """What has become of saves; before one is ranked, whether their states are finite, too."""
+        looks = self.save_best_only and (
+            moment.event in {Event.EPOCH_END, Event.TRAIN_END} or self._is_due(moment)
+        )
+        for outcome in self._writer.queue.news(looks=looks):
+            yield self._fact(outcome)
+
+    def _is_due(self, moment: Moment) -> bool:
+        """Whether a batch is the last before a save; asked while something is under way."""
+        if moment.event is not Event.TRAIN_BATCH_END or self._writer.queue.is_empty:
+            return False
+        return bool(self.policy.step(self.state, moment)[1])
+
+    def _fact(self, outcome: SaveOutcome) -> Fact:
+        ticket = outcome.request.ticket
+        self._outcomes[ticket] = outcome
+        if outcome.bad:
+            return NotFinite(ticket, _words_of(outcome.bad))
+        if outcome.error is not None:
+            kept = self._writer.queue.refused is outcome.request
+            return Failed(ticket, _reason_of(outcome.error), may_retry=kept)
+        return Committed(ticket)
+
+    def learn(self, fact: Fact) -> None:
+        """Tell the policy, and then people.
+
+        Raises:
+            SaveError: If a save failed and that was to end training.
+        """
+        super().learn(fact)
+        outcome = self._outcomes.pop(fact.ticket, None)
+        if outcome is None:
+            return
+        request = outcome.request
+        if outcome.committed and request.value is not None:
+            self.best_path, self.best_epoch = request.path, request.saved.epoch
+        if outcome.bad:
+            self._refuse(request.saved.epoch, _words_of(outcome.bad))
+        elif outcome.error is not None:
+            self._failed(request, outcome.error)
+        else:
+            self.latest_path = request.path
+            self._tell_committed(outcome)
+
+    def _hear(self) -> None:
+        for outcome in self._writer.queue.news():
+            self.learn(self._fact(outcome))
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every save is on disk, or has failed and was reported."""
         ended = self._writer.queue.wait(timeout_s)
         self._hear()
         return ended
 
-    # Whether an epoch is worth a file
-
-    def _save(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
-        self._take_over()
-        self._hear(looks=self.save_best_only)
-        self._save_if_worth_it(epoch, batch, logs)
-        self._try_again()
-
-    def _save_if_worth_it(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
-        self._owed = False
-        path = self._path(epoch, batch, logs)
-        value = self._value(epoch, logs) if self._ranks else to_number(logs.get(self.monitor))
-        counts, text = False, f"saving model to {path}"
-        if self.save_best_only and value is None:
-            self._owed = not self._schedule.at_every_epoch
-            error = self._missed(logs)
-            if error is None:
-                return
-            known = self._missing is not None or self.latest_path is not None
-            self._tell_missing(error)
-            if known or self.best is not None:
-                return  # else it is saved once: better a file that nobody ranked than none
-        elif self.save_best_only and value is not None:
-            reason = self._why_no_better(epoch, value)
-            if reason is not None:
-                self._pass_over(epoch, reason)
-                return
-            counts = True
-            text = f"{self.monitor} improved from {self._best_text} to {value:.5f}, {text}"
-        request = self._request(path, epoch, batch, logs, value, counts=counts)
-        defect, plan = self._loss_defect(logs), None
-        if defect is None:
-            plan = self._plan()
-            if plan is None and (bad := request.bad_among(self.host.nonfinite)):
-                defect = _words_of(bad)
-        if defect is not None:
-            self._refuse(epoch, defect)
-            return
-        self._say(f"\nEpoch {epoch + 1}: {text}")
-        self._carry_out(request, plan)
-
-    def _why_no_better(self, epoch: int, value: float) -> str | None:
-        """Why this epoch does not beat every file, those under way included; None if it does."""
-        _, decision = self._policy.step(self._state, Observation(epoch, value))
-        if not isinstance(decision, Skip) or self._replays(epoch, value):
-            return None
-        return decision.reason
-
-    def _replays(self, epoch: int, value: float) -> bool:
-        """Whether the best file is of this very epoch, from before the interruption, and no better.
-
-        Then the epoch is trained again, and what comes of it replaces the file.
-        """
-        best = self._state.best
-        return (
-            self._replayed == epoch
-            and self._state.pending is None
-            and is_finite(value)
-            and not self._criterion.better(best, value)
-        )
-
-    def _take_over(self) -> None:
-        """In a run that goes on: take the best from the files that are there, once."""
-        if not self._goes_on or self._took_over or self._files is None:
-            return
-        self._took_over = True
-        if not self.save_best_only or self._direction is None:
-            return
-        found = self._files.best(self.monitor, self._direction)
-        if found is None:
-            self._state = SaveBestState(best=self.initial_value_threshold)
-            return
-        path, saved = found
-        folder, name = static_folder(self.filepath), os.path.basename(path)
-        self.best_path = name if folder == "." else os.path.join(folder, name)
-        self.best_epoch = saved.epoch
-        if not self._criterion.better(self.initial_value_threshold, saved.value):
-            self._state, self._replayed = SaveBestState(best=saved.value), saved.epoch
-
-    def _loss_defect(self, logs: Mapping[str, Any]) -> str | None:
-        """What the loss tells against a save, or None."""
-        loss = to_number(logs.get("loss")) if self.check_finite else None
-        return None if loss is None or is_finite(loss) else f"the loss is {loss}"
-
-    # A save
-
-    def _path(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
-        template, session = self._template, self.session
-        values = template.values(
-            epoch,
-            batch,
-            logs,
-            run_id=session.run_id,
-            timestamp=session.timestamp,
-            worker=session.worker,
-        )
-        missing = template.missing(values)
-        if missing:
-            self._tell_once(
-                f"{self._name}: nothing fills {{{missing[0]}}} in {self.filepath!r} here; "
-                "the name reads NA there."
-            )
-        return template.fill(values)
-
-    def _request(
-        self,
-        path: str,
-        epoch: int,
-        batch: int | None,
-        logs: Mapping[str, Any],
-        value: float | None,
-        *,
-        counts: bool,
-    ) -> SaveRequest:
-        """What is to be written; `counts`: whether it becomes the best."""
-        direction = self._direction if self._ranks else None
-        retention = None
-        if self.keep_last is not None or self.keep_best is not None:
-            policy = keep_files(self.keep_last, self.keep_best, self.monitor, direction)
-            retention = Retention(policy, self._goes_on)
-        return SaveRequest(
-            path,
-            os.path.abspath(path),
-            about_to_be_saved(
-                epoch,
-                batch,
-                {key: to_number(one) for key, one in logs.items()},
-                monitor=self.monitor,
-                mode=None if direction is None else direction.value,
-                value=value,
-                run_id=self.session.run_id,
-                versions=self.host.versions(),
-            ),
-            goes_on=self._goes_on or self.initial_value_threshold is not None,
-            value=value if counts else None,
-            retention=retention,
-            replaces=self._template.is_fixed,
-            exempt=self._exempt if self.check_finite else None,
-        )
-
-    def _plan(self) -> PlannedFile | None:
-        return self._writer.placement.plan(
-            self.host, self.session.pool, self._template.suffix, self._tell_why_here
-        )
-
-    def _carry_out(self, request: SaveRequest, plan: PlannedFile | None) -> None:
-        try:
-            for fact in self._writer.carry_out(
-                request,
-                plan,
-                host=self.host,
-                pool=self.session.pool,
-                folder=self._folder(),
-                tell=self._tell_why_here,
-            ):
-                self._learn(fact)
-        except BaseException:  # what came to nothing is not the value to beat
-            self._state = replace(self._state, pending=self._writer.queue.value)
-            raise
-
-    def _try_again(self) -> bool:
-        """Try once more to save the best state that the disk refused; False if there is none."""
-        request = self._writer.queue.refused
-        if request is None:
-            return False
-        if not self._criterion.better(request.value, self._state.to_beat):
-            self._writer.queue.give_up()
-            return False
-        self._say(f"\nEpoch {request.saved.epoch + 1}: saving model to {request.path}, once more")
-        self._learn(SaveBegun(request))
-        self._writer.queue.try_again()
-        return True
-
-    # What became of it
-
-    def _hear(self, *, looks: bool = False) -> None:
-        """Take in what has become of saves; with `looks`, whether their states are finite, too."""
-        for outcome in self._writer.queue.news(looks=looks):
-            self._learn(outcome)
-
-    def _learn(self, fact: SaveBegun | SaveOutcome) -> None:
-        request, state = fact.request, self._state
-        if request.value is not None:
-            state = replace(state, pending=request.value)
-        if isinstance(fact, SaveBegun):
-            self._state = state
-            return
-        if request.value is not None:
-            ended = self._policy.committed if fact.committed else self._policy.failed
-            self._state = replace(ended(state), pending=self._writer.queue.value)
-            if fact.committed:
-                self.best_path, self.best_epoch = request.path, request.saved.epoch
-        if fact.bad:
-            self._refuse(request.saved.epoch, _words_of(fact.bad))
-        elif fact.error is not None:
-            self._failed(request, fact.error)
-        else:
-            self.latest_path = request.path
-            self._tell_committed(fact)
-
     def _failed(self, request: SaveRequest, error: BaseException) -> None:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        self._why_not = reason
+        self._why_not = _reason_of(error)
         if self.on_save_error == "raise":
             self._writer.queue.give_up()
             raise SaveError.for_path(
-                request.path, reason, expected="a file that can be written"
+                request.path, self._why_not, expected="a file that can be written"
             ) from error
         is_kept = self._writer.queue.refused is request
         again = " A copy of its state is kept, to try once more." if is_kept else ""
-        self.session.warn(
-            f"{self._name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
-            f"{reason}. What was saved before is as it was; training goes on.{again}",
+        self.run.warn(
+            f"{self.name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
+            f"{self._why_not}. What was saved before is as it was; training goes on.{again}",
             SaveWarning,
         )
         if not isinstance(error, (OSError, MemoryError)):
             # The next one is written by the framework's own functions.
             self._writer.placement.in_background = False
 
+    # Deciding
+
+    def decide(self, moment: Moment) -> Sequence[Decision]:
+        """What the policy decides; in a run that goes on, it knows the files that are there."""
+        if moment.event in {Event.TRAIN_BATCH_END, Event.EPOCH_END, Event.TRAIN_END}:
+            self._take_over()
+        self._count_passed(moment)
+        self._beaten = self.best
+        decisions = super().decide(moment)
+        self._let_go(decisions)
+        return decisions
+
+    def _let_go(self, decisions: Sequence[Decision]) -> None:
+        """Where the policy wants what was refused no more, its copy may go."""
+        asked = any(isinstance(one, Save) and one.retry is not None for one in decisions)
+        if self.state.refused is None and not asked:
+            self._writer.queue.give_up()
+
+    def _take_over(self) -> None:
+        """In a run that goes on: take the best from the files that are there, once."""
+        watch = self.watches[0]
+        if not self._goes_on or self._took_over:
+            return
+        if self.save_best_only and watch.direction is None:
+            return
+        self._took_over = True
+        if not self.save_best_only or watch.direction is None:
+            return
+        found = self._folder().best(watch.monitor, watch.direction)
+        if found is None:
+            self.learn(Found(None))
+            return
+        path, saved = found
+        folder, name = static_folder(self.filepath), os.path.basename(path)
+        self.best_path = name if folder == "." else os.path.join(folder, name)
+        self.best_epoch = saved.epoch
+        self.learn(Found(saved.value, saved.epoch))
+
+    # Acting
+
+    def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
+        """Write, or say why not."""
+        if isinstance(decision, Save):
+            if decision.retry is not None:
+                self._write_once_more(decision)
+            else:
+                self._write(decision, moment, logs)
+        elif isinstance(decision, Skip) and decision.bad:
+            self._refuse(moment.at.epoch, decision.reason)
+        elif isinstance(decision, Skip):
+            self._pass_over(moment.at.epoch, decision.reason)
+        elif isinstance(decision, Missing):
+            self._miss(decision, moment, logs)
+
+    def _miss(self, decision: Missing, moment: Moment, logs: Mapping[str, Any]) -> None:
+        if decision.fatal:
+            error, self._missing = self._missing, None
+            self.wait()  # whoever catches it finds the file
+            raise error or self.not_found(decision.monitor, logs)
+        if moment.event is Event.TRAIN_END:
+            self.forget_said()
+        elif self.state.missing:
+            self._missing = self.not_found(decision.monitor, logs)
+            self._why_not = f"{decision.monitor!r} was not logged"
+            self.warn_once(
+                f"Can save best model only with {decision.monitor} available. {self._missing}",
+                MonitorWarning,
+            )
+            return
+        self.miss(decision, logs)
+
+    def _batch(self) -> int | None:
+        """Index of the last batch, if batches are looked at."""
+        return self.state.due.last_batch if self._schedule.needs_batches else None
+
+    def _write(self, decision: Save, moment: Moment, logs: Mapping[str, Any]) -> None:
+        epoch, path = moment.at.epoch, self._path(moment.at.epoch, logs)
+        plan, request = self._plan(), self._request(path, epoch, logs, decision)
+        bad = request.bad_among(self.run.host.nonfinite) if plan is None else frozenset()
+        if bad:
+            self._refuse(epoch, _words_of(bad))
+            super().learn(NotFinite(decision.ticket, _words_of(bad)))
+            return
+        text = f"saving model to {path}"
+        if decision.value is not None:
+            before = "None" if self._beaten is None else f"{self._beaten:.5f}"
+            text = f"{self.monitor} improved from {before} to {decision.value:.5f}, {text}"
+        self._say(f"\nEpoch {epoch + 1}: {text}")
+        self._carry_out(request, plan)
+
+    def _write_once_more(self, decision: Save) -> None:
+        request = self._writer.queue.refused
+        if request is None:  # its copy was let go meanwhile
+            super().learn(Failed(decision.ticket, "its copy was let go"))
+            return
+        self._say(f"\nEpoch {request.saved.epoch + 1}: saving model to {request.path}, once more")
+        self._writer.queue.try_again(decision.ticket)
+
+    def _path(self, epoch: int, logs: Mapping[str, Any]) -> str:
+        template, run = self._template, self.run
+        values = template.values(
+            epoch, self._batch(), logs, run_id=run.id, timestamp=run.timestamp, worker=run.rank
+        )
+        missing = template.missing(values)
+        if missing:
+            self._tell_once(
+                f"{self.name}: nothing fills {{{missing[0]}}} in {self.filepath!r} here; "
+                "the name reads NA there."
+            )
+        return template.fill(values)
+
+    def _request(
+        self, path: str, epoch: int, logs: Mapping[str, Any], decision: Save
+    ) -> SaveRequest:
+        """What is to be written."""
+        watch = self.watches[0]
+        direction = watch.direction if self.ranks else None
+        retention = None
+        if self.keep_last is not None or self.keep_best is not None:
+            policy = keep_files(self.keep_last, self.keep_best, watch.monitor, direction)
+            retention = Retention(policy, self._goes_on)
+        return SaveRequest(
+            path,
+            os.path.abspath(path),
+            about_to_be_saved(
+                epoch,
+                self._batch(),
+                {key: to_number(one) for key, one in logs.items()},
+                monitor=watch.monitor,
+                mode=None if direction is None else direction.value,
+                value=to_number(logs.get(watch.monitor)),
+                run_id=self.run.id,
+                versions=self.run.host.versions(),
+            ),
+            goes_on=self._goes_on or self.initial_value_threshold is not None,
+            value=decision.value,
+            retention=retention,
+            replaces=self._template.is_fixed,
+            exempt=self._exempt if self.check_finite else None,
+            ticket=decision.ticket,
+        )
+
+    def _plan(self) -> PlannedFile | None:
+        return self._writer.placement.plan(
+            self.run.host, self.run.pool, self._template.suffix, self._tell_why_here
+        )
+
+    def _carry_out(self, request: SaveRequest, plan: PlannedFile | None) -> None:
+        try:
+            for event in self._writer.carry_out(
+                request,
+                plan,
+                host=self.run.host,
+                pool=self.run.pool,
+                folder=self._folder(),
+                tell=self._tell_why_here,
+            ):
+                if not isinstance(event, SaveBegun):
+                    self.learn(self._fact(event))
+        except BaseException as error:  # what came to nothing is not the value to beat
+            super().learn(Failed(request.ticket, _reason_of(error)))
+            raise
+        refused = self.state.refused
+        if refused is not None and self._writer.queue.refused is None:
+            super().learn(Failed(refused.ticket, "its copy was let go"))
+
+    def save_now(self, logs: Mapping[str, Any]) -> None:
+        """Save at once, whatever the schedule says.
+
+        Raises:
+            InvalidArgumentError: If files are ranked and `logs` does not hold the metric.
+        """
+        monitor = self.watches[0].monitor
+        if self.save_best_only and logs.get(monitor) is None:
+            raise InvalidArgumentError.for_argument(
+                "logs",
+                dict(logs),
+                f"a value of {monitor!r}, by which save_best_only ranks",
+                hint="pass the logs of your hook, or save with another ModelCheckpoint.",
+            )
+        self.run.new_moment()
+        moment = self.run.moment(logs)
+        if self.ranks:
+            self.look(self.watches[0], moment, logs)
+        self._take_over()
+        self._count_passed(moment)
+        for fact in self.news(moment):
+            self.learn(fact)
+        self._beaten = self.best
+        state, decisions = self.policy.ask(self.state, moment)
+        self.set_state(state)
+        self._let_go(decisions)
+        for decision in decisions:
+            self.apply(decision, moment, dict(logs))
+
+    # The end
+
+    def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
+        """At the end of training, all that was asked for is waited for."""
+        if moment.event is Event.TRAIN_END:
+            self.wait()
+
+    def settle(self) -> None:
+        """What the disk refused is tried once more."""
+        self.wait()
+        state, decisions = self.policy.try_again(self.state)
+        self.set_state(state)
+        self._let_go(decisions)
+        for decision in decisions:
+            if isinstance(decision, Save):
+                self._write_once_more(decision)
+        if decisions:
+            self.wait()
+
+    def finish_by(self, deadline: float) -> None:
+        """Training goes on meanwhile: only what is under way now is waited for."""
+        self._writer.queue.wait(max(deadline - time.monotonic(), 0.0))
+
     # Words
 
     def _say(self, message: str) -> None:
         if self.verbose:
-            self.host.say(message)
+            self.run.say(message)
 
     def _tell_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
-            self.host.say(message)
+            self.run.say(message)
 
     def _tell_why_here(self, reason: str) -> None:
-        if not self.session.quiet:
-            self._tell_once(f"{self._name} writes {self.filepath} while training waits: {reason}.")
+        if not self.run.quiet:
+            self._tell_once(f"{self.name} writes {self.filepath} while training waits: {reason}.")
 
-    def _tell_missing(self, error: MonitorNotFoundError) -> None:
-        self._missing, self._why_not = error, f"{self.monitor!r} was not logged"
-        self._warn_once(
-            f"Can save best model only with {self.monitor} available. {error}", MonitorWarning
-        )
-
-    def _missing_message(self, logs: Mapping[str, Any]) -> str:
+    def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
+        """Keras's words."""
         return (
-            f"Can save best model only with {self.monitor} available. "
+            f"Can save best model only with {monitor} available. "
             f"Available metrics are: {','.join(logs)}"
         )
 
     def _pass_over(self, epoch: int, reason: str) -> None:
         self._why_not = f"{self.monitor} {reason}"
-        self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {self._best_text}")
+        before = "None" if self._beaten is None else f"{self._beaten:.5f}"
+        self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {before}")
 
     def _refuse(self, epoch: int, defect: str) -> None:
         self._why_not = defect
         kept = f" {self.latest_path!r} stays as it is." if self.latest_path else ""
-        self._warn_once(
-            f"{self._name} does not save epoch {epoch + 1}: {defect}.{kept} "
+        self.warn_once(
+            f"{self.name} does not save epoch {epoch + 1}: {defect}.{kept} "
             "Pass check_finite=False to save such states.",
             SaveWarning,
         )
@@ -684,36 +774,31 @@ class ModelCheckpoint(Monitored):
         if outcome.aside is not None:
             self._tell_once(f"{path} was there before this run; it is kept as {outcome.aside}.")
         if outcome.again and not self._template.is_fixed_in_a_run:
-            self.host.say(
+            self.run.say(
                 f"{path} is the name of an earlier save of this run, too, and was replaced; put "
                 "{epoch} or {batch} into the name to keep both."
             )
         if outcome.trouble is not None:
-            self._warn_once(
-                f"{self._name} could not delete older files: {outcome.trouble}. {path!r} is safe.",
+            self.warn_once(
+                f"{self.name} could not delete older files: {outcome.trouble}. {path!r} is safe.",
                 SaveWarning,
             )
         self._say(f"\nEpoch {outcome.request.saved.epoch + 1}: finished saving model to {path}")
 
-    def _tell(self, facts: Facts) -> Facts:
-        path = os.path.abspath(self.filepath)
-        one_name = self._template.is_fixed_in_a_run
-        overwrites = one_name and not isinstance(self.save_freq, AtEnd)
-        checkpoint = Checkpoint(
-            self.filepath, self.monitor, self.mode, self.save_best_only, overwrites
-        )
-        return replace(
-            facts, checkpoints=(*facts.checkpoints, checkpoint), paths=(*facts.paths, path)
-        )
-
-    def _summary(self) -> Best | str | None:
+    def summary(self) -> Best | str | None:
+        """The best file, or why there is none."""
         if self.latest_path is None and self.best_path is None:
             return f"ModelCheckpoint saved nothing to {self.filepath!r}: {self._why_not}"
-        if self.best_path is None or self.best is None or self.best_epoch is None:
+        best = self.best
+        if self.best_path is None or best is None or self.best_epoch is None:
             return None
-        return Best(self.monitor, self.best, self.best_epoch, f"saved in {self.best_path}")
+        return Best(self.monitor, best, self.best_epoch, f"saved in {self.best_path}")
 
     # State
+
+    def place(self) -> str | None:
+        """States are filed by the template, too."""
+        return self.filepath
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the value to beat, as plain JSON.
@@ -721,25 +806,20 @@ class ModelCheckpoint(Monitored):
         In the next run the value counts only if the sidecar proves a file with it: what is known
         of files comes from files.
         """
-        best = self.best
-        return {
-            **self._header(),
-            "state": {"best": best if is_finite(best) else None},
-            "due": asdict(self._counted),
-        }
+        return {**self.header(), **self.state.to_json()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; counts for the next run.
-
-        Raises:
-            InvalidArgumentError: If the state is of another class or another monitor.
-        """
-        self._check_header(state)
-        self._state = SaveBestState(best=state["state"]["best"])
-        self._counted, self._loaded = SaveScheduleState(**state["due"]), True
+        """Go on from a state; it counts for the next run."""
+        self.check_header(state)
+        self.set_state(CheckpointState.from_json(state))
+        self.is_loaded = True
 
 
 def _words_of(bad: frozenset[str]) -> str:
     first, *others = sorted(bad)
     more = f" and {len(others)} more" if others else ""
     return f"{first}{more} holds NaN or infinity"
+
+
+def _reason_of(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

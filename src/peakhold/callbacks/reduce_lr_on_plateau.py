@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, final
 
 from peakhold._core.arguments import check_count, check_number, check_verbose
-from peakhold._core.decisions import SetLearningRate
+from peakhold._core.decisions import Decision, SetLearningRate
+from peakhold._core.moments import Moment
 from peakhold._core.monitor import Relative
-from peakhold._core.numbers import numbers_from_json, numbers_to_json
-from peakhold._core.observation import Observation
+from peakhold._core.observation import Event
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
-from peakhold.advice import Facts, Plateau
+from peakhold._core.watched import Watched
+from peakhold.advice import Plateau, RunSettings
 from peakhold.errors import AdviceWarning
 from peakhold.host.contract import rate_key
-from peakhold.runtime.monitored import Monitored, View
-from peakhold.runtime.training_clock import TrainingClock
+from peakhold.runtime.participant import Measured, Needs
+from peakhold.runtime.participating import Participating, Setting, View
+from peakhold.runtime.run_view import RunView
+from peakhold.runtime.watching import Watch, Watching, check_steps_counted
 
 __all__ = ["ReduceLROnPlateau"]
 
 
-class ReduceLROnPlateau(Monitored):
+class ReduceLROnPlateau(Participating):
     """Lower the learning rate when a metric has stopped improving.
 
     Every epoch's logs get `learning_rate`, the rate that epoch was trained with (with several
@@ -61,8 +64,6 @@ class ReduceLROnPlateau(Monitored):
         `keras.callbacks.ReduceLROnPlateau` of Keras 3.15.
     """
 
-    logs_learning_rate = True
-
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -75,8 +76,9 @@ class ReduceLROnPlateau(Monitored):
         min_lr: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(monitor, mode, min_delta)
-        self.factor = check_number(
+        name = type(self).__name__
+        lowering = _Lowering(name, Watch(name, monitor, mode, min_delta))
+        lowering.factor = check_number(
             "factor",
             factor,
             "a number of at least 0 and below 1",
@@ -84,109 +86,108 @@ class ReduceLROnPlateau(Monitored):
             below=1.0,
             hint="ReduceLROnPlateau does not support a factor >= 1.0; factor=0.5 halves the rate.",
         )
-        self.patience: Patience = check_patience(
-            "patience", patience, hint="pass a number of epochs."
-        )
-        self.verbose = check_verbose(verbose)
-        self.cooldown = check_count("cooldown", cooldown, hint="pass a number of epochs.")
-        self.min_lr = check_number("min_lr", min_lr, "a number of at least 0", at_least=0.0)
-        self._ignored = dict(kwargs)
-        self._clock = TrainingClock()
-        self._state = PlateauState()
-        self._loaded = False
-        self._continued: PlateauState | None = None
+        lowering.patience = check_patience("patience", patience, hint="pass a number of epochs.")
+        lowering.verbose = check_verbose(verbose)
+        lowering.cooldown = check_count("cooldown", cooldown, hint="pass a number of epochs.")
+        lowering.min_lr = check_number("min_lr", min_lr, "a number of at least 0", at_least=0.0)
+        lowering.ignored = dict(kwargs)
+        super().__init__(lowering)
 
+    monitor = Setting[str]("Name of the metric.")
+    mode = Setting[str]("`min`, `max` or `auto`.")
+    min_delta = Setting[Any]("Smallest change that counts.")
+    factor = Setting[float]("New rate = old rate * `factor`.")
+    patience = Setting[Any]("Epochs, steps or seconds without improvement before a cut.")
+    cooldown = Setting[int]("Epochs after a cut in which nothing is counted.")
+    min_lr = Setting[float]("No rate goes below it.")
+    verbose = Setting[int]("0 is silent, 1 says each cut.")
     best = View[float | None]("Best value so far.")
     wait = View[int]("Epochs without improvement so far.")
     cooldown_counter = View[int]("Epochs still to sit out.")
+
+    @property
+    def monitor_op(self) -> Any:
+        """The comparison in use (Keras's own function object in `fit`), None before it is known."""
+        direction = self._peakhold_link.participant.watches[0].direction  # type: ignore[attr-defined]
+        return None if direction is None else self._peakhold_seam.comparison(direction)
 
     def in_cooldown(self) -> bool:
         """Whether epochs are being sat out after a cut."""
         return self.cooldown_counter > 0
 
-    # Handlers
 
-    def _reset(self) -> None:
-        super()._reset()
-        self._clock = TrainingClock()
-        if self._loaded:
-            self._loaded = False
-            return
-        self._continued = self._state
-        self._state = PlateauState()
+@final
+class _Lowering(Watching[PlateauState]):
+    """Lowers rates when its policy says so."""
 
-    def _check(self) -> None:
-        super()._check()
-        self.host.check_rates_settable(self._name)
-        if self._ignored:
-            names = ", ".join(f"{key}={value!r}" for key, value in self._ignored.items())
-            self._warn_once(
-                f"{self._name} knows no {names} and ignores it; did you mean min_delta, patience, "
+    logs_learning_rate = True
+    factor = 0.1
+    patience: Patience = 10
+    cooldown = 0
+    min_lr = 0.0
+    verbose = 0
+
+    def __init__(self, name: str, watch: Watch) -> None:
+        super().__init__(name, [watch])
+        self.ignored: Mapping[str, Any] = {}
+
+    @property
+    def policy(self) -> PlateauPolicy:
+        """With the settings as they are now."""
+        watch = self.watches[0]
+        watched = Watched(watch.monitor, watch.criterion)
+        return PlateauPolicy(watched, self.factor, self.patience, self.cooldown, self.min_lr)
+
+    def needs(self, run: RunView) -> Needs:
+        """Begin anew; a rate that cannot be set, or an argument that is ignored, is said now."""
+        super().needs(run)
+        run.host.check_rates_settable(self.name)
+        if self.ignored:
+            names = ", ".join(f"{key}={value!r}" for key, value in self.ignored.items())
+            self.warn_once(
+                f"{self.name} knows no {names} and ignores it; did you mean min_delta, patience, "
                 "cooldown or min_lr?",
                 AdviceWarning,
             )
+        return Needs(rates=True)
 
-    def _epoch_begin(self, epoch: int) -> None:
-        if self.session.start_epoch == epoch:
-            self._clock.start(self.session, self.patience)
-        if epoch > 0 and self._continued is not None:
-            self._state = self._continued
-        self._continued = None
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Its patience, for rules about several."""
+        watch = self.watches[0]
+        plateau = Plateau(watch.monitor, watch.mode, self.patience)
+        return replace(settings, plateaus=(*settings.plateaus, plateau))
 
-    def _measure(self, epoch: int, logs: dict[str, Any]) -> None:
-        for name, rate in self.host.learning_rates().items():
-            logs[rate_key(name)] = rate
+    def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
+        """Log the rates that the epoch was trained with."""
+        super().measure(moment, logs)
+        if moment.event is not Event.EPOCH_END:
+            return Measured()
+        check_steps_counted(self, self.patience, moment)
+        return Measured({rate_key(name): rate for name, rate in self._rates(moment).items()})
 
-    def _act(self, epoch: int, logs: dict[str, Any]) -> None:
-        value = self._value(epoch, logs)
-        spent = self._clock.lap(self.session, self.patience, self._name)
-        if value is None:
-            error = self._missed(logs)
-            if error is not None:
-                raise error
-            if spent:
-                self._state = replace(self._state, waited=self._state.waited + spent)
-            return
-        policy = PlateauPolicy(
-            self._criterion, self.factor, self.patience, self.cooldown, self.min_lr
-        )
-        self._state, decisions = policy.step(
-            self._state, Observation(epoch, value), self.host.learning_rates(), spent
-        )
-        for decision in decisions:
-            if isinstance(decision, SetLearningRate):
-                self.host.set_learning_rate(decision.name, decision.value)
-                if self.verbose:
-                    of = f" {decision.name}" if decision.name else ""
-                    self.host.say(
-                        f"\nEpoch {epoch + 1}: ReduceLROnPlateau reducing{of} learning rate to "
-                        f"{decision.value}."
-                    )
+    def decide(self, moment: Moment) -> Any:
+        """What the policy decides about this callback's own model's rates."""
+        if self.run.host is not self.run.trained and moment.event is Event.EPOCH_END:
+            moment = replace(moment, rates=self._rates(moment))
+        return super().decide(moment)
 
-    def _missing_message(self, logs: Mapping[str, Any]) -> str:
+    def _rates(self, moment: Moment) -> Mapping[str, float]:
+        run = self.run
+        return moment.rates if run.host is run.trained else run.host.learning_rates()
+
+    def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
+        """Set a rate, and say so."""
+        super().apply(decision, moment, logs)
+        if isinstance(decision, SetLearningRate) and self.verbose:
+            of = f" {decision.name}" if decision.name else ""
+            self.run.say(
+                f"\nEpoch {moment.at.epoch + 1}: ReduceLROnPlateau reducing{of} learning rate to "
+                f"{decision.value}."
+            )
+
+    def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
+        """Keras's words."""
         return (
-            f"Learning rate reduction is conditioned on metric `{self.monitor}` which is not "
+            f"Learning rate reduction is conditioned on metric `{monitor}` which is not "
             f"available. Available metrics are: {','.join(logs)}."
         )
-
-    def _tell(self, facts: Facts) -> Facts:
-        plateau = Plateau(self.monitor, self.mode, self.patience)
-        return replace(facts, plateaus=(*facts.plateaus, plateau))
-
-    # State
-
-    def state_dict(self) -> dict[str, Any]:
-        """Counters as plain JSON."""
-        state = numbers_to_json(asdict(self._state))
-        if not self._state.waited:
-            del state["waited"]
-        return {**self._header(), "state": state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; counts for the next run.
-
-        Raises:
-            InvalidArgumentError: If the state is of another class or another monitor.
-        """
-        self._check_header(state)
-        self._state, self._loaded = PlateauState(**numbers_from_json(state["state"])), True

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peakhold._core.arguments import check_number, check_text
+from peakhold._core.decisions import Decision
+from peakhold._core.moments import Moment
+from peakhold._core.observation import Event
 from peakhold.errors import InvalidArgumentError, RemoteWarning
 from peakhold.host.contract import to_number
-from peakhold.runtime.callback import Participant
+from peakhold.runtime.participant import Needs, Participant
+from peakhold.runtime.participating import Participating, Setting
+from peakhold.runtime.run_view import RunView
 
 if TYPE_CHECKING:
     import urllib.request
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteMonitor"]
 
 
-class RemoteMonitor(Participant):
+class RemoteMonitor(Participating):
     """Send the metrics of each epoch to a server, by HTTP POST.
 
     In `fit`, and in loops that a `CallbackList` drives, a thread sends them, in order; an epoch
@@ -55,7 +60,14 @@ class RemoteMonitor(Participant):
         `keras.callbacks.RemoteMonitor` of Keras 3.15; K-T5.
     """
 
-    _unshown = ("root", "headers")  # a password, a token
+    _peakhold_unshown = ("root", "headers")  # a password, a token
+
+    root = Setting[str]("URL of the server.")
+    path = Setting[str]("Path on it.")
+    field = Setting[str]("Name of the form's field.")
+    headers = Setting["Mapping[str, str] | None"]("HTTP headers to send.")
+    send_as_json = Setting[bool]("Whether the body is JSON.")
+    timeout = Setting[float]("Seconds to wait for each answer, and at the end.")
 
     def __init__(
         self,
@@ -67,51 +79,68 @@ class RemoteMonitor(Participant):
         *,
         timeout: float = 5,
     ) -> None:
-        super().__init__()
-        self.root = _check_root(root)
-        self.path = path
-        self.field = check_text("field", field, "a name", hint="pass field='data'.")
+        root = _check_root(root)
+        field = check_text("field", field, "a name", hint="pass field='data'.")
         if headers is not None and not isinstance(headers, Mapping):
             raise InvalidArgumentError.for_argument(
                 "headers", headers, "a dict of HTTP headers", hint="pass {'X-Run': 'first'}."
             )
-        self.headers = headers
-        self.send_as_json = bool(send_as_json)
-        self.timeout = check_number(
+        timeout = check_number(
             "timeout", timeout, "seconds, at least 0.001", at_least=0.001, hint="pass timeout=5."
         )
-        self._sender: Sender | None = None
+        super().__init__(_Sending(root, path, field, headers, bool(send_as_json), timeout))
+
+
+class _Sending(Participant):
+    """Sends what an epoch's end has logged; see `RemoteMonitor` for the arguments."""
+
+    def __init__(
+        self,
+        root: str,
+        path: str,
+        field: str,
+        headers: Mapping[str, str] | None,
+        send_as_json: bool,
+        timeout: float,
+    ) -> None:
+        self.root, self.path, self.field = root, path, field
+        self.headers, self.send_as_json, self.timeout = headers, send_as_json, timeout
+        self.sender: Sender | None = None
         self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_sender": None}
+        return {**super().__getstate__(), "sender": None}
 
-    # Handlers
+    def needs(self, run: RunView) -> Needs:
+        """Begin anew: a failure is told once for each run."""
+        self.sender, self._told = None, False
+        return Needs()
 
-    def _reset(self) -> None:
-        self._sender, self._told = None, False
-
-    def _record(self, epoch: int, logs: dict[str, Any]) -> None:
+    def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
+        """Send an epoch's metrics, or put them into the queue."""
+        if moment.event is not Event.EPOCH_END:
+            return
         from peakhold.alerts.remote_sender import Sender, post  # loads sockets and TLS
 
-        request = self._request(epoch, logs)
-        if not self.session.driven:
+        request = self._request(moment.at.epoch, logs)
+        if not self.run.driven:
             self._tell_failure(post(request, self.timeout, []))
             return
-        if self._sender is None:
-            self._sender = Sender(self.timeout)
-        self._sender.push(request)
-        self._tell_failure(self._sender.failure)
+        if self.sender is None:
+            self.sender = Sender(self.timeout)
+        self.sender.push(request)
+        self._tell_failure(self.sender.failure)
 
-    def _settle(self) -> None:
-        sender, self._sender = self._sender, None
+    def settle(self) -> None:
+        """Wait for the last of them."""
+        sender, self.sender = self.sender, None
         if sender is not None:
             self._tell_failure(sender.close())
 
     def _tell_failure(self, reason: str | None) -> None:
         if reason is not None and not self._told:
             self._told = True
-            self.session.warn(
+            self.run.warn(
                 f"Could not reach RemoteMonitor root server at {_without_password(self.root)}: "
                 f"{reason}. Training goes on.",
                 RemoteWarning,

@@ -6,8 +6,8 @@ Rules of this file:
    updates, which goes on from fit to fit.
 2. A batch costs nothing where `update_freq` is `"epoch"`: there is no hook for it.
 3. A disk that refuses ends no training: it is said once, and tried again with the next event.
-4. What needs a framework (graph, embeddings, profiler) is asked of methods that a host's own class
-   fills in; here they have nothing to give.
+4. What needs a framework (graph, embeddings, profiler) is asked of methods that a framework's own
+   participant fills in (`_peakhold_kind`); here they have nothing to give.
 """
 
 from __future__ import annotations
@@ -15,27 +15,333 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peakhold import files
 from peakhold._core.arguments import check_count, check_text
-from peakhold.advice import Facts
+from peakhold._core.decisions import Decision
+from peakhold._core.moments import Moment
+from peakhold._core.observation import Event
+from peakhold.advice import RunSettings
 from peakhold.errors import AdviceWarning, HostError, InvalidArgumentError, SaveError, SaveWarning
 from peakhold.host.contract import rate_key, to_number
 from peakhold.host.gradients import GRADIENT_NORM
-from peakhold.runtime.callback import Participant, no_op
+from peakhold.runtime.participant import Needs, Sparse
+from peakhold.runtime.participating import BatchHooks, Setting
+from peakhold.runtime.run_view import RunView
 
 if TYPE_CHECKING:  # `import peakhold` loads no NumPy
     from peakhold.tensorboard import Embedding, RunFolders
 
-__all__ = ["TensorBoard"]
+__all__ = ["Boarding", "TensorBoard"]
 
 TRAIN, VALIDATION = "train", "validation"
 
 
-class TensorBoard(Participant):
+class Boarding(Sparse):
+    """What the session asks: writes each moment down.
+
+    Its settings are the arguments of `TensorBoard`, checked.
+    """
+
+    log_dir = "logs"
+    histogram_freq = 0
+    write_graph = True
+    write_images = False
+    write_steps_per_second = False
+    update_freq: str | int = "epoch"
+    profile_batch = (0, 0)
+    embeddings_freq = 0
+    embeddings_metadata: str | Mapping[str, str] | None = None
+    write_gradients = False
+
+    def __init__(self) -> None:
+        self._steps_loaded: int | None = None
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        """What belongs to one run, at its beginning."""
+        self._folders: RunFolders | None = None
+        self._in_epochs = False
+        """Whether epochs of this run have begun, and it has not ended."""
+        self._said = self._missed_gradients = False
+        self._before = 0
+        """Updates before the running epoch."""
+        self._done = 0
+        """Updates as far as batches tell."""
+        self._last_due = 0
+        """What that was at the batch that was written last, or at the epoch's beginning."""
+        self._epoch_clock = self._clock = 0.0
+        self._written_at = 0
+
+    # What a framework's own class fills in
+
+    def profilable(self, batches: tuple[int, int]) -> tuple[int, int]:
+        """The batches that can be profiled, as far as that is known at construction."""
+        return batches
+
+    def _model_json(self) -> str | None:
+        """The model's configuration, if TensorBoard can draw it."""
+
+    def _embeddings(self) -> list[Embedding]:
+        """The embedding layers as they are now."""
+        return []
+
+    def _make_sink(self) -> Any:
+        """Where events go, if not to a file of our own: a function from a folder to a `Sink`."""
+
+    def _channels_last(self) -> bool:
+        return False
+
+    def _check_profiler(self) -> None:
+        if self.profile_batch != (0, 0):
+            raise HostError.lacks(
+                "TensorBoard(profile_batch=...)",
+                "a profiler",
+                self.run.host.describe(),
+                hint="use torch.profiler or jax.profiler.trace around your loop, with "
+                f"{self.log_dir!r} as folder.",
+            )
+
+    # Before the first batch
+
+    def needs(self, run: RunView) -> Needs:
+        """Forget an earlier run; find out that the folder can be written."""
+        if self._folders is not None:  # an exception broke the last run
+            with self._writing():
+                self._folders.close()
+        self._forget_run()
+        self._check_profiler()
+        if self.write_gradients:
+            run.host.check_gradients(
+                "TensorBoard(write_gradients=True)", arrays=bool(self.histogram_freq)
+            )
+        try:
+            os.makedirs(self.log_dir, exist_ok=True)
+            files.probe(self.log_dir)
+        except OSError as error:
+            raise SaveError.for_path(
+                self.log_dir, error.strerror or str(error), expected="a folder that can be written"
+            ) from error
+        return Needs(rates=True)
+
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Say where it writes."""
+        return replace(settings, paths=(*settings.paths, os.path.abspath(self.log_dir)))
+
+    # Batches
+
+    def listens(self, event: Event) -> bool:
+        """Whether the hook for this event of a batch does anything."""
+        return event is Event.TRAIN_BATCH_END and self.update_freq != "epoch"
+
+    def count(self, batch: int) -> None:
+        """A batch of training has ended."""
+        self._done = self._before + batch + 1
+
+    def is_due(self) -> bool:
+        """Whether the batch that was counted last is written."""
+        return self._is_to_be_written()
+
+    def _is_to_be_written(self) -> bool:
+        if self.update_freq == "epoch":
+            return False
+        freq = int(self.update_freq)
+        return self._done // freq != self._last_due // freq
+
+    # At each event
+
+    def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
+        """Write the moment down."""
+        if moment.event is Event.EPOCH_BEGIN:
+            self._epoch_begins(moment.at.epoch)
+        elif moment.event is Event.TRAIN_BATCH_END:
+            self._batch_ends(logs)
+        elif moment.event is Event.TEST_END:
+            self._test_ends(logs)
+        elif moment.event is Event.EPOCH_END:
+            self._epoch_ends(moment, logs)
+        elif moment.event is Event.TRAIN_END:
+            self._train_ends()
+
+    def _epoch_begins(self, epoch: int) -> None:
+        # Not in `begin`: an evaluation may come ahead of the first epoch.
+        if not self._in_epochs:
+            self._go_on_from(epoch)
+        host = self.run.host
+        steps = host.steps_done()
+        self._before = self._done = self._done if steps is None else steps
+        self._epoch_clock = self._clock = time.perf_counter()
+        self._written_at = self._last_due = self._done
+        if self.write_gradients:
+            host.forget_gradients()
+
+    def _go_on_from(self, epoch: int) -> None:
+        steps = self.run.host.steps_done()
+        if steps is None:
+            per_epoch = self.run.params.get("steps")
+            counted = epoch * per_epoch if isinstance(per_epoch, int) else 0
+            steps = counted if self._steps_loaded is None else self._steps_loaded
+        self._done, self._steps_loaded, self._in_epochs = steps, None, True
+        with self._writing() as folders:
+            folders.go_on_from(epoch, steps)
+            if self.write_graph:
+                self._record_graph(folders)
+            folders.flush()
+
+    def _record_graph(self, folders: RunFolders) -> None:
+        train = folders.of(TRAIN)
+        config = None if folders.holds(TRAIN, "keras") else self._model_json()
+        if config is not None:
+            from peakhold.tensorboard import layer_graph
+
+            train.graph(layer_graph(config))
+            train.keras_model("keras", config)
+
+    def _batch_ends(self, logs: Mapping[str, Any]) -> None:
+        if self._is_to_be_written():
+            self._last_due = self._done
+            self._record_batch(logs)
+
+    def _record_batch(self, logs: Mapping[str, Any]) -> None:
+        steps = self._steps()
+        points = _points("batch_", logs)
+        if self.write_steps_per_second:
+            now = time.perf_counter()
+            points["batch_steps_per_second"] = _rate(steps - self._written_at, now - self._clock)
+            self._clock, self._written_at = now, steps
+        points |= self._gradient_points("batch_", points)
+        with self._writing() as folders:
+            folders.of(TRAIN).scalars(points, steps)
+
+    def _gradient_points(self, prefix: str, points: Mapping[str, float]) -> dict[str, float]:
+        """What is known of gradients; a metric of the loop's own of that name wins."""
+        facts = self.run.host.gradient_facts() if self.write_gradients else None
+        if facts is None or facts.norm is None or facts.largest is None:
+            return {}
+        name = f"{prefix}{GRADIENT_NORM}"
+        if prefix == "batch_":
+            return {name: points.get(name, facts.norm)}
+        return {
+            name: points.get(name, facts.largest),
+            "epoch_nonfinite_gradients": float(facts.n_nonfinite),
+        }
+
+    def _steps(self) -> int:
+        steps = self.run.host.steps_done()
+        return self._done if steps is None else steps
+
+    def _test_ends(self, logs: Mapping[str, Any]) -> None:
+        counts = self.run.host.steps_done() is not None or self.update_freq != "epoch"
+        with self._writing() as folders:
+            if counts:
+                points = _points("evaluation_", logs, "_vs_iterations")
+                folders.of(VALIDATION).scalars(points, self._steps())
+            if not self._in_epochs:  # `evaluate` alone
+                folders.close()
+
+    def _epoch_ends(self, moment: Moment, logs: Mapping[str, Any]) -> None:
+        epoch = moment.at.epoch
+        training = {key: value for key, value in logs.items() if not key.startswith("val_")}
+        validation = {key[4:]: value for key, value in logs.items() if key.startswith("val_")}
+        # Rates as they were before anybody changed them: what this epoch was trained with.
+        rates = {rate_key(key): rate for key, rate in moment.rates.items()}
+        points = _points("epoch_", {**rates, **training})
+        if self.write_steps_per_second:
+            seconds = time.perf_counter() - self._epoch_clock
+            points["epoch_steps_per_second"] = _rate(self._steps() - self._before, seconds)
+        points |= self._gradient_points("epoch_", points)
+        with self._writing() as folders:
+            folders.of(TRAIN).scalars(points, epoch)
+            if validation:
+                folders.of(VALIDATION).scalars(_points("epoch_", validation), epoch)
+            if self.histogram_freq and epoch % self.histogram_freq == 0:
+                self._record_weights(folders, epoch)
+                if self.write_gradients:
+                    self._record_gradients(folders, epoch)
+            if self.embeddings_freq and epoch % self.embeddings_freq == 0:
+                self._record_embeddings()
+            folders.flush(durable=True)
+
+    def _record_embeddings(self) -> None:
+        from peakhold.tensorboard import write_projector
+
+        embeddings = self._embeddings()
+        if embeddings:
+            write_projector(self.log_dir, embeddings)
+
+    def _record_weights(self, folders: RunFolders, epoch: int) -> None:
+        import numpy as np
+
+        from peakhold.tensorboard.weight_images import as_images
+
+        writer = folders.of(TRAIN)
+        for path, values in self.run.host.named_weights():
+            name, array = path.replace(":", "_"), np.asarray(values)
+            if array.dtype.kind not in "fiubV":
+                continue
+            writer.histogram(f"{name}/histogram", array, epoch)
+            images = as_images(array, self._channels_last()) if self.write_images else None
+            if images is not None:
+                writer.image(f"{name}/image", images, epoch)
+
+    def _record_gradients(self, folders: RunFolders, epoch: int) -> None:
+        writer, found = folders.of(TRAIN), False
+        for path, values in self.run.host.gradients() or ():
+            found = True
+            writer.histogram(f"{path.replace(':', '_')}/gradient", values, epoch)
+        if not found and not self._missed_gradients:
+            self._missed_gradients = True
+            self.run.warn(
+                "TensorBoard found no gradients at the end of the epoch. Call zero_grad() before "
+                "backward(), not after step(), to have their histograms.",
+                AdviceWarning,
+            )
+
+    def _train_ends(self) -> None:
+        with self._writing() as folders:
+            folders.end()
+        self._in_epochs = False
+
+    # Words and files
+
+    def _runs(self) -> RunFolders:
+        if self._folders is None:
+            from peakhold.tensorboard import RunFolders
+
+            self._folders = RunFolders(self.log_dir, self._make_sink())
+        return self._folders
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[RunFolders]:
+        try:
+            yield self._runs()
+        except OSError as error:
+            if not self._said:
+                self._said = True
+                self.run.warn(
+                    f"TensorBoard could not write to {self.log_dir!r}: {error}. "
+                    "Training goes on; it is tried again with what comes next.",
+                    SaveWarning,
+                )
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches were counted, for loops whose optimizer does not count; plain JSON."""
+        return {**self.header(), "steps": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from a state; it counts for the next run."""
+        self._steps_loaded = int(self.check_header(state)["steps"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_folders": None, "_in_epochs": False}
+
+
+class TensorBoard(BatchHooks):
     """Write metrics, weights and the graph of a run for TensorBoard, without TensorFlow.
 
     Show them with `tensorboard --logdir <log_dir>`. The folder gets two runs, `train` and
@@ -90,6 +396,20 @@ class TensorBoard(Participant):
         `keras.callbacks.TensorBoard` of Keras 3.15; K-T1 to K-T4.
     """
 
+    _peakhold_kind: type[Boarding] = Boarding
+    """What the session asks; a framework's own class names its own."""
+
+    log_dir = Setting[str]()
+    histogram_freq = Setting[int]()
+    write_graph = Setting[bool]()
+    write_images = Setting[bool]()
+    write_steps_per_second = Setting[bool]()
+    update_freq = Setting[str | int]()
+    profile_batch = Setting[tuple[int, int]]()
+    embeddings_freq = Setting[int]()
+    embeddings_metadata = Setting[str | Mapping[str, str] | None]()
+    write_gradients = Setting[bool]()
+
     def __init__(
         self,
         log_dir: str | os.PathLike[str] = "logs",
@@ -104,7 +424,8 @@ class TensorBoard(Participant):
         *,
         write_gradients: bool = False,
     ) -> None:
-        super().__init__()
+        boarding = self._peakhold_kind()
+        super().__init__(boarding)
         given: Any = log_dir
         path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
         self.log_dir = check_text(
@@ -115,304 +436,10 @@ class TensorBoard(Participant):
         self.write_images = bool(write_images)
         self.write_steps_per_second = bool(write_steps_per_second)
         self.update_freq = _check_update_freq(update_freq)
-        self.profile_batch = self._profilable(_check_profile_batch(profile_batch))
+        self.profile_batch = boarding.profilable(_check_profile_batch(profile_batch))
         self.embeddings_freq = check_count("embeddings_freq", embeddings_freq)
         self.embeddings_metadata = embeddings_metadata
         self.write_gradients = bool(write_gradients)
-        self._steps_loaded: int | None = None
-        self._forget_run()
-
-    def _forget_run(self) -> None:
-        """What belongs to one run, at its beginning."""
-        self._folders: RunFolders | None = None
-        self._running = False
-        self._said = self._missed_gradients = False
-        self._rates: dict[str, float] = {}
-        self._before = 0
-        """Updates before the running epoch."""
-        self._done = 0
-        """Updates as far as batches tell."""
-        self._epoch_clock = self._clock = 0.0
-        self._written_at = 0
-        self._batches = 0
-        self._due_batch: int | None = None
-
-    # What a host's own class fills in
-
-    def _model_json(self) -> str | None:
-        """The model's configuration, if TensorBoard can draw it."""
-
-    def _embeddings(self) -> list[Embedding]:
-        """The embedding layers as they are now."""
-        return []
-
-    def _make_sink(self) -> Any:
-        """Where events go, if not to a file of our own: a function from a folder to a `Sink`."""
-
-    def _start_profile(self, folder: str) -> None:
-        """Start the framework's profiler."""
-
-    def _stop_profile(self) -> None:
-        """Stop it."""
-
-    def _profilable(self, batches: tuple[int, int]) -> tuple[int, int]:
-        """The batches that can be profiled, as far as that is known at construction."""
-        return batches
-
-    def _check_profiler(self) -> None:
-        if self.profile_batch != (0, 0):
-            raise HostError.lacks(
-                "TensorBoard(profile_batch=...)",
-                "a profiler",
-                self.host.describe(),
-                hint="use torch.profiler or jax.profiler.trace around your loop, with "
-                f"{self.log_dir!r} as folder.",
-            )
-
-    # Handlers
-
-    def _reset(self) -> None:
-        if self._folders is not None:  # an exception broke the last run
-            with self._writing():
-                self._folders.close()
-        self._forget_run()
-
-    def _check(self) -> None:
-        self._check_profiler()
-        if self.write_gradients:
-            self.host.check_gradients(
-                "TensorBoard(write_gradients=True)", arrays=bool(self.histogram_freq)
-            )
-        try:
-            os.makedirs(self.log_dir, exist_ok=True)
-            files.probe(self.log_dir)
-        except OSError as error:
-            raise SaveError.for_path(
-                self.log_dir, error.strerror or str(error), expected="a folder that can be written"
-            ) from error
-
-    def _epoch_begin(self, epoch: int) -> None:
-        if not self._running:
-            self._go_on_from(epoch)
-        steps = self.host.steps_done()
-        self._before = self._done = self._done if steps is None else steps
-        self._epoch_clock = self._clock = time.perf_counter()
-        self._written_at, self._due_batch = self._done, None
-        if self.write_gradients:
-            self.host.forget_gradients()
-
-    def _go_on_from(self, epoch: int) -> None:
-        steps = self.host.steps_done()
-        if steps is None:
-            per_epoch = self.session.params.get("steps")
-            counted = epoch * per_epoch if isinstance(per_epoch, int) else 0
-            steps = counted if self._steps_loaded is None else self._steps_loaded
-        self._done, self._steps_loaded, self._running = steps, None, True
-        with self._writing() as folders:
-            folders.go_on_from(epoch, steps)
-            if self.write_graph:
-                self._record_graph(folders)
-            folders.flush()
-
-    def _record_graph(self, folders: RunFolders) -> None:
-        train = folders.of(TRAIN)
-        config = None if folders.holds(TRAIN, "keras") else self._model_json()
-        if config is not None:
-            from peakhold.tensorboard import layer_graph
-
-            train.graph(layer_graph(config))
-            train.keras_model("keras", config)
-
-    def _batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._batches += 1
-        if self._batches == self.profile_batch[0]:
-            self._start_profile(self._runs().path(TRAIN))
-
-    def _batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.update_freq != "epoch" and (
-            batch == self._due_batch if self._is_asked else self._count_batch(batch)
-        ):
-            self._due_batch = None
-            self._record_batch(logs)
-        if self._batches == self.profile_batch[1] != 0:
-            self._stop_profile()
-
-    _is_asked = False
-    """Whether the list calls `_count_batch` at each batch, and the hook only for what is due."""
-
-    def _count_batch(self, batch: int) -> bool:
-        """Count a batch, once, in the thread that trains; returns whether it is to be written."""
-        freq, before = int(self.update_freq), self._done
-        self._done = self._before + batch + 1
-        due = self._done // freq != before // freq
-        if due:
-            self._due_batch = batch
-        return due
-
-    @no_op
-    def _no_batch_hook(self, batch: int, logs: Any = None) -> None: ...
-
-    @property
-    def _profiles(self) -> bool:
-        return self.profile_batch != (0, 0)
-
-    @property
-    def on_train_batch_begin(self) -> Any:
-        """The batch hook: a no-op in Keras's sense unless batches are profiled (K-D1)."""
-        return self._batch_begin if self._profiles else self._no_batch_hook
-
-    @property
-    def on_train_batch_end(self) -> Any:
-        """The batch hook: a no-op in Keras's sense unless batches are written (K-D1)."""
-        wanted = self.update_freq != "epoch" or self._profiles
-        return self._batch_end if wanted else self._no_batch_hook
-
-    def _record_batch(self, logs: Any) -> None:
-        steps = self._steps()
-        points = _points("batch_", logs if isinstance(logs, Mapping) else {})
-        if self.write_steps_per_second:
-            now = time.perf_counter()
-            points["batch_steps_per_second"] = _rate(steps - self._written_at, now - self._clock)
-            self._clock, self._written_at = now, steps
-        points |= self._gradient_points("batch_", points)
-        with self._writing() as folders:
-            folders.of(TRAIN).scalars(points, steps)
-
-    def _gradient_points(self, prefix: str, points: Mapping[str, float]) -> dict[str, float]:
-        """What is known of gradients; a metric of the loop's own of that name wins."""
-        facts = self.host.gradient_facts() if self.write_gradients else None
-        if facts is None or facts.norm is None or facts.largest is None:
-            return {}
-        name = f"{prefix}{GRADIENT_NORM}"
-        if prefix == "batch_":
-            return {name: points.get(name, facts.norm)}
-        return {
-            name: points.get(name, facts.largest),
-            "epoch_nonfinite_gradients": float(facts.n_nonfinite),
-        }
-
-    def _steps(self) -> int:
-        steps = self.host.steps_done()
-        return self._done if steps is None else steps
-
-    def _test_end(self) -> None:
-        steps = self.host.steps_done()
-        logs = self.session.test_logs
-        with self._writing() as folders:
-            if isinstance(logs, Mapping) and (steps is not None or self.update_freq != "epoch"):
-                points = _points("evaluation_", logs, "_vs_iterations")
-                folders.of(VALIDATION).scalars(points, self._steps())
-            if not self._running:  # `evaluate` alone
-                folders.close()
-
-    def _measure(self, epoch: int, logs: dict[str, Any]) -> None:
-        # Before anybody changes them: what this epoch was trained with.
-        self._rates = {rate_key(key): rate for key, rate in self.host.learning_rates().items()}
-
-    def _record(self, epoch: int, logs: dict[str, Any]) -> None:
-        training = {key: value for key, value in logs.items() if not key.startswith("val_")}
-        validation = {key[4:]: value for key, value in logs.items() if key.startswith("val_")}
-        points = _points("epoch_", {**self._rates, **training})
-        if self.write_steps_per_second:
-            seconds = time.perf_counter() - self._epoch_clock
-            points["epoch_steps_per_second"] = _rate(self._steps() - self._before, seconds)
-        points |= self._gradient_points("epoch_", points)
-        with self._writing() as folders:
-            folders.of(TRAIN).scalars(points, epoch)
-            if validation:
-                folders.of(VALIDATION).scalars(_points("epoch_", validation), epoch)
-            if self.histogram_freq and epoch % self.histogram_freq == 0:
-                self._record_weights(folders, epoch)
-                if self.write_gradients:
-                    self._record_gradients(folders, epoch)
-            if self.embeddings_freq and epoch % self.embeddings_freq == 0:
-                self._record_embeddings()
-            folders.flush(durable=True)
-
-    def _record_embeddings(self) -> None:
-        from peakhold.tensorboard import write_projector
-
-        embeddings = self._embeddings()
-        if embeddings:
-            write_projector(self.log_dir, embeddings)
-
-    def _record_weights(self, folders: RunFolders, epoch: int) -> None:
-        import numpy as np
-
-        from peakhold.tensorboard.weight_images import as_images
-
-        writer = folders.of(TRAIN)
-        for path, values in self.host.named_weights():
-            name, array = path.replace(":", "_"), np.asarray(values)
-            if array.dtype.kind not in "fiubV":
-                continue
-            writer.histogram(f"{name}/histogram", array, epoch)
-            images = as_images(array, self._channels_last()) if self.write_images else None
-            if images is not None:
-                writer.image(f"{name}/image", images, epoch)
-
-    def _record_gradients(self, folders: RunFolders, epoch: int) -> None:
-        writer, found = folders.of(TRAIN), False
-        for path, values in self.host.gradients() or ():
-            found = True
-            writer.histogram(f"{path.replace(':', '_')}/gradient", values, epoch)
-        if not found and not self._missed_gradients:
-            self._missed_gradients = True
-            self.session.warn(
-                "TensorBoard found no gradients at the end of the epoch. Call zero_grad() before "
-                "backward(), not after step(), to have their histograms.",
-                AdviceWarning,
-            )
-
-    def _channels_last(self) -> bool:
-        return False
-
-    def _end(self, logs: Any) -> None:
-        with self._writing() as folders:
-            folders.end()
-        self._running = False
-
-    # Words and files
-
-    def _runs(self) -> RunFolders:
-        if self._folders is None:
-            from peakhold.tensorboard import RunFolders
-
-            self._folders = RunFolders(self.log_dir, self._make_sink())
-        return self._folders
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[RunFolders]:
-        try:
-            yield self._runs()
-        except OSError as error:
-            if not self._said:
-                self._said = True
-                self.session.warn(
-                    f"TensorBoard could not write to {self.log_dir!r}: {error}. "
-                    "Training goes on; it is tried again with what comes next.",
-                    SaveWarning,
-                )
-
-    def _tell(self, facts: Facts) -> Facts:
-        return replace(facts, paths=(*facts.paths, os.path.abspath(self.log_dir)))
-
-    # State
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches were counted, for loops whose optimizer does not count; plain JSON."""
-        return {**self._header(), "steps": self._done}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from a state; counts for the next run.
-
-        Raises:
-            InvalidArgumentError: If the state is of another class.
-        """
-        self._steps_loaded = int(self._check_header(state)["steps"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_folders": None, "_running": False}
 
 
 def _points(prefix: str, logs: Mapping[str, Any], suffix: str = "") -> dict[str, float]:

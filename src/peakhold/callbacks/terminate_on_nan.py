@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, final
 
-from peakhold._core.decisions import Continue, Stop
-from peakhold._core.policies.nan_guard import NaNGuard
+from peakhold._core.decisions import Decision, Stop
+from peakhold._core.gradient_facts import GradientFacts
+from peakhold._core.moments import Answer, Moment
+from peakhold._core.observation import Event, is_finite
+from peakhold._core.policies.nan_guard import NaNGuard, NaNGuardState
 from peakhold.errors import NonFiniteGradientError, NonFiniteLossError
 from peakhold.host.contract import to_number
-from peakhold.runtime.callback import Participant
+from peakhold.runtime.participant import Deciding, Measured, Needs
+from peakhold.runtime.participating import Participating, Setting
+from peakhold.runtime.run_view import RunView
+from peakhold.runtime.session import report
 
 __all__ = ["TerminateOnNaN"]
 
 
-class TerminateOnNaN(Participant):
+class TerminateOnNaN(Participating):
     """End training when a batch's loss is NaN or infinite, or its gradients are.
 
     It reads the loss after every batch, which waits for the device: in `fit` this turns Keras's
@@ -44,21 +50,61 @@ class TerminateOnNaN(Participant):
     """
 
     def __init__(self, raise_error: bool = False) -> None:
-        super().__init__()
-        self.raise_error = bool(raise_error)
+        guard = _Guarding(NaNGuard())
+        guard.raise_error = bool(raise_error)
+        super().__init__(guard)
 
-    def _reset(self) -> None:
-        self.host.forget_gradients()
+    raise_error = Setting[bool]("Whether to raise instead of asking the loop to stop.")
 
     def on_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Look at the loss and the gradients of a batch."""
-        loss = to_number((logs or {}).get("loss"))
-        decision, what = NaNGuard().step(loss), "loss"
-        facts = self.host.gradient_facts() if isinstance(decision, Continue) else None
-        if facts is not None:
-            decision, what = NaNGuard().step(loss, facts), "gradient"
+        report(self, Event.TRAIN_BATCH_END, batch, logs)
+
+
+@final
+class _Guarding(Deciding[NaNGuardState]):
+    """Asks for the gradients, where the loss says nothing, and ends training."""
+
+    raise_error = False
+    _facts: GradientFacts | None = None
+
+    def needs(self, run: RunView) -> Needs:
+        """Gradients of an earlier run are nobody's."""
+        run.host.forget_gradients()
+        return super().needs(run)
+
+    def passes(self, event: Event, batch: int, logs: dict[str, Any]) -> bool:
+        """A batch whose loss and gradients are finite is no moment."""
+        raw = logs.get("loss")
+        loss = None if raw is None else to_number(raw)
+        if not (loss is None or is_finite(loss)):
+            return False
+        facts = self.run.host.gradient_facts()
+        return facts is None or facts.finite
+
+    def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
+        """Ask the device for its gradients, unless the loss tells already."""
+        loss, self._facts = moment.metrics.get("loss"), None
+        if moment.event is not Event.TRAIN_BATCH_END or not (loss is None or is_finite(loss)):
+            return Measured()
+        facts = self._facts = self.run.host.gradient_facts()
+        if facts is None:
+            return Measured()
+        answers: dict[str, Answer] = {"gradients_finite": facts.finite}
+        if facts.first_nonfinite_step is not None:
+            answers["first_nonfinite_step"] = facts.first_nonfinite_step
+        return Measured(answers=answers)
+
+    def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
+        """Stop, or raise.
+
+        Raises:
+            NonFiniteLossError: If that was asked for.
+            NonFiniteGradientError: The same, where the loss is finite.
+        """
         if not isinstance(decision, Stop):
             return
+        batch, loss, facts = moment.at.batch or 0, moment.metrics.get("loss"), self._facts
         if self.raise_error and facts is not None:
             raise NonFiniteGradientError.for_batch(batch, facts.first_nonfinite_step, loss)
         if self.raise_error:
@@ -66,5 +112,10 @@ class TerminateOnNaN(Participant):
                 f"NaN or Inf loss encountered at batch {batch}. Loss value: {loss}. "
                 "Terminating training immediately."
             )
-        self.host.say(f"Batch {batch}: Invalid {what}, terminating training")
-        self.session.stop(f"{decision.reason} at batch {batch} (TerminateOnNaN)", bad=True)
+        what = "loss" if facts is None else "gradient"
+        self.run.say(f"Batch {batch}: Invalid {what}, terminating training")
+        self.run.stop(f"{decision.reason} at batch {batch} (TerminateOnNaN)", bad=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """It has none."""
+        return {}

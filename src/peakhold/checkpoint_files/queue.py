@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import final
 
+from peakhold import process
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
 from peakhold.files import background
@@ -104,12 +105,12 @@ class _Save:
         """Whether it has ended, and still holds what it was to write."""
         return self.task.done and self._needs is not None
 
-    def again(self) -> _Save:
+    def again(self, ticket: int) -> _Save:
         """Another save of the same, which has what this one held."""
         needs, self._needs = self._needs, None
         if needs is None:
             raise RuntimeError("its copy was let go")
-        return _Save(self._folder, replace(self.request, is_retry=True), *needs)
+        return _Save(self._folder, replace(self.request, is_retry=True, ticket=ticket), *needs)
 
     def _commit(self) -> SaveOutcome:
         if self._needs is None:  # nobody waits for it any more
@@ -132,8 +133,7 @@ _numbers = itertools.count()
 _under_way: dict[int, _Save] = {}
 """All saves of this process; a plain dict, for a lock might be held when somebody forks."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_under_way.clear)
+process.in_forked_child(_under_way.clear)
 
 
 def wait_for_saves_to(filepath: str) -> None:
@@ -200,11 +200,20 @@ class SaveQueue:
         self._mine()
         return None if self._refused is None else self._refused.request
 
-    def try_again(self) -> None:
-        """Hand what was refused to the writer once more."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is under way, or unheard of."""
+        return not self._mine()
+
+    def try_again(self, ticket: int = 0) -> None:
+        """Hand what was refused to the writer once more.
+
+        Args:
+            ticket: Names the decision that asked for it.
+        """
         refused, self._refused = self._refused, None
         if refused is not None:
-            self._submit(refused.again())
+            self._submit(refused.again(ticket))
 
     def give_up(self) -> None:
         """Let go of what was refused."""

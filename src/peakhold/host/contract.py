@@ -88,14 +88,14 @@ class Host(Protocol):
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that `snapshot` can copy; empty if there is no state to reach."""
 
-    def live(self, parts: Iterable[str]) -> Snapshot:
+    def borrow(self, parts: Iterable[str]) -> Snapshot:
         """The parts as they are in the model, as far as possible without a copy.
 
         Trees of NumPy arrays, PyTorch tensors and plain values: to be copied at once, and let go
         before training goes on, which may overwrite them or else would have to copy.
         """
 
-    def complete(self, parts: Iterable[str]) -> bool:
+    def ensure_built(self, parts: Iterable[str]) -> bool:
         """Whether all arrays of these parts are there; makes them be, where that is harmless."""
 
     def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:

@@ -97,7 +97,7 @@ class LoopHost:
             (OPTIMIZER,) if has_optimizer else ()
         )
 
-    def live(self, parts: Iterable[str]) -> Snapshot:
+    def borrow(self, parts: Iterable[str]) -> Snapshot:
         trees: Snapshot = {}
         for part in parts:
             if part == WEIGHTS and self._get_state:
@@ -107,16 +107,16 @@ class LoopHost:
         return trees
 
     def _weights(self) -> Any:
-        return self.live([WEIGHTS]).get(WEIGHTS)
+        return self.borrow([WEIGHTS]).get(WEIGHTS)
 
-    def complete(self, parts: Iterable[str]) -> bool:
+    def ensure_built(self, parts: Iterable[str]) -> bool:
         return True
 
     def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
         return list(leaves(tree, convert=False))
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        return self.like_live(self.live(parts))
+        return self.like_live(self.borrow(parts))
 
     def like_live(self, snapshot: Snapshot) -> Snapshot:
         return {part: self._like_live(part, tree) for part, tree in snapshot.items()}

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol
 
 from peakhold.trees import leaves
 
-__all__ = ["LoopResumption", "Passed", "Resumption"]
+__all__ = ["EpochRecord", "LoopResumption", "Resumption"]
 
 _NUMBERS = (bool, int, float, complex)
 
 
-class Passed(NamedTuple):
+class EpochRecord(NamedTuple):
     """The epochs that were trained, as the framework's own record has them."""
 
     epochs: list[int]
@@ -46,16 +46,16 @@ class Resumption(Protocol):
     def to_write(self, parts: Mapping[str, Any]) -> dict[str, Any]:
         """The parts without what two of them hold."""
 
-    def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
+    def mismatches(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         """What does not fit the model, in words, the first first; empty if all does."""
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         """Put parts and the rest back, exactly: the next epoch runs as if nothing had happened."""
 
-    def passed(self, callbacks: Iterable[Any]) -> Passed | None:
+    def passed(self, callbacks: Iterable[Any]) -> EpochRecord | None:
         """What the framework's own record of this run holds; None if there is none."""
 
-    def set_passed(self, callbacks: Iterable[Any], passed: Passed) -> None:
+    def set_passed(self, callbacks: Iterable[Any], passed: EpochRecord) -> None:
         """Fill the framework's own record."""
 
     def is_stateless(self, callback: Any) -> bool:
@@ -113,11 +113,11 @@ class LoopResumption:
         """Nothing is held twice."""
         return dict(parts)
 
-    def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
+    def mismatches(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         """Weights are compared by name and shape; an optimizer may not have its slots yet."""
         if "weights" not in parts:
             return []
-        live = _arrays(self._host.live(["weights"]).get("weights"))
+        live = _arrays(self._host.borrow(["weights"]).get("weights"))
         kept = _arrays(parts["weights"])
         return [
             f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
@@ -136,10 +136,10 @@ class LoopResumption:
             if name in now and now[name] != rate:
                 self._host.set_learning_rate(name, rate)
 
-    def passed(self, callbacks: Iterable[Any]) -> Passed | None:
+    def passed(self, callbacks: Iterable[Any]) -> EpochRecord | None:
         """A loop keeps its own record."""
 
-    def set_passed(self, callbacks: Iterable[Any], passed: Passed) -> None:
+    def set_passed(self, callbacks: Iterable[Any], passed: EpochRecord) -> None:
         """A loop keeps its own record."""
 
     def is_stateless(self, callback: Any) -> bool:

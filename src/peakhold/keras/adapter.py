@@ -9,7 +9,7 @@ from keras.callbacks import Callback as KerasOwn
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
-from peakhold.runtime.callback import Callback, is_ours
+from peakhold.runtime.callback import Callback, is_ours, link_of
 
 __all__ = ["adapt"]
 
@@ -48,7 +48,17 @@ def adapt(callback: Any) -> Any:
     cls = _adapted_class(own)
     adapted = cls.__new__(cls)
     adapted.__dict__ = callback.__dict__
+    _take_over(adapted)
     return adapted
+
+
+def _take_over(adapted: Any) -> None:
+    """Have Keras's own kind of participant asked, where there is one; it shares its state, too."""
+    link, kind = link_of(adapted), getattr(adapted, "_peakhold_kind", None)
+    if link is not None and kind is not None and not isinstance(link.participant, kind):
+        participant = kind.__new__(kind)
+        participant.__dict__ = link.participant.__dict__
+        link.participant = participant
 
 
 @cache
@@ -62,7 +72,7 @@ def _adapted_class(cls: Any) -> Any:
     def reduce(self: Any) -> tuple[Any, ...]:
         # The class is made at run time: what is pickled is the original.
         original = cls.__new__(cls)
-        original.__dict__ = Callback.__getstate__(self)
+        original.__setstate__(self.__getstate__())
         return adapt, (original,)
 
     return type(

@@ -12,13 +12,32 @@ from keras.callbacks import ProgbarLogger
 
 import keras
 from peakhold._core.monitor import Direction
+from peakhold.host.contract import Host
 from peakhold.host.loop import LoopHost
 from peakhold.keras.files import saving
 from peakhold.keras.fit.frame import calling_list
 from peakhold.keras.host.keras_host import host_for
 from peakhold.runtime import callback as neutral
+from peakhold.runtime.participant import Sparse
 
 __all__ = ["KerasCallback"]
+
+
+class KerasSeam(neutral.Seam):
+    """What differs between a loop and `fit`, for `fit`."""
+
+    file_suffixes = saving.SUFFIXES
+
+    def comparison(self, direction: Direction) -> Function[[Any, Any], Any]:
+        """Keras's own, which compares tensors, too."""
+        comparison: Function[[Any, Any], Any] = (
+            keras.ops.less if direction is Direction.MIN else keras.ops.greater
+        )
+        return comparison
+
+    def host_for(self, model: Any) -> Host:
+        """A Keras model, or anything else that is trained in a loop."""
+        return host_for(model) or LoopHost(model)
 
 
 class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
@@ -36,39 +55,25 @@ class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
         0 0.5
     """
 
-    _file_suffixes = saving.SUFFIXES
+    _peakhold_seam = KerasSeam()
 
     def set_model(self, model: Any) -> None:
         """Called by Keras when `fit` begins."""
         KerasOwn.set_model(self, model)
-        self._host = None
+        self._peakhold_host = None
         driver = calling_list(self)
         if driver is not None:
             keep_in_thread(driver)
             pass_over_no_ops(driver)
-            self._is_asked = _is_sparse(self) and "on_train_batch_end" in vars(driver)
-            if isinstance(self, neutral.Participant):
-                self._driver = weakref.ref(driver)
-                self._attached(driver)
+            link = neutral.link_of(self)
+            if link is not None:
+                link.driver = driver
+                link.participant.attached(driver, self)
 
     @property
     def model(self) -> Any:
         """The model: unwrapped if it is distributed, in sync on JAX."""
         return KerasOwn.model.fget(self)
-
-    @property
-    def host(self) -> Any:
-        """The model as callbacks see it."""
-        if self._host is None:
-            self._host = host_for(self._model) or LoopHost(self._model)
-        return self._host
-
-    @staticmethod
-    def _comparison(direction: Direction) -> Function[[Any, Any], Any]:
-        comparison: Function[[Any, Any], Any] = (
-            keras.ops.less if direction is Direction.MIN else keras.ops.greater
-        )
-        return comparison
 
 
 def keep_in_thread(driver: Any) -> None:
@@ -101,7 +106,7 @@ def pass_over_no_ops(driver: Any) -> None:
             setattr(
                 driver, name, _unless_idle(weakref.ref(driver), phase, getattr(KerasList, name))
             )
-        elif phase == "train" and any(map(_is_sparse, driver.callbacks)):
+        elif phase == "train" and any(map(_sparse, driver.callbacks)):
             driver._async_train = False
 
 
@@ -114,8 +119,10 @@ def _unless_idle(
             return
         looks = due = False
         for one in driver.callbacks:
-            if phase == "train" and _is_sparse(one):
-                due = one._count_batch(batch) or due
+            sparse = _sparse(one) if phase == "train" else None
+            if sparse is not None:
+                sparse.count(batch)
+                due = due or sparse.is_due()
             else:
                 looks = looks or _has_hook(one, phase)
         if due:
@@ -134,11 +141,13 @@ def _acts(callback: Any, phase: str) -> bool:
     return _has_hook(callback, phase)
 
 
-def _is_sparse(callback: Any) -> bool:
-    """Whether a callback looks at some batches only, and knows at which."""
-    return isinstance(callback, neutral.Participant) and bool(
-        hasattr(callback, "_count_batch") and getattr(callback, "async_safe", False)
-    )
+def _sparse(callback: Any) -> Sparse | None:
+    """The participant of a callback that looks at some batches only, and knows at which."""
+    link = neutral.link_of(callback)
+    participant = None if link is None else link.participant
+    if isinstance(participant, Sparse) and getattr(callback, "async_safe", False):
+        return participant
+    return None
 
 
 _BATCH_ENDS = {

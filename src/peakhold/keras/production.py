@@ -20,6 +20,8 @@ import keras
 from peakhold._core.arguments import check_count, check_monitor, check_text, check_verbose
 from peakhold.alerts.secret import Secret
 from peakhold.errors import InvalidArgumentError
+from peakhold.keras import drop_ins as ours
+from peakhold.keras.tensorboard import TensorBoard
 
 __all__ = ["production_callbacks"]
 
@@ -90,8 +92,6 @@ def production_callbacks(
         CSVLogger(filename='runs/digits/log-1.csv', append=True)
         BackupAndRestore(backup_dir='runs/digits/backup-1')
     """  # noqa: E501 - a line that is printed
-    from peakhold import keras as ours  # which imports this file
-
     address = Secret(alert) if isinstance(alert, str) else alert
     alert = None  # no frame of ours holds the URL when something is raised
     folder = _check_folder(run_dir)
@@ -130,7 +130,7 @@ def production_callbacks(
         (
             "tensorboard",
             tensorboard,
-            lambda: ours.TensorBoard(at(os.path.join("tensorboard", f"run-{number}"))),
+            lambda: TensorBoard(at(os.path.join("tensorboard", f"run-{number}"))),
         ),
         # A second fit with the same list adds its rows.
         ("csv", csv, lambda: ours.CSVLogger(at(f"log-{number}.csv"), append=True)),
@@ -180,8 +180,6 @@ def _checked_alert(given: Any) -> Any:
 
 
 def _alert(address: Any, monitor: str, mode: str, name: str) -> Any:
-    from peakhold import keras as ours
-
     url = address if isinstance(address, Secret) else None
     if url is not None:
         text = url.reveal()

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from peakhold import callbacks as neutral
+from peakhold._core.decisions import Decision
+from peakhold._core.moments import Moment
+from peakhold._core.observation import Event
+from peakhold.callbacks.tensorboard import Boarding
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import profiler, tf_summary
 from peakhold.keras.callback import KerasCallback
+from peakhold.runtime.participant import Needs
+from peakhold.runtime.run_view import RunView
 from peakhold.tensorboard import TRAIN, VALIDATION, Embedding
 
 __all__ = ["TensorBoard"]
 
 
-class TensorBoard(neutral.TensorBoard, KerasCallback):
-    __doc__ = neutral.TensorBoard.__doc__
+class KerasBoarding(Boarding):
+    """What the session asks, with all that only Keras's models have."""
 
+    # Of the class, for a participant made for a loop may be taken over by `adapt`.
     _summaries: tf_summary.Summaries | None = None
     _profiler: Any = None
+    _batches = 0
+    """Batches of training in this run: those that are profiled are counted by these."""
+    _test_batches = 0
 
     def _forget_run(self) -> None:
         super()._forget_run()
-        self._test_batches = 0
+        self._batches = self._test_batches = 0
+
+    def needs(self, run: RunView) -> Needs:
+        """As for a loop; and the names of layers must be right."""
+        self._leave_summaries()
+        needs = super().needs(run)
+        self._check_labels()
+        return needs
 
     # The model
 
+    @property
+    def _host(self) -> Any:
+        """A Keras model's, which can do more than the contract says; or that of a loop's."""
+        return self.run.host
+
     def _model_json(self) -> str | None:
-        model = self.host.model
+        model = self._host.model
         if type(model).__name__ not in {"Functional", "Sequential"}:  # what TensorBoard can draw
             return None
         try:
@@ -44,11 +66,11 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
     # Embeddings
 
     def _layers(self) -> list[Any]:
-        layers = getattr(self.host.model, "layers", ())
+        layers = getattr(self._host.model, "layers", ())
         return [layer for layer in layers if isinstance(layer, keras.layers.Embedding)]
 
     def _embeddings(self) -> list[Embedding]:
-        self.host._synced()
+        self._host._synced()
         labels = self.embeddings_metadata
         return [
             Embedding(
@@ -60,8 +82,7 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
             if layer.built
         ]
 
-    def _check(self) -> None:
-        super()._check()
+    def _check_labels(self) -> None:
         labels = self.embeddings_metadata
         if self.embeddings_freq and isinstance(labels, Mapping):
             known = [layer.name for layer in self._layers()]
@@ -74,16 +95,74 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
                     hint="Unrecognized `Embedding` layer names passed to `TensorBoard`.",
                 )
 
+    # At each event
+
+    def listens(self, event: Event) -> bool:
+        """Batches that are profiled have hooks, too, and those that `tf.summary` may write in."""
+        if event is Event.TRAIN_BATCH_END:
+            return super().listens(event) or self.profiles
+        if event is Event.TRAIN_BATCH_BEGIN:
+            return self.profiles or self._summarizes
+        return event is Event.TEST_BATCH_BEGIN and self._summarizes
+
+    def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
+        """Write the moment down."""
+        if moment.event is Event.TRAIN_BATCH_BEGIN:
+            self._batch_begins()
+        elif moment.event is Event.TEST_BATCH_BEGIN:
+            self._test_batch_begins(moment.at.batch)
+        else:
+            super().record(moment, logs, decided)
+
+    def _batch_begins(self) -> None:
+        self._batches += 1
+        if self._batches == self.profile_batch[0]:
+            self._profiler = profiler.start(self._runs().path(TRAIN))
+        if self._summaries is not None:
+            self._summaries.step(self._done + 1)
+
+    def is_due(self) -> bool:
+        """Each batch is, as long as some are profiled."""
+        return super().is_due() or self.profiles
+
+    def _batch_ends(self, logs: Mapping[str, Any]) -> None:
+        super()._batch_ends(logs)
+        if self._batches == self.profile_batch[1] != 0:
+            self._stop_profile()
+
+    def _test_batch_begins(self, batch: int | None) -> None:
+        runs = self._runs()
+        if self._summaries is not None:
+            if batch == 0:
+                runs.of(VALIDATION)
+                self._summaries.enter(runs.path(VALIDATION))
+            self._test_batches += 1
+            self._summaries.step(self._test_batches)
+
+    def _test_ends(self, logs: Mapping[str, Any]) -> None:
+        if self._summaries is not None:
+            self._summaries.leave(self._runs().path(VALIDATION))
+        super()._test_ends(logs)
+
+    def _train_ends(self) -> None:
+        if self._profiler is not None:  # training ended before the last batch to profile
+            self._stop_profile()
+        self._leave_summaries()
+        super()._train_ends()
+
     # The profiler
 
-    def _profilable(self, batches: tuple[int, int]) -> tuple[int, int]:
+    @property
+    def profiles(self) -> bool:
+        """Whether batches are profiled."""
+        return self.profile_batch != (0, 0)
+
+    def profilable(self, batches: tuple[int, int]) -> tuple[int, int]:
+        """The batches that can be profiled on this backend; warns, or raises, if not."""
         return batches if batches == (0, 0) or profiler.usable(batches) else (0, 0)
 
     def _check_profiler(self) -> None:
         pass  # at construction
-
-    def _start_profile(self, folder: str) -> None:
-        self._profiler = profiler.start(folder)
 
     def _stop_profile(self) -> None:
         running, self._profiler = self._profiler, None
@@ -98,7 +177,7 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
     def _make_sink(self) -> Any:
         if self.update_freq == "epoch" or not tf_summary.is_loaded():
             return None
-        self._summaries = tf_summary.Summaries(self.host.model, int(self.update_freq))
+        self._summaries = tf_summary.Summaries(self._host.model, int(self.update_freq))
         return self._summaries.sink
 
     def _go_on_from(self, epoch: int) -> None:
@@ -106,56 +185,11 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
         if self._summaries is not None:
             self._summaries.enter(self._runs().path(TRAIN))
 
-    def _batch_begin(self, batch: int, logs: Any = None) -> None:
-        super()._batch_begin(batch, logs)
-        if self._summaries is not None:
-            self._summaries.step(self._done + 1)
-
-    def _test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._runs()
-        if self._summaries is not None:
-            if batch == 0:
-                self._runs().of(VALIDATION)
-                self._summaries.enter(self._runs().path(VALIDATION))
-            self._test_batches += 1
-            self._summaries.step(self._test_batches)
-
     @property
     def _summarizes(self) -> bool:
-        if self._running:
+        if self._in_epochs:
             return self._summaries is not None
         return self.update_freq != "epoch" and tf_summary.is_loaded()
-
-    @property
-    def async_safe(self) -> bool:
-        """Keras keeps asynchronous dispatch on: our list calls the hook of a batch that is due."""
-        return not (self.update_freq in {"epoch", 1} or self._profiles)
-
-    @property
-    def on_train_batch_begin(self) -> Any:
-        """The batch hook: a no-op unless batches are profiled or `tf.summary` is in use."""
-        wanted = self._profiles or self._summarizes
-        return self._batch_begin if wanted else self._no_batch_hook
-
-    @property
-    def on_test_batch_begin(self) -> Any:
-        """The batch hook: a no-op unless `tf.summary` is in use."""
-        return self._test_batch_begin if self._summarizes else self._no_batch_hook
-
-    def _test_end(self) -> None:
-        if self._summaries is not None:
-            self._summaries.leave(self._runs().path(VALIDATION))
-        super()._test_end()
-
-    def _end(self, logs: Any) -> None:
-        if self._profiler is not None:  # training ended before the last batch to profile
-            self._stop_profile()
-        self._leave_summaries()
-        super()._end(logs)
-
-    def _reset(self) -> None:
-        self._leave_summaries()
-        super()._reset()
 
     def _leave_summaries(self) -> None:
         if self._summaries is not None:
@@ -164,3 +198,19 @@ class TensorBoard(neutral.TensorBoard, KerasCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_summaries": None, "_profiler": None}
+
+
+class TensorBoard(neutral.TensorBoard, KerasCallback):
+    __doc__ = neutral.TensorBoard.__doc__
+
+    _peakhold_kind = KerasBoarding
+
+    @property
+    def async_safe(self) -> bool:
+        """Keras keeps asynchronous dispatch on: our list calls the hook of a batch that is due."""
+        return not (self.update_freq in {"epoch", 1} or self.profile_batch != (0, 0))
+
+    @property
+    def on_test_batch_begin(self) -> Any:
+        """Called before a batch of evaluation; a no-op unless `tf.summary` is in use."""
+        return self._peakhold_batch_hook(Event.TEST_BATCH_BEGIN)

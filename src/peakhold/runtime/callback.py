@@ -1,12 +1,12 @@
 """The base of every callback, for loops: Keras's hooks and names, no framework.
 
-`Callback` is what users subclass. `Participant` is what Peakhold's own callbacks are: their public
-hooks report to the session of the run, which runs the handlers of all participants that stand side
-by side in an order of its own, so that no result depends on their order in the list.
+`Callback` is what users subclass. Ours are `Participating` (`participating.py`): each holds a
+participant, and its hooks report to the session of the run. What the session must know of a
+callback is asked here, without knowing that class: its `link`, and whether its hooks are unaltered.
 
-The seam. What differs between a loop and `fit` is defined on `Callback` only (`set_model`, `host`,
-`_comparison`, `_file_suffixes`): in `class EarlyStopping(neutral.EarlyStopping, KerasCallback)` a
-seam on a concrete class would come before Keras's and shadow it.
+The seam. What differs between a loop and `fit` is said by one object, `_peakhold_seam`, which is
+defined on `Callback` and on Keras's base only: in `class EarlyStopping(neutral.EarlyStopping,
+KerasCallback)` a seam on a concrete class would come before Keras's and shadow it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,45 @@ import operator
 import sys
 from collections.abc import Callable as Function
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from peakhold._core.monitor import Direction
 from peakhold._core.observation import Event
-from peakhold.advice import Facts
-from peakhold.errors import InvalidArgumentError, NeutralCallbackError
+from peakhold.errors import NeutralCallbackError
 from peakhold.host.contract import Host
-from peakhold.host.finding import host_for, is_frameworks_list
-from peakhold.runtime.describe import describe
-from peakhold.runtime.summary import Best
+from peakhold.host.finding import host_for, is_frameworks_list, traits_of
 
 if TYPE_CHECKING:
-    from peakhold.runtime.session import Session
-    from peakhold.snapshots.pool import Held
+    from peakhold.runtime.link import Link
 
-__all__ = ["Callback", "Participant", "is_no_op", "is_ours", "no_op"]
+__all__ = [
+    "Callback",
+    "Seam",
+    "Shown",
+    "has_own_hooks",
+    "host_of",
+    "is_no_op",
+    "is_ours",
+    "is_unaltered",
+    "link_of",
+    "no_op",
+    "plain_class",
+    "reports",
+    "reports_end",
+]
 
 Hook = TypeVar("Hook", bound=Function[..., Any])
+T = TypeVar("T")
 
 # What belongs to one run, and must not travel with a copied or pickled callback.
-_OF_THE_RUN = ("_session", "_driver", "_model", "_host", "_continued")
+_OF_THE_RUN = ("_model", "_peakhold_host")
+_SEGMENT_HOOKS = tuple(
+    str(event)
+    for event in (
+        Event.TRAIN_BEGIN, Event.TRAIN_END, Event.EPOCH_BEGIN, Event.EPOCH_END, Event.TEST_BEGIN,
+        Event.TEST_END,
+    )
+)  # fmt: skip
 
 
 def no_op(hook: Hook) -> Hook:
@@ -47,6 +65,49 @@ def no_op(hook: Hook) -> Hook:
 def is_no_op(callback: Any, hook: str) -> bool:
     """Whether a hook of this callback does nothing: the mark is ours and Keras's own."""
     return bool(getattr(getattr(callback, hook), "_is_default", False))
+
+
+def reports(hook: Hook) -> Hook:
+    """Mark a hook of ours that reports to the session, and does nothing else."""
+    hook._peakhold_reports = True  # type: ignore[attr-defined]
+    return hook
+
+
+class Shown(Generic[T]):
+    """A property that an attribute may take the place of.
+
+    A plain one has a setter, which raises: `self.host = "db"` in a user's subclass would be an
+    error of ours. Nothing of ours reads what stands under these names.
+
+    Args:
+        get: The function that a plain property would be made of.
+    """
+
+    def __init__(self, get: Function[[Any], T]) -> None:
+        self._get = get
+        self.__doc__ = get.__doc__
+
+    @overload
+    def __get__(self, callback: None, owner: type) -> Shown[T]: ...
+    @overload
+    def __get__(self, callback: Any, owner: type) -> T: ...
+    def __get__(self, callback: Any, owner: type) -> Shown[T] | T:
+        return self if callback is None else self._get(callback)
+
+
+class Seam:
+    """What differs between a loop and `fit`."""
+
+    file_suffixes: tuple[str, ...] | None = None
+    """Suffixes that are known to be writable before any model is; None: the host will say."""
+
+    def comparison(self, direction: Direction) -> Function[[Any, Any], Any]:
+        """The function that compares two values of a metric."""
+        return operator.lt if direction is Direction.MIN else operator.gt
+
+    def host_for(self, model: Any) -> Host:
+        """The model as callbacks see it."""
+        return host_for(model)
 
 
 class Callback:
@@ -68,9 +129,8 @@ class Callback:
 
     params: Mapping[str, Any] | None = None
     _model: Any = None
-    _host: Host | None = None
-    _file_suffixes: tuple[str, ...] | None = None
-    """Suffixes that are known to be writable before any model is; None: the host will say."""
+    _peakhold_host: Host | None = None
+    _peakhold_seam: Seam = Seam()
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,12 +142,10 @@ class Callback:
         """What is trained."""
         return self._model
 
-    @property
+    @Shown
     def host(self) -> Host:
         """The model as callbacks see it."""
-        if self._host is None:
-            self._host = host_for(self.model)
-        return self._host
+        return host_of(self)
 
     def set_model(self, model: Any) -> None:
         """Called by whoever drives the loop, before training.
@@ -101,15 +159,11 @@ class Callback:
                 f"expected a Keras callback, got {type(self).__module__}.{name}, which is made "
                 f"for loops.\nHint: {_where_to_import(self)}"
             )
-        self._model, self._host = model, None
+        self._model, self._peakhold_host = model, None
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Called by whoever drives the loop, before training."""
         self.params = params
-
-    @staticmethod
-    def _comparison(direction: Direction) -> Function[[Any, Any], Any]:
-        return operator.lt if direction is Direction.MIN else operator.gt
 
     # State
 
@@ -201,162 +255,45 @@ class Callback:
         """Called after a batch of prediction."""
 
 
-class Participant(Callback):
-    """A callback of ours: its public hooks report to the session, its handlers do the work.
+# What the session asks of a callback
 
-    Handlers, in the order in which a session calls them for participants that stand side by side.
-    On train begin: `_resume` (take over what an interrupted run left), `_reset`, `_check`,
-    `_begin`. Before the first `_epoch_begin`: `_put_back` (the interrupted run's state). Then
-    `_test_begin`, `_test_end`. At the end of an epoch: `_measure` (adds to `logs`), `_act` (changes
-    training), `_keep` (copies or writes the state), `_record` (writes down), and `_commit` once all
-    of ours have seen the event, between `_before_commit` and `_after_commit` (whoever lends the
-    model other weights takes them out meanwhile). On train end: `_keep_last`, `_end`, then
-    `_settle` (wait for the writer), and at last `_conclude` (everything of this run is on disk).
-    On SIGTERM: `_terminate`, on another thread (finish what is under way, and return by the
-    deadline, a time of `time.monotonic()`). `_attached` when a list that drives it is known.
-    """
 
-    _session: Session | None = None
-    _driver: Any = None
-    _unshown: tuple[str, ...] = ()
-    """Arguments that may hold what nobody should read."""
+def host_of(callback: Any) -> Host:
+    """The model that this callback was given, as callbacks see it; made once."""
+    host: Host | None = callback._peakhold_host
+    if host is None:
+        host = callback._peakhold_host = callback._peakhold_seam.host_for(callback._model)
+    return host
 
-    def __repr__(self) -> str:
-        return describe(self, self._unshown)
 
-    def _report(self, event: Event, *args: Any) -> None:
-        from peakhold.runtime.session import session_of
+def link_of(callback: Any) -> Link | None:
+    """What a callback of ours holds; None for anybody else's."""
+    link: Link | None = getattr(callback, "__dict__", {}).get("_peakhold_link")
+    return link
 
-        session_of(self, event).arrive(self, event, *args)
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Start afresh, and check everything that can be checked before the first batch."""
-        self._report(Event.TRAIN_BEGIN)
+def is_unaltered(callback: Any) -> bool:
+    """Whether all hooks of a callback of ours are the session's own."""
+    return all(
+        hasattr(getattr(type(callback), hook), "_peakhold_reports") and hook not in vars(callback)
+        for hook in _SEGMENT_HOOKS
+    )
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Put everything right."""
-        self._report(Event.TRAIN_END, logs)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note where we are."""
-        self._report(Event.EPOCH_BEGIN, epoch)
+def reports_end(callback: Any) -> bool:
+    """Whether the end of training comes to the session from this callback, unaltered."""
+    hook = str(Event.TRAIN_END)
+    return hasattr(getattr(type(callback), hook), "_peakhold_reports") and hook not in vars(
+        callback
+    )
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Look at the epoch's metrics, and act."""
-        self._report(Event.EPOCH_END, epoch, {} if logs is None else logs)
 
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Note that validation runs."""
-        self._report(Event.TEST_BEGIN)
-
-    def on_test_end(self, logs: Any = None) -> None:
-        """Note that validation has run."""
-        self.session.test_logs = logs
-        self._report(Event.TEST_END)
-
-    # Handlers: what a participant does not override, it does not do.
-
-    def _resume(self) -> None: ...
-
-    def _put_back(self) -> None: ...
-
-    def _before_commit(self) -> None: ...
-
-    def _commit(self, epoch: int, logs: dict[str, Any]) -> None: ...
-
-    def _after_commit(self) -> None: ...
-
-    def _settle(self) -> None: ...
-
-    def _conclude(self) -> None: ...
-
-    def _attached(self, driver: Any) -> None: ...
-
-    def _terminate(self, deadline: float) -> None: ...
-
-    adds_to_files = False
-    """Whether it adds to a file that an earlier run may have begun, and knows what it found."""
-
-    # Snapshots that a backup must hold
-
-    def _held(self) -> dict[str, Held]:
-        """Snapshots in memory without which this callback could not go on, by name."""
-        return {}
-
-    def _load_held(self, held: Mapping[str, Held]) -> None:
-        """Take such snapshots back, each with a reference; after `load_state_dict`."""
-
-    memory_budget: int | None = None
-    """Bytes of host memory that the callbacks of a run may hold together, or None."""
-
-    def _holds(self) -> Mapping[str, int]:
-        """How many copies of each part it will hold at a time, the one being taken included.
-
-        Asked once on train begin, after `_check`; what is returned is booked and allocated. It may
-        ask `session.pool.affordable(...)` first, and do without.
-        """
-        return {}
-
-    def _reset(self) -> None: ...
-
-    def _check(self) -> None: ...
-
-    def _begin(self) -> None: ...
-
-    def _epoch_begin(self, epoch: int) -> None: ...
-
-    def _test_begin(self) -> None: ...
-
-    def _test_end(self) -> None: ...
-
-    def _measure(self, epoch: int, logs: dict[str, Any]) -> None: ...
-
-    def _act(self, epoch: int, logs: dict[str, Any]) -> None: ...
-
-    def _keep(self, epoch: int, logs: dict[str, Any]) -> None: ...
-
-    def _record(self, epoch: int, logs: dict[str, Any]) -> None: ...
-
-    def _keep_last(self, logs: Any) -> None: ...
-
-    def _end(self, logs: Any) -> None: ...
-
-    # Words
-
-    ranks_epochs = False
-    """Whether this callback has something to say about the best epoch of a run."""
-
-    def _tell(self, facts: Facts) -> Facts:
-        """Add what this callback is set to do to what the advice is made from."""
-        return facts
-
-    def _summary(self) -> Best | str | None:
-        """What it holds for the best, or a sentence why it holds nothing."""
-
-    @property
-    def session(self) -> Session:
-        """The run this callback takes part in."""
-        from peakhold.runtime.session import session_of
-
-        return session_of(self)
-
-    # State, for participants that have some
-
-    def _header(self) -> dict[str, Any]:
-        """What must be equal for a state to belong to this callback."""
-        return {"class": _plain_class(type(self)).__name__}
-
-    def _check_header(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        header, given = self._header(), cast("Any", state)
-        got = {key: given.get(key) for key in header} if isinstance(given, Mapping) else given
-        if got != header:
-            raise InvalidArgumentError.for_argument(
-                "state",
-                got,
-                f"the state of {header}",
-                hint="load a state into a callback of the same class that monitors the same.",
-            )
-        return state
+def has_own_hooks(callback: Any) -> bool:
+    """Whether hooks of this callback are a user's: of a class, or set on the object."""
+    if link_of(callback) is not None:
+        return not is_unaltered(callback)
+    known = is_ours(type(callback)) or traits_of(callback) is not None
+    return not known or any(hook in vars(callback) for hook in _SEGMENT_HOOKS)
 
 
 def is_ours(cls: type) -> bool:
@@ -364,15 +301,23 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.startswith("peakhold.")
 
 
-def _plain_class(cls: type) -> type:
-    """The class as users know it: the nearest one of Peakhold's own."""
-    return next(c for c in cls.__mro__ if is_ours(c))
+def plain_class(cls: type) -> type:
+    """The class as users know it: the nearest one of Peakhold's own, or else itself."""
+    bases = {
+        "peakhold.runtime.callback",
+        "peakhold.runtime.participating",
+        "peakhold.keras.callback",
+    }
+    return next(
+        (c for c in cls.__mro__ if is_ours(c) and c.__module__ not in bases),
+        cls,
+    )
 
 
 def _where_to_import(callback: Callback) -> str:
-    plain = _plain_class(type(callback))
-    if plain is type(callback):
-        return f"from peakhold.keras import {plain.__name__}"
-    return (
-        f"derive it from peakhold.keras.{plain.__name__}, or pass peakhold.keras.adapt(callback)."
-    )
+    cls = type(callback)
+    if is_ours(cls):
+        return f"from peakhold.keras import {cls.__name__}"
+    plain = plain_class(cls)
+    base = plain.__name__ if is_ours(plain) else Callback.__name__
+    return f"derive it from peakhold.keras.{base}, or pass peakhold.keras.adapt(callback)."

@@ -8,7 +8,7 @@ from typing import Any
 from peakhold._core.arguments import check_monitor, check_number
 from peakhold._core.decisions import Decision
 from peakhold._core.numbers import number_from_json, number_to_json
-from peakhold._core.observation import Observation, is_finite
+from peakhold._core.observation import is_finite
 from peakhold._core.policies.early_stopping import EarlyStoppingState
 from peakhold.errors import InvalidArgumentError
 
@@ -52,26 +52,28 @@ def one_for_each(
 
 
 def row(
-    checks: Sequence[Observation | None],
+    epoch: int,
+    values: Sequence[float | None],
     state: EarlyStoppingState,
     decisions: Sequence[Decision],
 ) -> dict[str, Any]:
     """What happened in an epoch; with several metrics, lists.
 
     Args:
-        checks: What each metric said; at least one said something.
+        epoch: Its index, from 0.
+        values: What each metric said; at least one said something.
         state: The state after the epoch.
         decisions: What was decided.
     """
     states = (state, *state.others)
     cells: dict[str, list[Any]] = {
-        "value": [None if check is None else check.value for check in checks],
+        "value": list(values),
         "best": [each.best for each in states],
         "wait": [each.wait for each in states],
     }
     single = len(states) == 1
     return {
-        "epoch": next(check.epoch for check in checks if check is not None),
+        "epoch": epoch,
         **({name: column[0] for name, column in cells.items()} if single else cells),
         "decision": ", ".join(decision.word for decision in decisions),
         "reason": "; ".join(decision.reason for decision in decisions),

@@ -54,12 +54,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def summarize(ending: Ending, members: Iterable[Any]) -> list[str]:
-    """The lines; none if no callback of the run ranks epochs."""
-    tellers = [member for member in members if member.ranks_epochs]
+def summarize(ending: Ending, participants: Iterable[Any]) -> list[str]:
+    """The lines; none if nobody in the run ranks epochs."""
+    tellers = [one for one in participants if one.ranks_epochs]
     if not tellers:
         return []
-    told = [member._summary() for member in tellers]
+    told = [teller.summary() for teller in tellers]
     bests = [t for t in told if isinstance(t, Best)]
     notes = [t for t in told if isinstance(t, str)]
     return [f"Peakhold: {line}" for line in (why(ending), _best(bests, notes), _saved(ending))]

@@ -271,14 +271,14 @@ class SnapshotPool:
         from peakhold.snapshots.part_buffer import tree_bytes
 
         parts = list(parts)
-        live = self.host.live(parts) if self.host.complete(parts) else {}
+        live = self.host.borrow(parts) if self.host.ensure_built(parts) else {}
         return {part: tree_bytes(live.get(part)) for part in parts}
 
     def _allocate_booked(self) -> None:
-        if not self._unprepared or not self.host.complete(self._unprepared):
+        if not self._unprepared or not self.host.ensure_built(self._unprepared):
             return
         parts, self._unprepared = sorted(self._unprepared), set()
-        live = self.host.live(parts)
+        live = self.host.borrow(parts)
         for part in parts:
             with self.lock:
                 n_there = sum(1 for buffer in self._buffers if buffer.part == part)
@@ -310,7 +310,7 @@ class SnapshotPool:
         """
         parts = list(parts)
         missing = [part for part in parts if part not in self._taken]
-        live = self.host.live(missing) if missing else {}
+        live = self.host.borrow(missing) if missing else {}
         for part in missing:
             self._taken[part] = self._copy(part, live.pop(part))
         with self.lock:

@@ -12,7 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 from peakhold._core.condition import Condition
@@ -21,6 +21,7 @@ from peakhold._core.facts import Fact
 from peakhold._core.moments import Moment, rate_key
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
+from peakhold._core.states import moved
 from peakhold._core.watched import Seen, Watched
 
 __all__ = ["AlertPolicy", "AlertState", "Limit", "LimitState"]
@@ -97,7 +98,7 @@ class AlertPolicy:
             case Event.EPOCH_END:
                 state, when = self._ask(state, moment)
                 state, best = self._rank(state, moment)
-                return replace(state, last_epoch=moment.at.epoch), (*when, *best)
+                return moved(state, last_epoch=moment.at.epoch), (*when, *best)
             case Event.TRAIN_END if self.watched is not None and self.tells_best:
                 missing = self.watched.never_came(state.seen)
                 return state, () if missing is None else (missing,)
@@ -109,14 +110,14 @@ class AlertPolicy:
 
     def go_on(self, state: AlertState) -> AlertState:
         """The next fit goes on with everything but what belongs to one run."""
-        return replace(state, seen=None)
+        return moved(state, seen=None)
 
     def _ask(self, state: AlertState, moment: Moment) -> tuple[AlertState, tuple[Tell, ...]]:
         answer = self._answer(moment)
         if answer is None:
             return state, ()
         news = (Tell(self._title, "when"),) if answer and not state.holds else ()
-        return replace(state, holds=answer), news
+        return moved(state, holds=answer), news
 
     def _answer(self, moment: Moment) -> bool | None:
         """Whether it is so; None is "not yet"."""
@@ -136,14 +137,14 @@ class AlertPolicy:
     def _rank(self, state: AlertState, moment: Moment) -> tuple[AlertState, tuple[Tell, ...]]:
         if self.watched is None:
             return state, ()
-        state = replace(state, seen=self.watched.seen_after(state.seen, moment))
+        state = moved(state, seen=self.watched.seen_after(state.seen, moment))
         value, criterion = self.watched.value(moment), self.watched.criterion
         if value is None:
             return state, ()
-        before, state = state, replace(state, value=value)
+        before, state = state, moved(state, value=value)
         if criterion is None or not criterion.improves(value, before.best):
             return state, ()
-        state = replace(state, best=value, best_epoch=moment.at.epoch)
+        state = moved(state, best=value, best_epoch=moment.at.epoch)
         if before.best is None or not self.tells_best:
             return state, ()
         since = (before.best_epoch or 0) + 1
@@ -188,7 +189,7 @@ class Limit:
         """A new message; returns what to send now."""
         older = state.held.get(kind)
         n_older = 0 if older is None else older[1] + 1
-        return self.due(replace(state, held={**state.held, kind: (text, n_older)}), now)
+        return self.due(moved(state, held={**state.held, kind: (text, n_older)}), now)
 
     def due(self, state: LimitState, now: float) -> tuple[LimitState, tuple[str, ...]]:
         """What was held back and may be sent now."""

@@ -23,7 +23,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeAlias, final
 
 from peakhold._core.decisions import Decision, Missing, Save, Skip
@@ -33,6 +33,7 @@ from peakhold._core.monitor import Criterion
 from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.save_when import Every, SaveSchedule, SaveScheduleState
+from peakhold._core.states import moved
 from peakhold._core.watched import Seen, Watched
 
 __all__ = ["CheckpointPolicy", "CheckpointState", "Pending"]
@@ -148,7 +149,7 @@ class CheckpointPolicy:
         """Take one moment into account."""
         match moment.event:
             case Event.TRAIN_BEGIN:
-                return replace(_in_new_run(state), mark=self._seconds(moment)), ()
+                return moved(_in_new_run(state), mark=self._seconds(moment)), ()
             case Event.EPOCH_BEGIN:
                 return self._epoch_begin(state, moment)
             case Event.TRAIN_BATCH_END if self.schedule.needs_batches:
@@ -162,7 +163,7 @@ class CheckpointPolicy:
     def ask(self, state: CheckpointState, moment: Moment) -> Step:
         """A save was asked for, whatever the schedule says; it is ranked like any other."""
         state, decisions = self._save(state, moment)
-        return replace(state, due=self.schedule.reset(state.due)), decisions
+        return moved(state, due=self.schedule.reset(state.due)), decisions
 
     def try_again(self, state: CheckpointState) -> Step:
         """What could not be written is asked for once more, or let go for something better.
@@ -174,7 +175,7 @@ class CheckpointPolicy:
         refused = state.refused
         if refused is None:
             return state, ()
-        state, criterion = replace(state, refused=None), self._criterion
+        state, criterion = moved(state, refused=None), self._criterion
         if criterion is None or not criterion.better(refused.value, self.to_beat(state)):
             return state, ()
         return self._asked(state, Save("once more", value=refused.value, retry=refused.ticket))
@@ -194,8 +195,8 @@ class CheckpointPolicy:
         if self._criterion is None:
             return state
         if value is None or self._criterion.better(self.threshold, value):
-            return replace(state, best=None, replayed=None)
-        return replace(state, best=value, replayed=epoch)
+            return moved(state, best=None, replayed=None)
+        return moved(state, best=value, replayed=epoch)
 
     def learn(self, state: CheckpointState, fact: Fact) -> CheckpointState:
         """Take in what became of a save, or what an earlier run left."""
@@ -204,7 +205,7 @@ class CheckpointPolicy:
         keeps_copy = isinstance(fact, Failed) and fact.may_retry
         refused = state.refused
         if refused is not None and refused.ticket == fact.ticket:
-            return state if keeps_copy else replace(state, refused=None)
+            return state if keeps_copy else moved(state, refused=None)
         told = next((one for one in state.pending if one.ticket == fact.ticket), None)
         if told is None:
             return state
@@ -214,11 +215,11 @@ class CheckpointPolicy:
         if keeps_copy and told.value is not None and not told.is_retry:
             # The newer one is the better one.
             refused = told if refused is None or refused.ticket < told.ticket else refused
-        return replace(state, pending=pending, refused=refused)
+        return moved(state, pending=pending, refused=refused)
 
     def go_on(self, state: CheckpointState) -> CheckpointState:
         """The next fit counts anew, and takes what is best from the files (`found`)."""
-        return replace(self.init(), n_asked=state.n_asked)
+        return moved(self.init(), n_asked=state.n_asked)
 
     # Moments
 
@@ -238,11 +239,11 @@ class CheckpointPolicy:
 
     def _epoch_begin(self, state: CheckpointState, moment: Moment) -> Step:
         if state.mark is None:
-            state = replace(state, mark=self._seconds(moment))
+            state = moved(state, mark=self._seconds(moment))
         if not state.missing or self.watched is None:
             return state, ()
         error = Missing("not logged where it should be", self.watched.monitor, fatal=True)
-        return replace(state, missing=False), (error,)
+        return moved(state, missing=False), (error,)
 
     def _batch_end(self, state: CheckpointState, moment: Moment) -> Step:
         batch = moment.at.batch
@@ -250,20 +251,20 @@ class CheckpointPolicy:
             return state, ()
         mark, seconds = self._lap(state, moment)
         counted, due = self.schedule.batch_end(state.due, batch, seconds)
-        state = replace(state, due=counted, mark=mark)
+        state = moved(state, due=counted, mark=mark)
         return self._save(state, moment) if due else (state, ())
 
     def _epoch_end(self, state: CheckpointState, moment: Moment) -> Step:
         mark, seconds = self._lap(state, moment)
         counted, due = self.schedule.epoch_end(state.due, seconds)
-        state = replace(state, due=counted, mark=mark, seen=state.seen or False)
+        state = moved(state, due=counted, mark=mark, seen=state.seen or False)
         return self._save(state, moment) if due or state.owed else self.try_again(state)
 
     def _train_end(self, state: CheckpointState, moment: Moment) -> Step:
         due = False
         if not moment.epoch_cut_short:
             counted, due = self.schedule.end(state.due)
-            state = replace(state, due=counted)
+            state = moved(state, due=counted)
         state, decisions = self._save(state, moment) if due else self.try_again(state)
         missing = None if self.watched is None else self.watched.never_came(state.seen)
         if missing is None or state.missing:
@@ -273,14 +274,14 @@ class CheckpointPolicy:
     # A save
 
     def _save(self, state: CheckpointState, moment: Moment) -> Step:
-        state, decisions = self._save_if_worth_it(replace(state, owed=False), moment)
+        state, decisions = self._save_if_worth_it(moved(state, owed=False), moment)
         state, more = self.try_again(state)
         return state, (*decisions, *more)
 
     def _save_if_worth_it(self, state: CheckpointState, moment: Moment) -> Step:
         value = None if self.watched is None else self.watched.value(moment)
         if value is not None:
-            state = replace(state, seen=True)
+            state = moved(state, seen=True)
         if self.watched is None or not self.best_only:
             return self._unless_bad(state, moment, Save("due"))
         if value is None:
@@ -309,15 +310,15 @@ class CheckpointPolicy:
 
     def _unranked(self, state: CheckpointState, moment: Moment, watched: Watched) -> Step:
         """The metric is not there: save once if it should have been and nothing is known."""
-        state = replace(state, owed=not self.schedule.at_every_epoch)
+        state = moved(state, owed=not self.schedule.at_every_epoch)
         missing = watched.missing(state.seen, moment)
         if missing is None or not missing.fatal:
             return state, () if missing is None else (missing,)
         nothing_known = not (
             state.missing or state.has_saved or state.pending or self.to_beat(state) is not None
         )
-        state = replace(state, missing=True)
-        said = replace(missing, fatal=False)
+        state = moved(state, missing=True)
+        said = moved(missing, fatal=False)
         if not nothing_known:
             return state, (said,)
         state, decisions = self._unless_bad(state, moment, Save("nothing else is saved"))
@@ -334,16 +335,16 @@ class CheckpointPolicy:
         ticket = state.n_asked + 1
         one = Pending(ticket, save.value, is_retry=save.retry is not None)
         pending = (*state.pending, one) if self.best_only else state.pending
-        return replace(state, n_asked=ticket, pending=pending), (replace(save, ticket=ticket),)
+        return moved(state, n_asked=ticket, pending=pending), (moved(save, ticket=ticket),)
 
 
 def _committed(state: CheckpointState, told: Pending) -> CheckpointState:
     if told.value is None:
         pending = tuple(one for one in state.pending if one is not told)
-        return replace(state, pending=pending, has_saved=True)
+        return moved(state, pending=pending, has_saved=True)
     # What was asked for before is worse, whatever becomes of it.
     pending = tuple(one for one in state.pending if one.ticket > told.ticket)
-    return replace(state, best=told.value, pending=pending, has_saved=True, replayed=None)
+    return moved(state, best=told.value, pending=pending, has_saved=True, replayed=None)
 
 
 def _in_new_run(state: CheckpointState) -> CheckpointState:

@@ -25,7 +25,7 @@ The rules, in Keras's words where Keras has them:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, final
 
 from peakhold._core.decisions import Continue, Decision, Missing, Remember, Stop
@@ -34,6 +34,7 @@ from peakhold._core.moments import Moment
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Patience, lap, spent_words, waited_out
+from peakhold._core.states import moved
 from peakhold._core.watched import Seen, Watched
 
 __all__ = ["EarlyStoppingPolicy", "EarlyStoppingState"]
@@ -67,7 +68,7 @@ class EarlyStoppingState:
 
     def served(self) -> EarlyStoppingState:
         """A wait that led to a stop has been served, and begins again."""
-        return replace(
+        return moved(
             self,
             wait=0,
             waited=0.0,
@@ -79,7 +80,7 @@ class EarlyStoppingState:
     def in_new_run(self) -> EarlyStoppingState:
         """Without what belongs to one run."""
         others = tuple(other.in_new_run() for other in self.others)
-        return replace(self, seen=None, mark=None, others=others)
+        return moved(self, seen=None, mark=None, others=others)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON; what only some runs need is left out where it says nothing."""
@@ -140,7 +141,7 @@ class EarlyStoppingPolicy:
             case Event.TRAIN_BEGIN:
                 return state.in_new_run(), ()
             case Event.EPOCH_BEGIN if state.mark is None:
-                return replace(state, mark=lap(self.patience, None, moment.spent)[0]), ()
+                return moved(state, mark=lap(self.patience, None, moment.spent)[0]), ()
             case Event.EPOCH_END:
                 return self._epoch_end(state, moment)
             case Event.TRAIN_END:
@@ -163,7 +164,7 @@ class EarlyStoppingPolicy:
     def _each(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
         """The state of each metric; their number may have changed, for somebody may set them."""
         others = state.others if len(state.others) == len(self.watched) - 1 else self.init().others
-        return (replace(state, others=()), *others)
+        return (moved(state, others=()), *others)
 
     def _epoch_end(
         self, state: EarlyStoppingState, moment: Moment
@@ -171,16 +172,16 @@ class EarlyStoppingPolicy:
         each = self._each(state)
         missing = self._missing(each, moment)
         each = tuple(
-            replace(one, seen=watched.seen_after(one.seen, moment))
+            moved(one, seen=watched.seen_after(one.seen, moment))
             for watched, one in zip(self.watched, each, strict=True)
         )
         if missing and missing[-1].fatal:
             return _joined(each), missing
         mark, spent = lap(self.patience, state.mark, moment.spent)
-        each = (replace(each[0], mark=mark), *each[1:])
+        each = (moved(each[0], mark=mark), *each[1:])
         if moment.at.epoch < self.start_from_epoch:
             return _joined(each), missing
-        passed = tuple(replace(one, waited=one.waited + spent) for one in each)
+        passed = tuple(moved(one, waited=one.waited + spent) for one in each)
         values = [
             None if watched.criterion is None else watched.value(moment) for watched in self.watched
         ]
@@ -209,12 +210,12 @@ class EarlyStoppingPolicy:
         defect = moment.defect if improves else None  # else nobody would remember the weights
         after, words = [], []
         for watched, one, value in zip(self.watched, each, values, strict=True):
-            moved, word = (
+            advanced, word = (
                 (one, "not logged")
                 if value is None
                 else _advance(watched, one, value, epoch, defect)
             )
-            after.append(moved)
+            after.append(advanced)
             words.append(word)
         decisions: list[Decision] = []
         if improves and defect is None:
@@ -226,7 +227,7 @@ class EarlyStoppingPolicy:
                 for watched, one, ended in zip(self.watched, after, over, strict=True)
             ]
             decisions.append(Stop(self._join(why)))
-            after[0] = replace(after[0], stopped_epoch=epoch, stopped=True)
+            after[0] = moved(after[0], stopped_epoch=epoch, stopped=True)
         return _joined(after), tuple(decisions) or (Continue(self._join(words)),)
 
     def _has_waited(self, watched: Watched, state: EarlyStoppingState) -> bool:
@@ -253,7 +254,7 @@ class EarlyStoppingPolicy:
 
 def _joined(each: Sequence[EarlyStoppingState]) -> EarlyStoppingState:
     first, *others = each
-    return replace(first, others=tuple(others))
+    return moved(first, others=tuple(others))
 
 
 def _beats(watched: Watched, value: float | None, reference: float | None) -> bool:
@@ -264,13 +265,13 @@ def _advance(
     watched: Watched, state: EarlyStoppingState, value: float, epoch: int, defect: str | None
 ) -> tuple[EarlyStoppingState, str]:
     """Take one check of one metric into account; also returns what to say of it."""
-    after = replace(state, wait=state.wait + 1, n_checks_done=state.n_checks_done + 1)
+    after = moved(state, wait=state.wait + 1, n_checks_done=state.n_checks_done + 1)
     if defect is not None:
         return after, defect
     if not _beats(watched, value, state.best):
         return after, "no improvement" if is_finite(value) else "not a finite number"
     reason = "first value" if state.best is None else f"better than {state.best:.6g}"
-    after = replace(after, best=value, best_epoch=epoch)
+    after = moved(after, best=value, best_epoch=epoch)
     if _beats(watched, value, watched.baseline):
-        return replace(after, wait=0, waited=0.0), reason
+        return moved(after, wait=0, waited=0.0), reason
     return after, f"{reason}, but the baseline is not reached"

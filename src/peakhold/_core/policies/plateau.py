@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from peakhold._core.decisions import Continue, Decision, SetLearningRate
@@ -13,6 +13,7 @@ from peakhold._core.moments import Moment
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold._core.patience import Patience, lap, spent_words, waited_out
+from peakhold._core.states import moved
 from peakhold._core.watched import Seen, Watched
 
 __all__ = ["PlateauPolicy", "PlateauState"]
@@ -88,12 +89,12 @@ class PlateauPolicy:
             case Event.TRAIN_BEGIN:
                 return self.go_on(state), ()
             case Event.EPOCH_BEGIN if state.mark is None:
-                return replace(state, mark=lap(self.patience, None, moment.spent)[0]), ()
+                return moved(state, mark=lap(self.patience, None, moment.spent)[0]), ()
             case Event.EPOCH_END:
                 return self._epoch_end(state, moment)
             case Event.TRAIN_END:
                 missing = self.watched.never_came(state.seen)
-                ended = replace(state, seen=None, mark=None)
+                ended = moved(state, seen=None, mark=None)
                 return ended, () if missing is None else (missing,)
         return state, ()
 
@@ -103,14 +104,14 @@ class PlateauPolicy:
 
     def go_on(self, state: PlateauState) -> PlateauState:
         """The next fit goes on with everything but what belongs to one run."""
-        return replace(state, seen=None, mark=None)
+        return moved(state, seen=None, mark=None)
 
     def _epoch_end(
         self, state: PlateauState, moment: Moment
     ) -> tuple[PlateauState, tuple[Decision, ...]]:
         missing = self.watched.missing(state.seen, moment)
         mark, spent = lap(self.patience, state.mark, moment.spent)
-        state = replace(
+        state = moved(
             state,
             seen=self.watched.seen_after(state.seen, moment),
             mark=mark,
@@ -130,12 +131,12 @@ class PlateauPolicy:
             cooldown, wait, waited = cooldown - 1, 0, 0.0
         criterion = self.watched.criterion
         if criterion is not None and criterion.improves(value, state.best):
-            better = replace(state, best=value, wait=0, cooldown_counter=cooldown, waited=0.0)
+            better = moved(state, best=value, wait=0, cooldown_counter=cooldown, waited=0.0)
             return better, (Continue("improved"),)
-        waiting = replace(state, wait=wait, cooldown_counter=cooldown, waited=waited)
+        waiting = moved(state, wait=wait, cooldown_counter=cooldown, waited=waited)
         if cooldown > 0:
             return waiting, (Continue("cooling down"),)
-        waiting = replace(waiting, wait=wait + 1)
+        waiting = moved(waiting, wait=wait + 1)
         if not waited_out(self.patience, waiting.wait, waited):
             return waiting, (Continue("no improvement"),)
         checks = spent_words(self.patience, waiting.wait, waited, unit="check")
@@ -147,4 +148,4 @@ class PlateauPolicy:
         )
         if not cuts:
             return waiting, (Continue("at the lowest rate"),)
-        return replace(state, wait=0, cooldown_counter=self.cooldown, waited=0.0), cuts
+        return moved(state, wait=0, cooldown_counter=self.cooldown, waited=0.0), cuts

@@ -1,12 +1,9 @@
 """When to write a checkpoint.
 
-State moves on facts: `best` changes when a file is *committed*, not when its save was decided.
-While a save is under way, the value to beat is the pending one; if the save fails, it is again the
-committed one.
-
-Whether a save is due at all is one state machine for every way to ask (`save_freq="epoch"`, an int,
+Whether a save is due is one state machine for every way to ask (`save_freq="epoch"`, an int,
 `Every`, `AtEnd`): it counts whole epochs, batches and seconds of training since the last save that
 was due. There is no clock here: whoever calls measures, and leaves out the time between two runs.
+What is better than every saved file is decided in `checkpoint.py`.
 """
 
 from __future__ import annotations
@@ -15,73 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, final
 
 from peakhold._core.arguments import check_count, check_number
-from peakhold._core.decisions import Save, Skip
-from peakhold._core.monitor import Criterion
-from peakhold._core.observation import Observation
 from peakhold.errors import InvalidArgumentError
 
 __all__ = [
     "AtEnd",
     "Every",
-    "SaveBest",
-    "SaveBestState",
     "SaveSchedule",
     "SaveScheduleState",
     "Trigger",
     "trigger_of",
 ]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SaveBestState:
-    """Plain numbers: its own JSON."""
-
-    best: float | None = None
-    """Value of the best committed file, or the threshold to beat."""
-    pending: float | None = None
-    """Value of the save that is under way."""
-
-    @property
-    def to_beat(self) -> float | None:
-        """A pending save was only asked for because it beats the committed one."""
-        return self.best if self.pending is None else self.pending
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SaveBest:
-    """Save when the metric is better than every committed file's.
-
-    Args:
-        criterion: What counts as better.
-        threshold: Value to beat before anything was saved, or None.
-    """
-
-    criterion: Criterion
-    threshold: float | None = None
-
-    def init(self) -> SaveBestState:
-        """The state before the first check."""
-        return SaveBestState(best=self.threshold)
-
-    def step(
-        self, state: SaveBestState, observation: Observation
-    ) -> tuple[SaveBestState, Save | Skip]:
-        """Take one check into account."""
-        if not observation.usable:
-            return state, Skip(observation.defect or "not a finite number")
-        if not self.criterion.improves(observation.value, state.to_beat):
-            return state, Skip(f"did not improve from {state.to_beat:.6g}")
-        return replace(state, pending=observation.value), Save("better than every saved file")
-
-    def committed(self, state: SaveBestState) -> SaveBestState:
-        """Fact: the pending save is durable."""
-        return SaveBestState(best=state.pending if state.pending is not None else state.best)
-
-    def failed(self, state: SaveBestState) -> SaveBestState:
-        """Fact: the pending save came to nothing."""
-        return replace(state, pending=None)
 
 
 @final
@@ -227,6 +167,22 @@ class SaveSchedule:
         """The state before the first batch."""
         return SaveScheduleState()
 
+    def is_due_at(self, state: SaveScheduleState, batch: int, seconds: float = 0.0) -> bool:
+        """Whether `batch_end` would say that a save is due; for those who ask at each batch."""
+        trigger = self.trigger
+        if not isinstance(trigger, Every):
+            return False
+        if trigger.seconds is not None:
+            return state.seconds + seconds >= trigger.seconds
+        return trigger.batches is not None and self._counted(state, batch) >= trigger.batches
+
+    @staticmethod
+    def _counted(state: SaveScheduleState, batch: int) -> int:
+        """Batches since the last save, with this hook's."""
+        last = state.last_batch
+        begins = last is None or not state.in_epoch or batch <= last
+        return state.batches + (batch + 1 if begins or last is None else batch - last)
+
     def batch_end(
         self, state: SaveScheduleState, batch: int, seconds: float = 0.0
     ) -> tuple[SaveScheduleState, bool]:
@@ -238,12 +194,9 @@ class SaveSchedule:
                 several.
             seconds: Seconds of training since the call before.
         """
-        last = state.last_batch
-        begins = last is None or not state.in_epoch or batch <= last
-        count = batch + 1 if begins or last is None else batch - last
         moved = replace(
             state,
-            batches=state.batches + count,
+            batches=self._counted(state, batch),
             seconds=state.seconds + seconds,
             last_batch=batch,
             in_epoch=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from typing import Any, cast
 
 from keras.callbacks import CallbackList as KerasOwn
@@ -13,7 +12,7 @@ from peakhold.host.contract import Host
 from peakhold.host.finding import host_for
 from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import keep_in_thread
-from peakhold.runtime.callback import Callback, Participant
+from peakhold.runtime.callback import Callback, link_of
 
 __all__ = ["CallbackList"]
 
@@ -52,7 +51,7 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         host: Host | None = None,
         **params: Any,
     ) -> None:
-        self._host = host or host_for(model, optimizer)
+        self._peakhold_host = host or host_for(model, optimizer)
         self._model = cast("Any", None)
         flat = [_fit_for_keras(callback) for callback in flatten(callbacks)]
         super().__init__(flat, add_history, add_progbar, model, **params)
@@ -72,22 +71,23 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         super().set_model(model)
         for callback in self.callbacks:
             if isinstance(callback, Callback):
-                callback._host = self._host
-            if isinstance(callback, Participant):
-                callback._driver = weakref.ref(self)
+                callback._peakhold_host = self._peakhold_host
+            link = link_of(callback)
+            if link is not None:
+                link.driver = self
 
     @property
     def stop_training(self) -> bool:
         """Whether a callback has asked for the end."""
         return bool(
-            getattr(self._host, "stop_training", False)
+            getattr(self._peakhold_host, "stop_training", False)
             or getattr(self._model, "stop_training", False)
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        remember_loop(self._host, sys._getframe(1))
-        self._host.clear_stop()
+        remember_loop(self._peakhold_host, sys._getframe(1))
+        self._peakhold_host.clear_stop()
         super().on_train_begin(logs)
 
 

@@ -115,7 +115,7 @@ class KerasHost:
         others = {id(v) for v in (*self.model.weights, *self.model.metrics_variables)}
         return [v for v in self.model.variables if id(v) not in others]  # seed generators
 
-    def live(self, parts: Iterable[str]) -> Snapshot:
+    def borrow(self, parts: Iterable[str]) -> Snapshot:
         self._synced()
         known = {*self.parts(), *IN_EVERY_BACKUP}
         trees = Snapshot()
@@ -137,7 +137,7 @@ class KerasHost:
         return list(zip(paths, tree, strict=True))
 
     def snapshot(self, parts: Iterable[str]) -> Snapshot:
-        return {part: map_tree(tree, np.array) for part, tree in self.live(parts).items()}
+        return {part: map_tree(tree, np.array) for part, tree in self.borrow(parts).items()}
 
     def like_live(self, snapshot: Snapshot) -> Snapshot:
         return snapshot  # Keras's functions give and take arrays of NumPy
@@ -190,7 +190,7 @@ class KerasHost:
         """Put averages back where training finds them; the model keeps its own weights."""
         _assign(AVERAGE, self._variables(AVERAGE), list(arrays))
 
-    def complete(self, parts: Iterable[str]) -> bool:
+    def ensure_built(self, parts: Iterable[str]) -> bool:
         if not self.model.built:
             return False
         if OPTIMIZER in parts:

@@ -25,7 +25,7 @@ from keras.callbacks import History
 import keras
 from peakhold.errors import CheckpointDamagedError
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
-from peakhold.host.resume import Passed
+from peakhold.host.resume import EpochRecord
 from peakhold.keras.fit.frame import fit_locals
 from peakhold.keras.host.own_callbacks import traits_of
 
@@ -82,7 +82,7 @@ class KerasResumption:
 
     def more(self) -> dict[str, Any]:
         generator = _global_generator()
-        live = self._host.live(_IN_EVERY_BACKUP)
+        live = self._host.borrow(_IN_EVERY_BACKUP)
         return {
             **{part: [np.array(array) for array in arrays] for part, arrays in live.items()},
             "generator": None if generator is None else _array(generator.state),
@@ -107,7 +107,7 @@ class KerasResumption:
             AVERAGE: self._host._variables(AVERAGE),
         }
 
-    def misfits(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
+    def mismatches(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         words: list[str] = []
         for part, variables in self._variables(parts).items():
             kept = _listed(parts.get(part, []))
@@ -140,13 +140,13 @@ class KerasResumption:
 
     # The record of the epochs
 
-    def passed(self, callbacks: Iterable[Any]) -> Passed | None:
+    def passed(self, callbacks: Iterable[Any]) -> EpochRecord | None:
         for one in callbacks:
             if isinstance(one, History) and hasattr(one, "epoch"):
-                return Passed(list(one.epoch), {k: list(v) for k, v in one.history.items()})
+                return EpochRecord(list(one.epoch), {k: list(v) for k, v in one.history.items()})
         return None
 
-    def set_passed(self, callbacks: Iterable[Any], passed: Passed) -> None:
+    def set_passed(self, callbacks: Iterable[Any], passed: EpochRecord) -> None:
         for one in callbacks:
             if isinstance(one, History):
                 one.epoch = list(passed.epochs)

@@ -1,0 +1,95 @@
+"""What the rules look at: the settings of one run, as its callbacks and its host tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+from peakhold._core.monitor import Direction
+from peakhold._core.patience import Patience
+
+__all__ = ["Checkpoint", "Plateau", "RunSettings", "Schedule", "Stopper"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stopper:
+    """One metric of an early stopping of this run."""
+
+    monitor: str
+    mode: str
+    patience: Patience
+    restores: bool
+    start: int = 0
+    """Epochs that are no checks."""
+    alone: bool = True
+    """Whether this metric by itself can end training."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """A plateau rule of this run."""
+
+    monitor: str
+    mode: str
+    patience: Patience
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint of this run."""
+
+    path: str
+    monitor: str
+    mode: str
+    best_only: bool
+    overwrites: bool
+    """Whether several saves go to the same name."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A learning rate that follows a fixed curve to an end."""
+
+    name: str
+    ends_after: int
+    """Steps, or epochs, of this run."""
+    by_epoch: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What is known before the first batch."""
+
+    epochs: int | None = None
+    """Epochs of this run, or None."""
+    steps: int | None = None
+    """Steps of an epoch, or None."""
+    validates: bool | None = None
+    """Whether validation will run, or None if that cannot be seen."""
+    first_validation: int | None = None
+    """The epoch, from 1, after which validation data are due first; None without them."""
+    directions: Mapping[str, Direction | None] = field(default_factory=dict)
+    """What the metrics themselves tell, by training name."""
+    stoppers: tuple[Stopper, ...] = ()
+    plateaus: tuple[Plateau, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    paths: tuple[str, ...] = ()
+    """Every path that a callback writes over, templates included. Not the folder of
+    `BackupAndRestore`: it is locked, and others may write beside its files."""
+
+    def monitored(self) -> Iterator[tuple[str, str, str]]:
+        """`(class, monitor, mode)` of everything that ranks."""
+        for stopper in self.stoppers:
+            yield "EarlyStopping", stopper.monitor, stopper.mode
+        for plateau in self.plateaus:
+            yield "ReduceLROnPlateau", plateau.monitor, plateau.mode
+        for checkpoint in self.checkpoints:
+            if checkpoint.best_only:
+                yield "ModelCheckpoint", checkpoint.monitor, checkpoint.mode

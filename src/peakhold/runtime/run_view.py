@@ -1,0 +1,232 @@
+"""A run as one of its participants may see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
+
+from peakhold._core.moments import Moment
+from peakhold._core.observation import Event
+from peakhold.host.contract import Host
+from peakhold.runtime.callback import host_of
+from peakhold.snapshots.pool import SnapshotPool
+
+if TYPE_CHECKING:
+    from peakhold.runtime.seat import Seat
+    from peakhold.runtime.session import Session
+
+__all__ = ["RunView"]
+
+
+@final
+class RunView:
+    """A run, seen from one participant's seat.
+
+    Args:
+        session: The run.
+        seat: Whose view it is.
+    """
+
+    def __init__(self, session: Session, seat: Seat) -> None:
+        self._session, self._seat = session, seat
+
+    # What is trained
+
+    @property
+    def host(self) -> Host:
+        """The model of this participant's callback: usually the one that is trained.
+
+        After `fit`, an evaluation or a prediction may be of another model.
+        """
+        return host_of(self._seat.callback)
+
+    @property
+    def pool(self) -> SnapshotPool:
+        """Snapshots of that model, shared by all who have it."""
+        return self._seat.pool
+
+    @property
+    def trained(self) -> Host:
+        """The model that the loop trains."""
+        return self._session.host
+
+    @property
+    def model(self) -> Any:
+        """The model that this participant's callback was given."""
+        return self._seat.callback.model
+
+    @property
+    def callback(self) -> Any:
+        """What people see of this participant: the object that they made."""
+        return self._seat.callback
+
+    @property
+    def name(self) -> str:
+        """What this participant's state is filed under."""
+        return self._seat.name
+
+    # Which run this is
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits; a resumed run has those of the run it goes on from."""
+        return self._session.identity.run_id
+
+    @property
+    def timestamp(self) -> str:
+        """When it began, UTC, for names of files."""
+        return self._session.identity.timestamp
+
+    @property
+    def rank(self) -> int:
+        """This worker's number among its fellows."""
+        return self._session.identity.rank
+
+    def resumes(self, run_id: str, timestamp: str) -> None:
+        """This run is another process's, which was interrupted."""
+        self._session.identity.take_over(run_id, timestamp)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """`epochs`, `steps`, `verbose`, as far as they are known."""
+        return self._session.params
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs asked for."""
+        return self._session.epochs
+
+    @property
+    def driven(self) -> bool:
+        """Whether a list calls the callbacks; otherwise somebody calls hooks by hand."""
+        return self._session.driven
+
+    @property
+    def driver(self) -> Any:
+        """The list that calls the callbacks, or None."""
+        return self._session.driver
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """All callbacks of the run, users' too, in the order of the list."""
+        return self._session.callbacks
+
+    @property
+    def others(self) -> Sequence[Any]:
+        """All participants but this one."""
+        return [seat.participant for seat in self._session.seats if seat is not self._seat]
+
+    @property
+    def has_user_callbacks(self) -> bool:
+        """Whether a user's callback could add to `logs` or change the model."""
+        return self._session.dispatch.has_user_callbacks
+
+    def user_callbacks_follow(self) -> bool:
+        """Whether a user's hook may look, in the same event, at what this participant has done."""
+        return self._session.dispatch.user_callbacks_follow(self._seat.callback)
+
+    # How far it is
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether everybody's needs are met: training has begun, or may."""
+        return self._session.is_prepared
+
+    @property
+    def start_epoch(self) -> int | None:
+        """Index of the first epoch, once it has begun; above 0 in a run that goes on."""
+        return self._session.progress.start_epoch
+
+    @property
+    def epoch(self) -> int:
+        """Index of the running epoch."""
+        return self._session.progress.epoch
+
+    @property
+    def last_epoch(self) -> int | None:
+        """Index of the last epoch that ended."""
+        return self._session.progress.last_epoch
+
+    @property
+    def n_epochs_done(self) -> int:
+        """Epochs of this run that ended."""
+        return self._session.progress.n_epochs_done
+
+    @property
+    def validated(self) -> bool:
+        """Whether validation has run in this epoch."""
+        return self._session.progress.validated
+
+    @property
+    def epoch_cut_short(self) -> bool:
+        """Whether Ctrl-C cut the running epoch short."""
+        return self._session.progress.epoch_cut_short
+
+    def spent_seconds(self) -> float:
+        """Seconds of training in this run so far."""
+        return self._session.spent_seconds()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C came."""
+        return self._session.interrupted
+
+    @property
+    def state_unusable(self) -> bool:
+        """Whether training was stopped because its state is worth nothing (NaN), or failed."""
+        return self._session.state_unusable
+
+    @property
+    def stop_reasons(self) -> list[str]:
+        """Why training ends, the first first."""
+        return self._session.stop_reasons
+
+    def set_last_epoch(self, epoch: int | None, reasons: Sequence[str]) -> None:
+        """The run that is resumed was over: what it ended with."""
+        self._session.progress.last_epoch = epoch
+        self._session.stop_reasons.extend(reasons)
+
+    def moment(self, logs: Any) -> Moment:
+        """What there is to know now, with these logs: for what is asked outside of an event."""
+        return self._session.moment(Event.EPOCH_END, None, logs)
+
+    # What it may ask for
+
+    def stop(self, reason: str, *, bad: bool = False) -> None:
+        """Ask for the end of training; `bad`: the state it ends with is not one to go on from."""
+        self._session.stop(reason, bad=bad)
+
+    def mark_unusable(self) -> None:
+        """The state that training ends with is not one to go on from."""
+        self._session.state_unusable = True
+
+    def new_moment(self) -> None:
+        """The model may have changed: what is copied from now on is another snapshot."""
+        self._session.new_moment()
+
+    def ahead_of_all(self, hook: str, work: Any) -> None:
+        """Have work done before any callback of the list is called for a hook the next time."""
+        self._session.ahead_of_all(hook, work)
+
+    def put_back(self) -> None:
+        """Have the interrupted run's state put back now, if that is still to come."""
+        self._session.put_back()
+
+    # Words
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing beyond a callback's own `verbose` is to be printed."""
+        return self._session.quiet
+
+    def say(self, message: str) -> None:
+        """Show a message to the person who watches training."""
+        self._session.host.say(message)
+
+    def warn(self, message: str, category: type[Warning]) -> None:
+        """Warn, as from the user's own line."""
+        self._session.warn(message, category)
+
+    def ending(self) -> Any:
+        """How the run stands, as if it ended now."""
+        return self._session.ending()

@@ -1,0 +1,88 @@
+"""What happens at each event of a run, as a table that prints itself.
+
+`python -m peakhold.runtime.script` prints the table of `docs/explanation/one-epoch.md`. The session
+goes through it: a phase that does not stand here does not happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from peakhold._core.observation import Event
+
+__all__ = ["SCRIPT", "Scene", "picture"]
+
+
+class Scene(NamedTuple):
+    """The phases of one event, each by its name."""
+
+    first: tuple[str, ...] = ()
+    """By the first of ours to be called, for all participants."""
+    each: tuple[str, ...] = ()
+    """By the first of each segment, for the participants of that segment."""
+    last: tuple[str, ...] = ()
+    """By the last of ours to be called, for all participants."""
+
+
+_MOMENT = ("learn", "measure", "aggregate", "decide", "apply", "record", "tell")
+_BATCH = tuple(phase for phase in _MOMENT if phase != "aggregate")
+
+SCRIPT: Final[Mapping[Event, Scene]] = {
+    Event.TRAIN_BEGIN: Scene(first=("resume", "agree", "needs", "buffers", "advise", "signals")),
+    Event.EPOCH_BEGIN: Scene(first=("put_back",), each=("begin", *_MOMENT)),
+    Event.TRAIN_BATCH_BEGIN: Scene(each=("begin", *_BATCH)),
+    Event.TRAIN_BATCH_END: Scene(each=("begin", *_BATCH)),
+    Event.TEST_BEGIN: Scene(each=_MOMENT),
+    Event.TEST_BATCH_BEGIN: Scene(each=_BATCH),
+    Event.TEST_END: Scene(each=_MOMENT),
+    Event.EPOCH_END: Scene(each=("begin", *_MOMENT), last=("withdraw", "commit", "lend_again")),
+    Event.TRAIN_END: Scene(
+        first=("put_back", "begin", "learn", "decide", "save", "tell"),
+        each=("apply", "record"),
+        last=("settle", "end", "release", "summarize"),
+    ),
+}
+
+_MEANINGS: Final[Mapping[str, str]] = {
+    "resume": "the keeper takes over what an interrupted run left: states, name, first epoch",
+    "agree": "one name for the run on all workers (the coordinator is asked)",
+    "needs": "each forgets its earlier run, and raises what cannot work",
+    "buffers": "what will be held in memory is booked and allocated",
+    "advise": "settings that work against each other are said",
+    "signals": "Ctrl-C and SIGTERM are listened to",
+    "put_back": "the keeper puts the interrupted run's state back, the random generators last",
+    "begin": "each hears, once, how its run starts: fresh, continued or resumed",
+    "learn": "facts since the moment before: committed, failed, not finite",
+    "measure": "each adds to the metrics, and to the answers of users' own functions",
+    "aggregate": "one moment for all workers (the coordinator is asked)",
+    "decide": "policies decide; rank 0's answer counts (the coordinator is asked)",
+    "save": "what of the last state is to be saved is saved, for all",
+    "apply": "decisions are carried out, kind by kind: rates, snapshots, saves, restores, stops",
+    "record": "CSV, TensorBoard, messages",
+    "tell": "listeners are told: the moment, what was decided, what became known",
+    "withdraw": "whoever lent the model other weights takes them out",
+    "commit": "the keeper backs up what all have decided (the coordinator is asked)",
+    "lend_again": "and puts them in again",
+    "settle": "what is being written is waited for",
+    "end": "everything is on disk: a backup is not needed any more",
+    "release": "memory and signals are let go",
+    "summarize": "the last lines; an error, or KeyboardInterrupt, is raised",
+}
+
+
+def picture() -> str:
+    """The table in Markdown: events in their order, phases with what they mean."""
+    lines = ["| event | phase | for whom | what happens |", "|---|---|---|---|"]
+    for event, scene in SCRIPT.items():
+        shown = f"`{event}`"
+        for whom, phases in zip(("all, once", "each segment", "all, at last"), scene, strict=True):
+            for phase in phases:
+                meaning = _MEANINGS[phase]
+                lines.append(f"| {shown} | {phase.replace('_', ' ')} | {whom} | {meaning} |")
+                shown = ""
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(picture())

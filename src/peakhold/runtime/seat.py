@@ -1,0 +1,35 @@
+"""One participant's place in a run: its callback, its model, and whether it has begun."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from peakhold.host.contract import Host
+from peakhold.runtime.participant import Participant
+from peakhold.runtime.run_view import RunView
+from peakhold.snapshots.pool import SnapshotPool
+
+__all__ = ["Seat"]
+
+
+@final
+class Seat:
+    """One participant's place in a run.
+
+    Args:
+        session: The run.
+        callback: What people see.
+        participant: What the session asks.
+        host: The model that the callback was given.
+        pool: Snapshots of that model.
+    """
+
+    def __init__(
+        self, session: Any, callback: Any, participant: Participant, host: Host, pool: SnapshotPool
+    ) -> None:
+        self.callback, self.participant = callback, participant
+        self.host, self.pool = host, pool
+        self.view = RunView(session, self)
+        self.name = ""
+        """What its state is filed under."""
+        self.has_resumed = self.is_prepared = self.has_begun = self.has_ended = False

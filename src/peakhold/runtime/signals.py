@@ -1,0 +1,47 @@
+"""The signals of one run: Ctrl-C and SIGTERM, as long as it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, final
+
+from peakhold.runtime.interrupt import Interrupt
+from peakhold.runtime.termination import Termination
+
+__all__ = ["Signals"]
+
+
+@final
+class Signals:
+    """Handlers that are installed while a run trains.
+
+    Args:
+        owns_frame: Whether a frame is the loop of this run.
+        on_interrupt: Called in the handler of Ctrl-C: may set flags, nothing else.
+        on_termination: Called on a thread of its own; returns when all is finished. None: nobody
+            has anything to finish.
+    """
+
+    def __init__(
+        self,
+        owns_frame: Callable[[FrameType], bool],
+        on_interrupt: Callable[[], Any],
+        on_termination: Callable[[], Any] | None,
+    ) -> None:
+        self._interrupt = Interrupt(owns_frame, on_interrupt)
+        self._termination = (
+            None if on_termination is None else Termination(owns_frame, on_termination)
+        )
+
+    def install(self) -> bool:
+        """Install them; whether Ctrl-C can be caught here."""
+        if self._termination is not None:
+            self._termination.install()
+        return self._interrupt.install()
+
+    def uninstall(self) -> None:
+        """Put back what stood there before."""
+        self._interrupt.uninstall()
+        if self._termination is not None:
+            self._termination.uninstall()

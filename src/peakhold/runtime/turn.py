@@ -1,0 +1,189 @@
+"""One event, for the participants whose turn it is: the phases of a moment.
+
+Rules of this file:
+
+1. If one participant raises, the others still have their turn; then the first error is raised.
+2. Decisions are carried out kind by kind: what is saved is saved under the rates of the next epoch,
+   and before anything else is put into the model.
+3. Between batches the coordinator is asked to aggregate and to decide; within an epoch nobody is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, final
+
+from peakhold._core.decisions import (
+    Continue,
+    Decision,
+    Missing,
+    Remember,
+    Restore,
+    Save,
+    SetLearningRate,
+    Skip,
+    Stop,
+    Tell,
+)
+from peakhold._core.facts import Fact
+from peakhold._core.moments import Answer
+from peakhold._core.observation import Event
+from peakhold.runtime import listening
+from peakhold.runtime.participant import Deciding
+
+if TYPE_CHECKING:
+    from peakhold.runtime.seat import Seat
+    from peakhold.runtime.session import Session
+
+__all__ = ["Errors", "Turn"]
+
+_ORDER: Final[tuple[type, ...]] = (
+    SetLearningRate, Remember, Save, Skip, Continue, Restore, Missing, Stop, Tell,
+)  # fmt: skip
+_SAVES: Final = (Save, Skip)
+
+
+@final
+class Errors:
+    """One participant's error does not keep the others from their turn; the first is raised."""
+
+    def __init__(self) -> None:
+        self.first: Exception | None = None
+
+    def guard(self, seat: Seat, call: Callable[..., Any], *args: Any) -> Any:
+        """What a call returns; None if it raised."""
+        try:
+            return call(*args)
+        except Exception as error:
+            if self.first is None:
+                self.first = error
+            elif error is not self.first:
+                self.first.add_note(f"and in {seat.participant.name}: {error!r}")
+            return None
+
+    def raise_first(self) -> None:
+        """Raise it, if there is one."""
+        if self.first is not None:
+            raise self.first
+
+
+@final
+class Turn:
+    """One event, for some of the participants.
+
+    Args:
+        session: The run.
+        seats: Whose turn it is.
+        event: Of which event.
+        batch: Index of the batch; None between batches.
+        logs: Metrics as they were given; what is measured is added to them.
+    """
+
+    def __init__(
+        self, session: Session, seats: Sequence[Seat], event: Event, batch: int | None, logs: Any
+    ) -> None:
+        self.session, self.seats, self.logs = session, seats, {} if logs is None else logs
+        self.moment = session.moment(event, batch, self.logs)
+        self.decided: Mapping[str, Sequence[Decision]] = {}
+        self.facts: dict[str, tuple[Fact, ...]] = {}
+        self.errors = Errors()
+        self._has_saved = False
+
+    def go_through(self, phases: Iterable[str]) -> None:
+        """Go through phases, in order; then the first error is raised."""
+        for phase in phases:
+            getattr(self, phase)()
+        self.errors.raise_first()
+
+    def begin(self) -> None:
+        """How this run starts is known now: tell those who have not heard."""
+        self.session.begin([seat for seat in self.seats if not seat.has_begun], self.errors)
+
+    def learn(self) -> None:
+        """Facts since the moment before reach those who decided."""
+        for seat in self.seats:
+            news = self.errors.guard(seat, self._news, seat) or ()
+            for fact in news:
+                self.errors.guard(seat, seat.participant.learn, fact)
+            if news:
+                self.facts[seat.name] = news
+
+    def _news(self, seat: Seat) -> tuple[Fact, ...]:
+        return tuple(seat.participant.news(self.moment))
+
+    def measure(self) -> None:
+        """Metrics and answers are added, those that look at the others' last."""
+        answers: dict[str, Answer] = {}
+        measured = False
+        for seat in sorted(self.seats, key=lambda seat: seat.participant.measures_last):
+            result = self.errors.guard(seat, seat.participant.measure, self.moment, self.logs)
+            if result is not None and result.metrics:
+                self.logs.update(result.metrics)
+                measured = True
+            if result is not None and result.answers:
+                answers |= result.answers
+        if measured or answers:
+            metrics = self.session.numbers(self.logs) if measured else self.moment.metrics
+            self.moment = replace(self.moment, metrics=metrics, answers=answers)
+
+    def aggregate(self) -> None:
+        """One moment for all workers."""
+        self.moment = self.session.coordinator.aggregate(self.moment)
+
+    def decide(self) -> None:
+        """Each decides; between batches, rank 0's answer counts."""
+        decided = {
+            seat.name: tuple(self.errors.guard(seat, seat.participant.decide, self.moment) or ())
+            for seat in self.seats
+        }
+        within = self.moment.at.batch is not None
+        self.decided = decided if within else self.session.coordinator.decide(decided)
+        if within and any(type(one) is Save for each in decided.values() for one in each):
+            self.session.new_moment()
+
+    def save(self) -> None:
+        """Carry out what is to be saved, before the turn of anything else."""
+        self._carry_out(_SAVES)
+        self._has_saved = True
+
+    def apply(self) -> None:
+        """Carry decisions out."""
+        self._carry_out([kind for kind in _ORDER if not (self._has_saved and kind in _SAVES)])
+
+    def _carry_out(self, kinds: Sequence[type]) -> None:
+        if not any(self.decided.values()):
+            return
+        for kind in kinds:
+            for seat in self.seats:
+                for decision in self.decided.get(seat.name, ()):
+                    if type(decision) is kind:
+                        self.errors.guard(
+                            seat, seat.participant.apply, decision, self.moment, self.logs
+                        )
+
+    def record(self) -> None:
+        """Each writes the moment down."""
+        for seat in self.seats:
+            decided = self.decided.get(seat.name, ())
+            self.errors.guard(seat, seat.participant.record, self.moment, self.logs, decided)
+
+    def tell(self) -> None:
+        """Tell those who listen."""
+        if not listening.has_listeners():
+            return
+        traces = {}
+        for seat in self.seats:
+            if isinstance(seat.participant, Deciding):
+                traces[seat.name] = tuple(seat.participant.traces)
+                seat.participant.traces = []
+        decided = {name: tuple(decisions) for name, decisions in self.decided.items()}
+        listening.tell(
+            listening.Told(self.session.run_id, self.moment, decided, self.facts, traces)
+        )
+
+    def part(self, seats: Sequence[Seat]) -> Turn:
+        """What was decided for all, as the turn of some of them."""
+        turn = Turn.__new__(Turn)
+        turn.__dict__ = {**self.__dict__, "seats": seats, "errors": Errors()}
+        return turn

@@ -1,0 +1,297 @@
+"""Watching a metric: its direction, and who is told when it is missing.
+
+Rules of this file, which give the fewest false alarms (docs/explanation/keras-defects.md, "When the
+names of metrics are known"):
+
+1. An unknown `mode` warns at construction, in Keras's words, and means "auto".
+2. The direction is known, or asked for as soon as the metrics are known: on train begin where the
+   host can list them, else after the first evaluation, at the latest at the end of the first epoch.
+3. A monitor that nobody logs is at most a warning on train begin, for a user's callback may add it.
+   When it is missed is the policy's business (`_core/watched.py`); the words are made here.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, final
+
+from peakhold._core.arguments import check_delta, check_monitor
+from peakhold._core.decisions import Missing
+from peakhold._core.moments import Moment
+from peakhold._core.monitor import Criterion, Direction, Relative, closest_name, infer_direction
+from peakhold._core.observation import Event, is_finite
+from peakhold._core.patience import Patience, Steps
+from peakhold.errors import (
+    AdviceWarning,
+    DirectionUnknownError,
+    HostError,
+    MonitorNotFoundError,
+    MonitorWarning,
+    NotAScalarError,
+)
+from peakhold.runtime.participant import Deciding, Measured, Needs, Participant
+from peakhold.runtime.run_view import RunView
+from peakhold.runtime.user_frame import depth_of_user
+
+__all__ = ["Watch", "Watching", "check_steps_counted"]
+
+S = TypeVar("S")
+
+
+@final
+class Watch:
+    """One metric that somebody watches.
+
+    Args:
+        name: Who watches, for messages.
+        monitor: Name of the metric, as it stands in the logs.
+        mode: `"min"`, `"max"` or `"auto"`.
+        min_delta: Smallest change that counts, absolute or `Relative(fraction)`.
+
+    Raises:
+        InvalidArgumentError: For a monitor that is no string, or a `min_delta` that is no number.
+    """
+
+    def __init__(
+        self, name: str, monitor: str, mode: str, min_delta: float | Relative = 0.0
+    ) -> None:
+        self.monitor = check_monitor(monitor)
+        if mode not in {"auto", "min", "max"}:
+            warnings.warn(
+                f"{name} mode '{mode}' is unknown, fallback to auto mode.",
+                UserWarning,
+                stacklevel=depth_of_user(),
+            )
+            mode = "auto"
+        self.mode = mode
+        size, relative = check_delta("min_delta", min_delta)
+        self.min_delta: float | Relative = Relative(size) if relative else size
+        self.direction: Direction | None = None
+        self.seen = False
+        """Whether it was logged in this run."""
+
+    @property
+    def criterion(self) -> Criterion | None:
+        """What is better; None as long as the direction is not known."""
+        if self.direction is None:
+            return None
+        if isinstance(self.min_delta, Relative):
+            return Criterion(self.direction, self.min_delta.fraction, relative=True)
+        return Criterion(self.direction, self.min_delta)
+
+    def reset(self) -> None:
+        """A run begins."""
+        self.seen = False
+        self.direction = None if self.mode == "auto" else Direction(self.mode)
+
+    def resolve(self, name: str, run: RunView, names: Sequence[str] | None) -> None:
+        """Find the direction.
+
+        Args:
+            name: Who watches, for messages.
+            run: The run.
+            names: Training names of metrics that are known to be there; None if none are known.
+
+        Raises:
+            DirectionUnknownError: If the metric is there, and nothing tells.
+        """
+        if self.direction is None:
+            self.direction = infer_direction(self.monitor, run.trained.metric_directions())
+        if self.direction is None and names and self.monitor.removeprefix("val_") in names:
+            raise DirectionUnknownError.for_monitor(name, self.monitor)
+
+
+class Watching(Deciding[S]):
+    """A participant that ranks epochs by a metric, or several.
+
+    Args:
+        name: The class of its callback, for messages.
+        watches: The metrics; at least one.
+    """
+
+    def __init__(self, name: str, watches: Sequence[Watch]) -> None:
+        self.name = name
+        self.watches = list(watches)
+        self._said: set[str] = set()
+        super().__init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is set on a copy must not be set on the original.
+        return {**super().__getstate__(), "watches": [copy.copy(one) for one in self.watches]}
+
+    # As attributes: one for the only metric, a list for several
+
+    def _show(self, name: str) -> Any:
+        shown = [getattr(watch, name) for watch in self.watches]
+        return shown if len(shown) > 1 else shown[0]
+
+    def _set(self, name: str, value: Any) -> None:
+        values = list(value) if len(self.watches) > 1 else [value]
+        for watch, one in zip(self.watches, values, strict=True):
+            setattr(watch, name, one)
+
+    @property
+    def monitor(self) -> Any:
+        """The metric's name."""
+        return self._show("monitor")
+
+    @monitor.setter
+    def monitor(self, monitor: Any) -> None:
+        self._set("monitor", monitor)
+
+    @property
+    def mode(self) -> Any:
+        """`"min"`, `"max"` or `"auto"`."""
+        return self._show("mode")
+
+    @mode.setter
+    def mode(self, mode: Any) -> None:
+        self._set("mode", mode)
+
+    @property
+    def min_delta(self) -> Any:
+        """Smallest change that counts."""
+        return self._show("min_delta")
+
+    @min_delta.setter
+    def min_delta(self, min_delta: Any) -> None:
+        self._set("min_delta", min_delta)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it compares anything at all."""
+        return True
+
+    # Before the first batch
+
+    def needs(self, run: RunView) -> Needs:
+        """Begin anew; find the directions; say what looks mistyped."""
+        super().needs(run)
+        self._said = set()
+        for watch in self.watches:
+            watch.reset()
+        if self.ranks:
+            for watch in self.watches:
+                self._check(watch, run)
+        return Needs()
+
+    def _check(self, watch: Watch, run: RunView) -> None:
+        names = run.trained.metric_names()
+        watch.resolve(self.name, run, names)
+        if names is None or watch.monitor.removeprefix("val_") in names or run.has_user_callbacks:
+            return
+        prefix = "val_" if watch.monitor.startswith("val_") else ""
+        known = [f"{prefix}{name}" for name in names]
+        suggestion = closest_name(watch.monitor, known)
+        if suggestion is not None:
+            self.warn_once(
+                f"{self.name} monitors {watch.monitor!r}, which is not among the metrics of this "
+                f"model ({', '.join(known)}); did you mean {suggestion!r}?",
+                AdviceWarning,
+            )
+
+    # At each moment
+
+    def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
+        """Look at the metrics before anybody ranks by them.
+
+        Raises:
+            NotAScalarError: If one is an array.
+            DirectionUnknownError: If one is there and nothing tells which way is better.
+        """
+        if not self.ranks:
+            return Measured()
+        for watch in self.watches:
+            if moment.event is Event.TEST_END and watch.direction is None:
+                watch.resolve(self.name, self.run, self.run.trained.metric_names())
+            elif moment.event in {Event.EPOCH_END, Event.TRAIN_BATCH_END}:
+                self.look(watch, moment, logs)
+        return Measured()
+
+    def look(self, watch: Watch, moment: Moment, logs: Mapping[str, Any]) -> float | None:
+        """The value of a metric, or None if this moment does not have it."""
+        raw = logs.get(watch.monitor)
+        if raw is None:
+            return None
+        value = moment.metrics.get(watch.monitor)
+        if value is None:
+            raise NotAScalarError.for_value(self.name, watch.monitor, raw)
+        if watch.direction is None:
+            watch.resolve(self.name, self.run, (watch.monitor.removeprefix("val_"),))
+        if not watch.seen and not is_finite(value):
+            self.warn_once(
+                f"{self.name}: {watch.monitor} is {value} at epoch {moment.at.epoch + 1}, the "
+                "first that has it; it will never count as best.",
+                MonitorWarning,
+            )
+        watch.seen = True
+        return value
+
+    # A metric that is missing
+
+    def miss(self, decision: Missing, logs: Mapping[str, Any]) -> None:
+        """Say that a metric is missing.
+
+        Raises:
+            MonitorNotFoundError: If training would be wasted.
+        """
+        if decision.fatal:
+            raise self.not_found(decision.monitor, logs)
+        self.warn_once(self.missing_words(decision.monitor, logs), MonitorWarning)
+
+    def not_found(self, monitor: str, logs: Mapping[str, Any]) -> MonitorNotFoundError:
+        """The error for a metric that should have been logged."""
+        hint, trained = None, self.run.trained
+        validates = trained.validates()
+        if validates is False and not any(name.startswith("val_") for name in logs):
+            hint = (
+                "pass validation_data or validation_split to fit, or monitor a training metric."
+                if trained.first_validation() is None
+                else "pass a validation_freq that this run reaches."
+            )
+        return MonitorNotFoundError.for_monitor(
+            self.name,
+            monitor,
+            logs,
+            suggestion=closest_name(monitor, logs),
+            hint=hint if monitor.startswith("val_") else None,
+        )
+
+    def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
+        """The warning for a metric that is not there."""
+        return (
+            f"{self.name} is conditioned on metric `{monitor}` which is not available. "
+            f"Available metrics are: {','.join(logs)}"
+        )
+
+    def warn_once(self, message: str, category: type[Warning]) -> None:
+        """Warn, unless that was said in this run."""
+        if message not in self._said:
+            self._said.add(message)
+            self.run.warn(message, category)
+
+    def forget_said(self) -> None:
+        """What is said at the end is said again."""
+        self._said.clear()
+
+    def header(self) -> dict[str, Any]:
+        """States belong to those who watch the same."""
+        return {**super().header(), "monitor": self.monitor}
+
+
+def check_steps_counted(participant: Participant, patience: Patience, moment: Moment) -> None:
+    """See that a patience in steps is counted by somebody.
+
+    Raises:
+        HostError: If nobody has counted a step by the end of an epoch.
+    """
+    run = participant.run
+    if isinstance(patience, Steps) and moment.spent.steps is None and run.start_epoch is not None:
+        raise HostError.lacks(
+            f"{participant.name}(patience={patience!r})",
+            "something that counts steps",
+            run.trained.describe(),
+            hint="call on_train_batch_end of CallbackList, or pass steps= to it.",
+        )

@@ -13,7 +13,7 @@ import pytest
 
 import peakhold
 from fake_slack import SECRET, FakeSlack, alert_threads, unused_port
-from peakhold.errors import AlertWarning, InvalidArgumentError, MonitorWarning
+from peakhold.errors import AlertWarning, InvalidArgumentError, MonitorWarning, SaveError
 
 PARTS = [SECRET, *SECRET.split("/")]
 
@@ -49,7 +49,7 @@ class AlertBehaviours:
 
         def build(when=None, on=None, **arguments):
             alert = rig.lib.SlackAlert(slack.url, when, on, **{"min_interval_s": 0.0, **arguments})
-            alert._outbox._pause = lambda seconds: None
+            alert._peakhold_link.participant.outbox._pause = lambda seconds: None
             built.append(alert)
             return alert
 
@@ -95,6 +95,26 @@ class AlertBehaviours:
         assert re.fullmatch(
             r"\[digits, run\] epoch 2 of 2: overfits holds\nm 0.6; best m 0.4 at epoch 1", texts[0]
         )
+
+    def test_a_function_sees_what_callbacks_log_wherever_they_stand(self, rig, alert, slack):
+        seen = []
+
+        def looks(epoch, logs):
+            seen.append(logs["learning_rate"])
+            return False
+
+        schedule = rig.lib.LearningRateScheduler(lambda epoch: [0.5, 0.25][epoch])
+        rig.run([alert(looks, monitor="m"), schedule], {}, 2)
+
+        assert seen == [0.5, 0.25]
+
+    def test_a_condition_may_look_at_a_rate_that_nobody_logs(self, rig, alert, slack):
+        one = alert("learning_rate < 0.3", monitor="m")
+        rig.run([one, rig.rate_setter({0: 0.5, 1: 0.25})], {"m": [0.5, 0.5]}, 2)
+
+        assert self.said(one, slack) == [
+            "[run] epoch 2 of 2: learning_rate &lt; 0.3\nm 0.5; learning_rate 0.25"
+        ]
 
     def test_a_function_that_fails_is_a_warning_once(self, rig, alert, slack):
         one = alert(lambda epoch, logs: logs["m"] > 0.92, monitor="m", mode="max")
@@ -155,7 +175,7 @@ class AlertBehaviours:
 
     def test_too_many_messages_are_held_back_until_the_end(self, rig, alert, slack):
         one = alert(on=("best", "stop"), monitor="m", mode="min", min_interval_s=60.0)
-        one._clock = Clock()
+        one._peakhold_link.participant.clock = Clock()
         rig.run([one], {"m": [0.9, 0.8, 0.7, 0.6, 0.5]}, 5)
 
         assert [text.partition("\n")[0] for text in self.said(one, slack)] == [
@@ -173,7 +193,7 @@ class AlertBehaviours:
             return False
 
         one = alert(passes, on="best", monitor="m", mode="min", min_interval_s=60.0)
-        one._clock = clock
+        one._peakhold_link.participant.clock = clock
         rig.run([one], {"m": [0.9, 0.8, 0.7, 0.75, 0.76, 0.77]}, 6)
 
         assert [text.partition(":")[0] for text in self.said(one, slack)] == [
@@ -214,7 +234,7 @@ class AlertBehaviours:
                 "it ended without on_train_end, most likely by an exception", "ZeroDivisionError",
             )
         }  # fmt: skip
-        assert one._watch is None
+        assert one._peakhold_link.participant.open_run is None
 
     def test_the_next_run_tells_at_the_latest(self, rig, alert, slack):
         one = alert(on="failure", monitor="m")
@@ -234,6 +254,20 @@ class AlertBehaviours:
     def test_a_run_that_ends_as_it_should_is_no_failure(self, rig, alert, slack):
         one = alert(on="failure")
         rig.run([one], {}, 2)
+        rig.rebuild()
+        gc.collect()
+
+        assert self.said(one, slack) == []
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_what_cannot_work_is_an_error_and_no_failure_of_training(
+        self, rig, alert, slack, tmp_path, order
+    ):
+        path = tmp_path / "log.csv"
+        path.write_text("no log of this kind\n")
+        one = alert(on="failure")
+        with pytest.raises(SaveError, match="its first line is 'no log of this kind'"):
+            rig.run([one, rig.lib.CSVLogger(path, append=True)][::order], {}, 2)
         rig.rebuild()
         gc.collect()
 
@@ -279,7 +313,7 @@ class AlertBehaviours:
         """Said by a warning while somebody trains, on stderr afterwards; once."""
         url = f"http://127.0.0.1:{unused_port()}/{SECRET}"
         one = rig.lib.SlackAlert(url, on="stop", tries=2)
-        one._outbox._pause = lambda seconds: None
+        one._peakhold_link.participant.outbox._pause = lambda seconds: None
         rig.run([one], {}, 2)
         assert one.flush(60)
         for thread in alert_threads():
@@ -373,9 +407,10 @@ class AlertBehaviours:
         (twin, stored), back = copies[0], pickle.loads(copies[0][1])
 
         assert not any(part.encode() in stored for part in PARTS)
-        assert (twin._watch, back._watch, back._outbox) == (None, None, None)
-        assert bool(twin._secret)
-        assert not back._secret
+        twin, back = twin._peakhold_link.participant, back._peakhold_link.participant
+        assert (twin.open_run, back.open_run, back.outbox) == (None, None, None)
+        assert bool(twin.secret)
+        assert not back.secret
 
     def test_no_error_shows_the_secret_with_all_variables_of_all_frames(self, rig):
         forms = [f"http://example.com/{SECRET}", f"https://u:{SECRET}@x/", f"https://[/{SECRET}"]
@@ -397,7 +432,9 @@ class AlertBehaviours:
         one = alert("m > 0.5", on="stop")
         rig.run([one], {"m": [0.9]}, 1)
 
-        shown = f"{one!r} {vars(one)} {one.state_dict()} {vars(one._outbox)}"
+        participant = one._peakhold_link.participant
+        shown = f"{one!r} {vars(one)} {one.state_dict()} "
+        shown += f"{vars(participant)} {vars(participant.outbox)}"
         assert not any(part in shown for part in PARTS)
 
     def test_a_state_of_something_else_is_refused(self, rig, alert):

@@ -536,6 +536,14 @@ class Behaviours:
         assert len(rows(tmp_path / "log.csv")) == 2
         assert callbacks[0].best is None, "the original knows nothing of it"
 
+    def test_what_is_set_on_a_copy_is_not_set_on_the_original(self, rig):
+        stopper = rig.lib.EarlyStopping("m", mode="min")
+        twin = copy.copy(stopper)
+        twin.mode, twin.min_delta = "max", 1.0
+
+        assert (stopper.mode, stopper.min_delta) == ("min", 0.0)
+        assert (twin.mode, twin.min_delta) == ("max", 1.0)
+
     def test_a_used_callback_can_be_pickled_and_carries_no_model(self, rig):
         stopper = rig.lib.EarlyStopping("m", mode="min", patience=1)
         rig.run([stopper], {"m": [0.1, 0.2]}, 9)

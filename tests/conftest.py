@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-pytest.register_assert_rewrite("behaviours", "keras_helpers")
+pytest.register_assert_rewrite("behaviours", "keras_helpers", "replaying")
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 if BACKEND == "torch":
@@ -59,6 +59,26 @@ def _what_the_tests_before_have_left_is_not_looked_at():
     """TensorFlow keeps what it has traced: late in a run a collection would take eight seconds."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _what_was_recorded_is_decided_again():
+    """Every run of every test, taken again by its policies (`replaying.py`)."""
+    from peakhold.runtime.listening import listening
+    from replaying import Replay
+
+    replay = Replay()
+    with listening(replay):
+        yield
+    assert replay.wrong == []
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One process of the suite stays under 3 GB: say how much it took, and fail beyond."""
+    import resource
+
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    terminalreporter.write_line(f"peak memory: {peak_gb:.2f} GB")
 
 
 # A shell starts background jobs with SIGINT ignored, which Peakhold respects: the tests of Ctrl-C

@@ -49,7 +49,8 @@ def train():
         callbacks.on_epoch_begin(epoch)
         callbacks.on_epoch_end(epoch, {"loss": 1.0 - epoch / 10})
         for one in (alert, copy.copy(alert), copy.deepcopy(alert)):
-            print(one, [one], vars(one), one._outbox and vars(one._outbox))
+            own = one._peakhold_link.participant
+            print(one, [one], vars(one), vars(own), own.outbox and vars(own.outbox))
         with open("run/state.json", "w") as file:
             json.dump(alert.state_dict(), file)
         with open("run/alert.pickle", "wb") as file:

@@ -5,18 +5,18 @@ from peakhold._core.monitor import Direction
 from peakhold._core.patience import Seconds, Steps
 from peakhold.advice import (
     Checkpoint,
-    Facts,
     Plateau,
+    RunSettings,
     Schedule,
     Stopper,
+    advise_on,
     differing,
-    give,
     rules,
 )
 
 
 def codes(**facts):
-    return [advice.code for advice in give(Facts(**facts))]
+    return [advice.code for advice in advise_on(RunSettings(**facts))]
 
 
 def stopper(patience=8, monitor="val_loss", **more):
@@ -89,7 +89,7 @@ def test_the_usual_stack_gets_no_advice():
     ],
 )
 def test_each_rule_speaks_up_and_names_its_cure(facts, code):
-    (advice,) = give(Facts(**facts))
+    (advice,) = advise_on(RunSettings(**facts))
 
     assert advice.code == code
     assert f'peakhold.silence("{code}")' in str(advice)
@@ -161,7 +161,7 @@ def test_a_scheduler_tells_of_a_curve_and_of_nothing_else():
         pass
 
     told = [
-        LearningRateScheduler(schedule)._peakhold_link.participant.advise(Facts()).schedules
+        LearningRateScheduler(schedule)._peakhold_link.participant.advise(RunSettings()).schedules
         for schedule in (CosineDecay(), ExponentialDecay(), lambda epoch: 0.1)
     ]
 

@@ -261,7 +261,8 @@ def test_a_killed_loop_and_its_restart(tmp_path):
         "    for batch in range(4):\n"
         "        run.on_train_batch_end(batch, {'loss': epoch})\n"
         "        if epoch * 4 + batch == die:\n"
-        "            board._folders.flush()\n"  # or nothing of this epoch would be there to supersede
+        # or nothing of this epoch would be there to supersede
+        "            board._peakhold_link.participant._folders.flush()\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "    run.on_epoch_end(epoch, {'loss': epoch, 'val_loss': epoch})\n"
         "run.on_train_end()\n"

@@ -89,6 +89,7 @@ PUBLIC = {
     "peakhold": [name for name in _all_of("__init__.py") if not name.startswith("__")],
     "peakhold.keras": _all_of("keras/__init__.py"),
     "peakhold.errors": _all_of("errors.py"),
+    "peakhold.extend": _all_of("extend.py"),
 }
 
 

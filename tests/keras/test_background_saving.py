@@ -474,7 +474,7 @@ def test_an_epoch_that_did_not_beat_a_save_that_failed_later_is_made_up_for(
     class Clears(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
             hold.open()
-            callback._writer.queue.wait()
+            callback._peakhold_link.participant._writer.queue.wait()
             os.rmdir(path)
 
     curve = Curve(m=[0.5, 0.3, 0.4, 0.45])
@@ -500,7 +500,7 @@ def test_what_was_refused_is_let_go_for_a_better_one(tmp_path, commits):
 
     assert sorted(name for name, _ in commits) == [f"w{epoch}.weights.h5" for epoch in (1, 3, 4)]
     assert len(set(allocations)) == 1
-    assert callback._writer.queue.refused is None
+    assert callback._peakhold_link.participant._writer.queue.refused is None
 
 
 def test_a_disk_that_refuses_twice_is_asked_no_more(tmp_path):
@@ -513,7 +513,7 @@ def test_a_disk_that_refuses_twice_is_asked_no_more(tmp_path):
     told = [str(w.message) for w in said if "could not save" in str(w.message)]
     assert ["once more" in text for text in told] == [True, False]
     assert (callback.best, callback.best_path) == (0.4, template.format(epoch=3))
-    assert callback._writer.queue.refused is None
+    assert callback._peakhold_link.participant._writer.queue.refused is None
 
 
 def test_what_a_fit_that_raised_could_not_save_is_not_saved_in_the_next_one(tmp_path):

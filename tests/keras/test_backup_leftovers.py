@@ -184,7 +184,7 @@ def _look_around(folder, backup):
     assert descriptors(folder) == []
     assert [t.name for t in threading.enumerate() if t.name.startswith("peakhold")] == []
     with pytest.raises(StoreForkedError):
-        backup._run.folder.wait()
+        backup._peakhold_link.participant._kept.folder.wait()
     background.drain()
     assert steps(folder / "backup") == ["step-00000000"], "the parent's save is not the child's"
 

@@ -26,6 +26,9 @@ from peakhold.keras import (
     RemoteMonitor,
     SwapEMAWeights,
 )
+from peakhold.keras.callback import KerasCallback
+from peakhold.runtime.participant import Keeper
+from peakhold.runtime.participating import Participating
 
 NOT_OURS = {
     "OrbaxCheckpoint": "docs/reference/callbacks.md says what to use instead",
@@ -262,7 +265,7 @@ def test_only_so_many_epochs_wait_and_the_oldest_is_lost(hanging, monkeypatch, t
 
     class Look(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            waiting.append(len(monitor._sender._waiting))
+            waiting.append(len(monitor._peakhold_link.participant.sender._waiting))
 
     monitor = RemoteMonitor(hanging.root, timeout=1)
     fit(model(), [monitor, Look()], 8)
@@ -504,6 +507,25 @@ def test_evaluate_and_predict_use_the_average_and_put_the_raw_weights_back():
     assert same(_average(net), average)
 
 
+def test_after_fit_it_looks_at_another_models_average():
+    net, other = _averaging(), _averaging()
+    for _ in range(3):
+        other.train_on_batch(*data())
+    swap, x = SwapEMAWeights(), data()[0]
+    raw, looker = other.get_weights(), model()
+    looker.set_weights(_average(other))
+    fit(net, [swap], 1)
+    kept = net.get_weights()
+
+    assert np.allclose(
+        other.predict(x, verbose=0, callbacks=[swap]), looker.predict(x, verbose=0), rtol=1e-6
+    )
+    assert other.evaluate(*data(), verbose=0, callbacks=[swap])[0] == pytest.approx(
+        looker.evaluate(*data(), verbose=0)[0], rel=1e-6
+    )
+    assert same(other.get_weights(), raw) and same(net.get_weights(), kept)
+
+
 def test_a_model_that_was_never_trained_has_no_average():
     net, swap = _averaging(), SwapEMAWeights()
     net.optimizer.build(net.trainable_variables)  # all zeros: Keras would predict with them
@@ -589,9 +611,13 @@ def test_what_is_committed_for_a_resume_is_raw(tmp_path):
     """While one of ours commits, the model holds what training goes on from."""
     seen = {}
 
-    class Commits(ours.TerminateOnNaN):
-        def _commit(self, epoch, logs):
-            seen[epoch] = self.model.get_weights()
+    class Committing(Keeper):
+        def commit(self, moment, logs):
+            seen[moment.at.epoch] = self.run.model.get_weights()
+
+    class Commits(Participating, KerasCallback):
+        def __init__(self):
+            super().__init__(Committing())
 
     net, reference = _two_alike()
     inside, watch = Watch(), Watch()
@@ -650,4 +676,6 @@ def test_a_swapping_callback_can_be_copied_and_leaves_the_weights_behind():
     swap = SwapEMAWeights(swap_on_epoch=True)
     fit(_averaging(), [swap, Copy()], 1)
 
-    assert all(one.swap_on_epoch and one._aside is None for one in copies[0])
+    assert all(
+        one.swap_on_epoch and one._peakhold_link.participant._aside is None for one in copies[0]
+    )

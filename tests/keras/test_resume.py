@@ -554,7 +554,7 @@ def test_without_save_freq_nothing_is_written_and_batches_stay_asynchronous(tmp_
             modes.append((list((tmp_path / "b").glob("step*")), driver_of(backup)._async_train))
 
     def driver_of(callback):
-        return callback._driver()
+        return callback._peakhold_link.driver
 
     backup = pk.BackupAndRestore(tmp_path / "b", save_freq=False)
     x, y = data(16)

@@ -1,5 +1,6 @@
 """TensorBoard in `fit`: beside Keras's own, in the same run, read by TensorBoard's own code."""
 
+import copy
 import importlib
 import json
 import os
@@ -153,7 +154,8 @@ def test_a_killed_fit_and_its_restart_draw_one_line(tmp_path):
         "class Dies(keras.callbacks.Callback):\n"
         "    def on_train_batch_end(self, batch, logs=None):\n"
         "        if sys.argv[3] == 'dies' and self.model.optimizer.iterations >= 14:\n"
-        "            board._folders.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            board._peakhold_link.participant._folders.flush()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "board = pk.TensorBoard(sys.argv[1] + '/tb', update_freq=1, histogram_freq=1)\n"
         "fit(model(), [board, pk.BackupAndRestore(sys.argv[1] + '/backup'), Dies()], 5)\n"
     )
@@ -361,7 +363,7 @@ def test_the_projector_shows_the_embeddings(tf, values, tmp_path):
     if values != "trained":  # float32 whose bytes can be read as text
         number = np.frombuffer(b"abcd", np.float32)[0] if values == "text" else 0.0
         layer.embeddings.assign(np.full((5, 2), number))
-        board._record_embeddings()
+        board._peakhold_link.participant._record_embeddings()
     points, names = projected(tmp_path, "words")
 
     assert np.array_equal(points.reshape(5, 2), keras.ops.convert_to_numpy(layer.embeddings))
@@ -401,7 +403,7 @@ def test_a_profile_that_training_does_not_reach_the_end_of_is_stopped(tmp_path):
     fit(model(), [board], 1)
     fit(model(), [pk.TensorBoard(tmp_path / "again", profile_batch=1)], 1)
 
-    assert board._profiler is None
+    assert board._peakhold_link.participant._profiler is None
 
 
 # Around it
@@ -414,6 +416,24 @@ def test_evaluate_alone(tmp_path):
     net.evaluate(*data(), verbose=0, callbacks=[board])
 
     assert steps(opened(tmp_path / "validation"), "evaluation_loss_vs_iterations") == [0, 4]
+
+
+@pytest.mark.parametrize("copied", [lambda board: board, copy.deepcopy])
+def test_a_board_made_for_loops_and_adapted_has_all_that_keras_offers(copied, tmp_path):
+    """Its own class is for `fit`, and so is what writes for it; a user's subclass stays as it is."""
+
+    class Own(peakhold.TensorBoard):
+        pass
+
+    for kind in (peakhold.TensorBoard, Own):
+        neutral = kind(tmp_path / kind.__name__, update_freq=2)
+        board = copied(pk.adapt(neutral))
+        fit(model(), [board], 1)
+        train = opened(tmp_path / kind.__name__ / "train")
+
+        assert isinstance(board, kind) and board.update_freq == 2
+        assert steps(train, "batch_loss") == [2, 4]
+        assert (RUN_GRAPH in tags(train)) is (kind is peakhold.TensorBoard)
 
 
 def test_hooks_by_hand(tmp_path):

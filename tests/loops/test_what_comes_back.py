@@ -231,7 +231,7 @@ def from_disk(best, later, folder):
     """The same, with no memory for it."""
     loop, keeper = Loop(best), stopper(memory_budget=1)
     loop.train([keeper], {0: best, 1: later})
-    assert keeper._spill is not None
+    assert keeper._peakhold_link.participant._spill is not None
     return [*loop.given, keeper.best_weights["state"]]
 
 
@@ -378,7 +378,7 @@ def test_states_of_any_container_are_looked_through_for_nan(tmp_path):
     broken = TrainState({"w": jnp.array([1.0, jnp.nan])}, (AdamState(0, jnp.zeros(1), None),))
     host = LoopHost(get_state=lambda: [Plain(broken)], set_state=lambda _: None)
     assert len(host.nonfinite()) == 1
-    assert host.nonfinite_in(host.live(["weights"])) == host.nonfinite()
+    assert host.nonfinite_in(host.borrow(["weights"])) == host.nonfinite()
 
 
 SHARDED = """
@@ -420,7 +420,7 @@ def test_a_donated_state_is_replaced_all_the_same():
     state = AdamState(jnp.int32(0), jnp.zeros(3), jnp.zeros(3, jnp.bfloat16))
     given = []
     host = LoopHost(get_state=lambda: state, set_state=given.append)
-    copied = copy.deepcopy(host.live(["weights"]))
+    copied = copy.deepcopy(host.borrow(["weights"]))
     step(state)
     assert state.mu.is_deleted()
     host.restore(copied)

@@ -204,7 +204,9 @@ def test_a_fit_tells_a_service_of_apprise_and_shows_its_secret_nowhere(
             patience=2,
             alert=f"json://me:B1Secret88@127.0.0.1:{slack.port}/{SECRET}",
         )
-        callbacks[5]._outbox._pause = lambda seconds: None  # between two tries
+        callbacks[5]._peakhold_link.participant.outbox._pause = lambda seconds: (
+            None
+        )  # between two tries
         train(callbacks, 2, verbose=2)
         assert callbacks[5].flush(60)
     output = "".join((*capfd.readouterr(), caplog.text, repr(callbacks)))

@@ -252,7 +252,7 @@ def test_a_value_that_is_no_number_is_nobody_s_best(tmp_path, value):
     path.write_text(json.dumps(content))
 
     best = CheckpointFolder(str(tmp_path / "w_{epoch}.bin"), ".bin", "r2").best(
-        "loss", "min", smaller
+        "loss", Direction.MIN
     )
     assert best is not None and best[1].epoch == 1
 

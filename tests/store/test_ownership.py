@@ -187,7 +187,7 @@ def test_the_writer_thread_ends_when_idle(tmp_path):
 
 @pytest.mark.filterwarnings("error::peakhold.errors.PeakholdWarning")
 def test_two_writers_and_a_reader(tmp_path):
-    contention(tmp_path, seconds=4)
+    contention(tmp_path, seconds=1)
 
 
 def test_a_reader_keeps_what_it_began_to_read(tmp_path):

@@ -66,6 +66,8 @@ class StoreModel(RuleBasedStateMachine):
         quietly(self.store.wait)
         self.commit += 1
         assert entry.name == name
+        # The trash may have dropped a damaged one of this name since.
+        self.damaged = {(damaged, file) for damaged, file in self.damaged if damaged != name}
         self.live[name] = CheckpointInfo(step, entry.commit, None, {"loss": loss})
         self.retain()
 

@@ -1,0 +1,56 @@
+"""People's subclasses take any name: those of the verbs and attributes of what a callback holds."""
+
+from peakhold.runtime.callback import link_of
+
+WAYS = ("method", "class attribute", "attribute set before", "attribute set after")
+
+
+def names_of(callback):
+    """Every name that a callback's participant answers to, but those that the callback has itself.
+
+    What the class that people derive from shows, `monitor` or `best` or a hook, is its own
+    interface: who takes it means it.
+    """
+    participant = link_of(callback).participant
+    taken = {name for name in dir(participant) if not name.startswith("__")}
+    taken |= {"host", "session", "record", "state", "run", "name", "seat", "link", "participant"}
+    return sorted(name for name in taken if not _shown(type(callback), name))
+
+
+def _shown(cls, name):
+    """Whether a name is an argument, an attribute or a method of the class, for people."""
+    return not name.startswith("_") and hasattr(cls, name) and name not in {"host", "session"}
+
+
+def taking(cls, names, way):
+    """A subclass that takes names in one of the ways."""
+
+    def method(self, *args, **kwargs):
+        return "theirs"
+
+    if way == "method":
+        return type(cls.__name__, (cls,), {**dict.fromkeys(names, method), "__module__": "users"})
+    if way == "class attribute":
+        return type(cls.__name__, (cls,), {**dict.fromkeys(names, 7), "__module__": "users"})
+
+    class Taking(cls):
+        def __init__(self, *args, **kwargs):
+            if way == "attribute set before":
+                self.take()
+            super().__init__(*args, **kwargs)
+            if way == "attribute set after":
+                self.take()
+
+        def take(self):
+            for name in names:
+                setattr(self, name, "theirs")
+
+    Taking.__name__ = cls.__name__
+    return Taking
+
+
+def still_theirs(callback, names, way):
+    """Whether what a person put there is there after training."""
+    if way == "method":
+        return all(getattr(callback, name)() == "theirs" for name in names)
+    return {getattr(callback, name) for name in names} == {7 if "class" in way else "theirs"}

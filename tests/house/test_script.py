@@ -1,0 +1,31 @@
+"""The picture of one epoch is the session's own script."""
+
+import pathlib
+import subprocess
+import sys
+
+from peakhold.runtime.participant import Keeper, Lender, Participant
+from peakhold.runtime.script import SCRIPT, picture
+from peakhold.runtime.session import Session
+from peakhold.runtime.turn import Turn
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "explanation" / "one-epoch.md"
+
+
+def test_the_page_has_the_table_that_the_script_prints():
+    printed = subprocess.run(
+        [sys.executable, "-m", "peakhold.runtime.script"],
+        capture_output=True, text=True, check=True, timeout=120,
+    ).stdout  # fmt: skip
+
+    assert printed.strip() == picture()
+    assert picture() in PAGE.read_text(encoding="utf-8")
+
+
+def test_every_phase_is_something_that_is_done():
+    for event, scene in SCRIPT.items():
+        for phase in scene.each:
+            assert callable(getattr(Turn, phase)), (event, phase)
+        for phase in (*scene.first, *scene.last):
+            owners = (Session, Turn, Keeper, Lender, Participant)
+            assert any(callable(getattr(owner, phase, None)) for owner in owners), (event, phase)

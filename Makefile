@@ -1,6 +1,7 @@
 # Everything from a fresh machine with Python 3.11 and nothing else.
 #   make demo          real data, the whole stack, asserts its own claims (BACKEND=tensorflow|jax|torch)
 #   make test          the whole suite; make check: format, lint, types, import layers
+#   make quick         what needs no fit, in a minute; make house: the figures of the house (AGAINST=commit)
 #   make bench         ratios against Keras; make crash: the exhaustive kill runs
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 BACKEND ?= tensorflow
@@ -15,7 +16,7 @@ framework-tensorflow := tensorflow-cpu
 framework-jax        := jax
 framework-torch      := torch
 
-.PHONY: demo test check bench crash format clean test-core test-browser test-crash test-tensorflow test-jax test-torch \
+.PHONY: demo test quick house check bench crash format clean test-core test-browser test-crash test-tensorflow test-jax test-torch \
         test-tensorflow-fits test-tensorflow-programs
 
 .venv/bin/python:
@@ -56,16 +57,27 @@ $(GROUPS): export OMP_NUM_THREADS = 1
 $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 
+QUICK := tests/core tests/runtime tests/callbacks tests/checkpoint_files tests/loops
+quick: export OMP_NUM_THREADS = 1
+quick: .venv/.test
+	$(PYTEST) --quiet $(QUICK) tests/house/test_purity.py
+
 test-core: .venv/.test
-	$(PYTEST) tests/core tests/alerts tests/loops tests/house tests/store tests/event_files \
-	          tests/checkpoint_files
+	$(PYTEST) $(QUICK) tests/alerts tests/house tests/store tests/event_files
+
+house: .venv/.test
+	$(BIN)/python -m tools.house $(if $(AGAINST),--against $(AGAINST))
 
 test-torch test-jax: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance
 
 test-tensorflow: test-tensorflow-fits test-tensorflow-programs
+# TensorFlow keeps what it has traced: in one process these would take 6 GB.
+PARTS := a-b c-f g-q r-z
 test-tensorflow-fits: .venv/.test
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
+	failed=0; for part in $(PARTS); do \
+	  KERAS_BACKEND=tensorflow $(PYTEST) tests/keras/test_[$$part]*.py || failed=1; \
+	done; exit $$failed
 test-tensorflow-programs: .venv/.test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/programs tests/conformance
 

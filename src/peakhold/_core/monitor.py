@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Criterion:
             reference: The value to beat; `None` if there is none yet. May be infinite
                 (a threshold that everything beats).
         """
-        if value is None or not is_finite(value):
+        if value is None or not math.isfinite(value):
             return False
         if reference is None or reference != reference:  # noqa: PLR0124 - NaN is no reference
             return True

@@ -247,6 +247,8 @@ class _Stopping(Watching[EarlyStoppingState]):
     restore_optimizer = False
     require: Literal["all", "any"] = "all"
     memory_budget: int | None = None
+    _callback_reads = False
+    """Whether a user's subclass has a way of its own to read the metric."""
 
     def __init__(
         self, name: str, watches: Sequence[Watch], baselines: Sequence[float | None]
@@ -297,6 +299,8 @@ class _Stopping(Watching[EarlyStoppingState]):
             self._earlier_run = (self._best, self._history)
             self._best, self._history = None, []
         super().needs(run)
+        reads = type(run.callback).get_monitor_value is not EarlyStopping.get_monitor_value
+        self._callback_reads = reads and self._is_single
         if self.restore_best_weights and WEIGHTS not in run.host.parts():
             raise HostError.lacks(
                 f"{self.name}(restore_best_weights=True)",
@@ -386,23 +390,23 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
         """Look at the metrics; a subclass may have a way of its own to read the first."""
-        key, value = self._own_value(moment, logs)
-        measured = Measured() if key else super().measure(moment, logs)
-        if moment.event is Event.EPOCH_END:
+        at_end = moment.event is Event.EPOCH_END
+        measured = (
+            self._read_by_callback(moment, logs)
+            if at_end and self._callback_reads
+            else super().measure(moment, logs)
+        )
+        if at_end and isinstance(self.patience, Steps):
             check_steps_counted(self, self.patience, moment)
-        return Measured(answers={key: value}) if key else measured
+        return measured
 
-    def _own_value(self, moment: Moment, logs: Mapping[str, Any]) -> tuple[str, float | None]:
-        callback = self.run.callback
-        overrides = type(callback).get_monitor_value is not EarlyStopping.get_monitor_value
-        if moment.event is not Event.EPOCH_END or not overrides or not self._is_single:
-            return "", None
-        value = callback.get_monitor_value(logs)
-        watch = self.watches[0]
+    def _read_by_callback(self, moment: Moment, logs: Mapping[str, Any]) -> Measured:
+        """What a user's `get_monitor_value` makes of the logs: this callback's own metric."""
+        value, watch = self.run.callback.get_monitor_value(logs), self.watches[0]
         if value is not None:
             shown = replace(moment, metrics={**moment.metrics, watch.monitor: float(value)})
             self.look(watch, shown, {**logs, watch.monitor: value})
-        return self._answer, None if value is None else float(value)
+        return Measured(answers={self._answer: None if value is None else float(value)})
 
     @property
     def _answer(self) -> str:
@@ -410,7 +414,7 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def view(self, moment: Moment) -> Moment:
         """The moment with this callback's own reading of its metric, if it has one."""
-        if not self.has_run or self._answer not in moment.answers:
+        if not self._callback_reads or self._answer not in moment.answers:
             return moment
         value, monitor = moment.answers[self._answer], self.watches[0].monitor
         metrics = {name: one for name, one in moment.metrics.items() if name != monitor}

@@ -162,7 +162,8 @@ class _Lowering(Watching[PlateauState]):
         super().measure(moment, logs)
         if moment.event is not Event.EPOCH_END:
             return Measured()
-        check_steps_counted(self, self.patience, moment)
+        if isinstance(self.patience, Steps):
+            check_steps_counted(self, self.patience, moment)
         return Measured({rate_key(name): rate for name, rate in self._rates(moment).items()})
 
     def decide(self, moment: Moment) -> Any:

@@ -15,7 +15,7 @@ from peakhold._core.decisions import Decision
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Moment
 
-__all__ = ["Listener", "Told", "Trace", "has_listeners", "listening", "tell"]
+__all__ = ["LISTENERS", "Listener", "Told", "Trace", "listening", "tell"]
 
 
 @final
@@ -51,7 +51,8 @@ class Told:
 
 Listener: TypeAlias = Callable[[Told], object]
 
-_listeners: list[Listener] = []
+LISTENERS: list[Listener] = []
+"""Those who listen now; empty, and then nothing is kept for them."""
 
 
 @contextlib.contextmanager
@@ -69,19 +70,14 @@ def listening(listener: Listener) -> Iterator[None]:
         >>> told[-1].moment.metrics
         {'loss': 0.5}
     """
-    _listeners.append(listener)
+    LISTENERS.append(listener)
     try:
         yield
     finally:
-        _listeners.remove(listener)
-
-
-def has_listeners() -> bool:
-    """Whether anybody listens."""
-    return bool(_listeners)
+        LISTENERS.remove(listener)
 
 
 def tell(told: Told) -> None:
     """Tell all who listen."""
-    for listener in _listeners:
+    for listener in [*LISTENERS]:
         listener(told)

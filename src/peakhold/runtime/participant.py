@@ -34,7 +34,7 @@ from peakhold._core.numbers import (
 from peakhold._core.observation import Event
 from peakhold._core.policy import Policy
 from peakhold.errors import InvalidArgumentError
-from peakhold.runtime.listening import Trace, has_listeners
+from peakhold.runtime.listening import LISTENERS, Trace
 
 if TYPE_CHECKING:
     from peakhold.advice import RunSettings
@@ -337,7 +337,7 @@ class Deciding(Participant, Generic[S]):
         """Have the policy take a step, and keep a trace of it."""
         policy = self.policy
         self.state, decisions = policy.step(self.state, moment)
-        if has_listeners():
+        if LISTENERS:
             facts = tuple(self._learned)
             self.traces.append(Trace(policy, self._since, facts, moment, decisions, self.was_set))
         self._learned, self._since, self.was_set = [], self.state, False

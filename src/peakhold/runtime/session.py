@@ -99,7 +99,10 @@ def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
         number: Index of the epoch or of the batch; None for events that have none.
         logs: As they were given; None counts as empty.
     """
-    session_of(callback, event).arrive(callback, event, number, logs)
+    session: Session | None = callback._peakhold_link.session
+    if session is None or event is Event.TRAIN_BEGIN:
+        session = session_of(callback, event)
+    session.arrive(callback, event, number, logs)
 
 
 @final
@@ -510,8 +513,12 @@ class Session:
         """The numbers in logs; what is no number is never decided upon."""
         if not isinstance(logs, Mapping):
             return {}
-        numbers = {str(key): to_number(value) for key, value in logs.items()}
-        return {key: number for key, number in numbers.items() if number is not None}
+        numbers: dict[str, float] = {}
+        for key, value in logs.items():
+            number = value if type(value) is float else to_number(value)
+            if number is not None:
+                numbers[str(key)] = number
+        return numbers
 
     # The commit
 

@@ -170,7 +170,7 @@ class Turn:
 
     def tell(self) -> None:
         """Tell those who listen."""
-        if not listening.has_listeners():
+        if not listening.LISTENERS:
             return
         traces = {}
         for seat in self.seats:

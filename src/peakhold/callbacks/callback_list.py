@@ -220,6 +220,9 @@ def _numbers(logs: Any) -> dict[str, Any]:
     """A copy of the logs with 0-d tensors as numbers; what is no number stays as it is."""
     numbers = {}
     for key, value in (logs or {}).items():
+        if isinstance(value, (bool, int, float)):
+            numbers[key] = value
+            continue
         number = to_number(value)
-        numbers[key] = value if number is None or isinstance(value, (bool, int)) else number
+        numbers[key] = value if number is None else number
     return numbers

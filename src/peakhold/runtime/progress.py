@@ -69,11 +69,20 @@ class StepCounter:
     dispatch.
 
     Args:
-        counts: Asks each of them; None from those who cannot count.
+        by_list: Asks the list; None from those who cannot count.
+        by_optimizer: Asks the optimizer.
+        by_epochs: Asks the epochs.
     """
 
-    def __init__(self, counts: Callable[[], tuple[int | None, ...]]) -> None:
-        self._counts = counts
+    def __init__(
+        self,
+        by_list: Callable[[], int | None],
+        by_optimizer: Callable[[], int | None],
+        by_epochs: Callable[[], int | None],
+    ) -> None:
+        self._counts: tuple[Callable[[], int | None] | None, ...] = (
+            by_list, by_optimizer, by_epochs,
+        )  # fmt: skip
         self._first: tuple[int | None, ...] | None = None
         self._now: tuple[int | None, ...] = (None, None, None)
         self._has_counted = False
@@ -85,11 +94,18 @@ class StepCounter:
 
     def look(self) -> None:
         """Ask all of them: the optimizer's count comes from the device."""
-        self._now = self._counts()
+        self._now = tuple(None if count is None else count() for count in self._counts)
 
     def start(self) -> None:
-        """The first epoch begins: steps of this run are counted from the last look."""
+        """The first epoch begins: steps of this run are counted from the last look.
+
+        Who could not count by now is not asked again.
+        """
         self._first = self._now
+        self._counts = tuple(
+            None if now is None else count
+            for count, now in zip(self._counts, self._now, strict=True)
+        )
 
     @property
     def spent(self) -> int | None:

@@ -129,7 +129,7 @@ class Session:
         self._driver = None if driver is None else weakref.ref(driver)
         self._clock = time.monotonic()
         self._first_epoch_at: float | None = None
-        self._steps = StepCounter(self._step_counts)
+        self._steps = StepCounter(self._batches_told, self._updates_done, self._steps_of_epochs)
         self._steps_before_epoch = 0
         self._counted_epoch: int | None = None
         self._host: Host | None = None
@@ -337,10 +337,15 @@ class Session:
                 self._steps.start()
             self._steps_before_epoch = self._steps.total
 
-    def _step_counts(self) -> tuple[int | None, ...]:
+    def _batches_told(self) -> int | None:
+        return getattr(self.driver, "n_batches_done", None)
+
+    def _updates_done(self) -> int | None:
+        return self.host.steps_done()
+
+    def _steps_of_epochs(self) -> int | None:
         length = self.params.get("steps")
-        by_epochs = length * self.progress.n_epochs_done if isinstance(length, int) else None
-        return getattr(self.driver, "n_batches_done", None), self.host.steps_done(), by_epochs
+        return length * self.progress.n_epochs_done if isinstance(length, int) else None
 
     def moment(self, event: Event, batch: int | None, logs: Any) -> Moment:
         """What there is to know now."""

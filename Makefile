@@ -73,7 +73,7 @@ test-torch test-jax: test-%: .venv/.test
 
 test-tensorflow: test-tensorflow-fits test-tensorflow-programs
 # TensorFlow keeps what it has traced: in one process these would take 6 GB.
-PARTS := a-b c-f g-q r-z
+PARTS := a-b c-f g-q r s-z
 test-tensorflow-fits: .venv/.test
 	failed=0; for part in $(PARTS); do \
 	  KERAS_BACKEND=tensorflow $(PYTEST) tests/keras/test_[$$part]*.py || failed=1; \

@@ -19,7 +19,7 @@ def figures():
     [
         pytest.param(
             "decision",
-            marks=pytest.mark.xfail(strict=True, reason="20 files and 70 hops; see tools.house"),
+            marks=pytest.mark.xfail(strict=True, reason="18 files and 65 hops; see tools.house"),
         ),
         "depth",
         "signatures",

@@ -12,6 +12,7 @@ import pytest
 import keras
 import peakhold.keras as pk
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same
+from peakhold.extend import Needs, Participant, Participating
 from peakhold.keras.host.keras_host import KerasHost
 from peakhold.snapshots import memory
 from peakhold.snapshots import part_buffer as buffers
@@ -372,26 +373,31 @@ def test_beyond_the_budget_the_best_is_kept_on_disk_and_that_is_said(
 
 def test_the_smallest_budget_counts_and_copies_are_shared_in_it():
     net = model(units=64)
-    host = KerasHost(net)
-    size = weight_bytes(net)
+    size, booked = weight_bytes(net), []
 
-    class Member:
+    class Member(Participant):
         def __init__(self, budget):
-            self.memory_budget, self.answers = budget, []
+            self.budget, self.answers = budget, []
 
-        def _holds(self):
-            self.answers = [pool.affordable(["weights"], n) for n in (1, 2, 3)]
+        def needs(self, run):
+            return Needs(memory_budget=self.budget)
+
+        def buffers_needed(self, run):
+            self.answers = [run.pool.affordable(["weights"], n) for n in (1, 2, 3)]
             return {"weights": 2} if self.answers[1] else {}
 
-    pool = SnapshotPool(lambda: host)
+        def begin(self, run, start):
+            booked.append((run.pool.nbytes, run.pool.affordable(["weights"], 1, extra=1)))
+
     members = [Member(None), Member(3 * size), Member(10 * size)]
-    pool.prepare_for(members)
+    callbacks = [pk.adapt(Participating(member)) for member in members]
+    x, y = data()
+    net.fit(x, y, epochs=1, verbose=0, callbacks=callbacks)
 
     assert [m.answers for m in members] == [
         [True, True, True], [True, True, False], [True, False, False],
     ]  # fmt: skip
-    assert pool.nbytes == 3 * size
-    assert not pool.affordable(["weights"], 1, extra=1)
+    assert booked == [(3 * size, False)] * 3
 
 
 def test_the_ema_of_the_best_epoch_is_kept_with_it():

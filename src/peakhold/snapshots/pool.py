@@ -6,7 +6,7 @@ Rules for this file:
    one more reference, `release()` one less; after the last, the memory is used again.
 2. Nothing is written into memory that somebody holds: a candidate for the best never overwrites the
    only good snapshot. Memory that was given away never comes back.
-3. Each callback says on train begin what it will hold (`Participant._holds`); that much is
+3. Each callback says on train begin what it will hold (`Participant.buffers_needed`); that much is
    allocated and touched before the first batch, or as soon as the model is built. More is allocated
    when it is needed, and kept.
 4. After the run only what is still held stays. A callback that is garbage-collected releases what
@@ -212,18 +212,10 @@ class SnapshotPool:
 
     # Before training
 
-    def prepare_for(self, members: Iterable[Any]) -> None:
-        """Ask each callback what it will hold, and allocate it."""
-        members = list(members)
-        budgets = [m.memory_budget for m in members if m.memory_budget is not None]
-        self.budget = min(budgets, default=None)
-        for member in members:
-            self.prepare(member._holds())
-
     def affordable(self, parts: Iterable[str], copies: int, extra: int = 0) -> bool:
         """Whether so many copies fit into the memory budget, beside what others have booked.
 
-        To be asked in `_holds`, which books what it returns.
+        To be asked in `buffers_needed`, which books what it returns.
 
         Args:
             parts: The parts of each copy.

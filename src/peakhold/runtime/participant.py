@@ -183,7 +183,7 @@ class Participant:
         return False
 
     def news(self, moment: Moment) -> Iterable[Fact]:
-        """RunSettings that have come in since the moment before; each is told once."""
+        """Facts that have come in since the moment before; each is told once."""
         return ()
 
     def learn(self, fact: Fact) -> None:

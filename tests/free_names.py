@@ -1,5 +1,6 @@
 """People's subclasses take any name: those of the verbs and attributes of what a callback holds."""
 
+from fake_slack import FakeSlack
 from peakhold.runtime.callback import link_of
 
 WAYS = ("method", "class attribute", "attribute set before", "attribute set after")
@@ -54,3 +55,28 @@ def still_theirs(callback, names, way):
     if way == "method":
         return all(getattr(callback, name)() == "theirs" for name in names)
     return {getattr(callback, name) for name in names} == {7 if "class" in way else "theirs"}
+
+
+def check_any_name_is_free(cls, make, trained, way, tmp_path, monkeypatch):
+    """Train with a callback and, in another folder, with a subclass that takes all names.
+
+    Args:
+        cls: The class.
+        make: `make(cls, url)`, a callback of it; an alert goes to `url`.
+        trained: `trained(callback)`, what came of a run with it in the current folder.
+        way: One of `WAYS`.
+    """
+    with FakeSlack() as slack:
+        for folder in ("plain", "taken"):
+            (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / "plain")
+        plain = make(cls, slack.url)
+        names = names_of(plain)
+        expected = trained(plain)
+
+        monkeypatch.chdir(tmp_path / "taken")
+        callback = make(taking(cls, names, way), slack.url)
+        got = trained(callback)
+
+    assert got == expected
+    assert still_theirs(callback, names, way)

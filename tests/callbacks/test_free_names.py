@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import peakhold
-from fake_slack import FakeSlack, unused_port
-from free_names import WAYS, names_of, still_theirs, taking
+from fake_slack import unused_port
+from free_names import WAYS, check_any_name_is_free
 
 MAKERS = {
     "BackupAndRestore": lambda cls, url: cls("backup", delete_checkpoint=False),
@@ -54,17 +54,4 @@ def trained(callback):
 @pytest.mark.filterwarnings("ignore::peakhold.errors.PeakholdWarning")
 def test_a_subclass_takes_any_name(name, way, tmp_path, monkeypatch):
     cls = getattr(peakhold, name)
-    with FakeSlack() as slack:
-        for folder in ("plain", "taken"):
-            (tmp_path / folder).mkdir()
-        monkeypatch.chdir(tmp_path / "plain")
-        plain = MAKERS[name](cls, slack.url)
-        names = names_of(plain)
-        expected = trained(plain)
-
-        monkeypatch.chdir(tmp_path / "taken")
-        callback = MAKERS[name](taking(cls, names, way), slack.url)
-        got = trained(callback)
-
-    assert got == expected
-    assert still_theirs(callback, names, way)
+    check_any_name_is_free(cls, MAKERS[name], trained, way, tmp_path, monkeypatch)

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-pytest.register_assert_rewrite("behaviours", "keras_helpers", "replaying")
+pytest.register_assert_rewrite("behaviours", "free_names", "keras_helpers", "replaying")
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 if BACKEND == "torch":
@@ -85,6 +85,16 @@ def pytest_terminal_summary(terminalreporter):
 # need it as a terminal has it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def hold():
+    """Keeps the writer thread busy while a save must be under way."""
+    from leftovers import Hold
+
+    holds = Hold()
+    yield holds
+    holds.open()
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ from keras_helpers import (
     same,
     saved_weights,
 )
-from leftovers import Hold, check_nothing_is_left
+from leftovers import check_nothing_is_left
 from peakhold import files
 from peakhold.checkpoint_files import queue as checkpoint_queue
 from peakhold.errors import SaveError, SaveWarning
@@ -48,13 +48,6 @@ def suffix(request):
 def nothing_is_left_behind(tmp_path):
     yield
     check_nothing_is_left(tmp_path)
-
-
-@pytest.fixture
-def hold():
-    holds = Hold()
-    yield holds
-    holds.open()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import keras
 import peakhold.keras as pk
 from conftest import BACKEND
 from keras_helpers import Recorder, epoch_of, fit, in_two_threads, model
-from leftovers import Hold, check_nothing_is_left, descriptors, locked
+from leftovers import check_nothing_is_left, descriptors, locked
 from peakhold.errors import StoreForkedError
 from peakhold.files import background
 
@@ -25,13 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # JAX
 def nothing_is_left_behind(tmp_path):
     yield
     check_nothing_is_left(tmp_path)
-
-
-@pytest.fixture
-def hold():
-    holds = Hold()
-    yield holds
-    holds.open()
 
 
 def collect():

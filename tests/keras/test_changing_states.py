@@ -6,14 +6,6 @@ import keras
 import peakhold.keras as pk
 from changing_states import Changing, comparable, newest
 from keras_helpers import data, model
-from leftovers import Hold
-
-
-@pytest.fixture
-def hold():
-    holds = Hold()
-    yield holds
-    holds.open()
 
 
 class Member(Changing, keras.callbacks.Callback):

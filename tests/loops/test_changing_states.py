@@ -8,15 +8,7 @@ import torch
 
 import peakhold
 from changing_states import Changing, comparable, newest
-from leftovers import Hold
 from peakhold.errors import InvalidArgumentError
-
-
-@pytest.fixture
-def hold():
-    holds = Hold()
-    yield holds
-    holds.open()
 
 
 class Member(Changing, peakhold.Callback):

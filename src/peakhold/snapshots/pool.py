@@ -53,7 +53,6 @@ class Held:
     """
 
     def __init__(self, pool: SnapshotPool | None, token: int, copies: Mapping[str, _Copy]) -> None:
-        self._pool = pool
         self._copies = dict(copies)
         self._references = 0
         self._lock = threading.RLock() if pool is None else pool.lock

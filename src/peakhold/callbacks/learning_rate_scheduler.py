@@ -15,7 +15,7 @@ from peakhold._core.observation import Event
 from peakhold.advice import RunSettings, Schedule
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import CURVES_WITH_AN_END, rate_key, to_number
-from peakhold.runtime.participant import Measured, Needs, Participant
+from peakhold.runtime.participant import NOTHING, Measured, Needs, Participant
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.run_view import RunView
 
@@ -92,7 +92,7 @@ class _Scheduling(Participant):
     def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
         """Log the rates that the epoch was trained with."""
         if moment.event is not Event.EPOCH_END:
-            return Measured()
+            return NOTHING
         rates = self.run.host.learning_rates()
         return Measured({rate_key(name): rate for name, rate in rates.items()})
 

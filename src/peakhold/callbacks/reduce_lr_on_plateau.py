@@ -17,7 +17,7 @@ from peakhold._core.watched import Watched
 from peakhold.advice import Plateau, RunSettings
 from peakhold.errors import AdviceWarning
 from peakhold.host.contract import rate_key
-from peakhold.runtime.participant import Measured, Needs
+from peakhold.runtime.participant import NOTHING, Measured, Needs
 from peakhold.runtime.participating import Participating, Setting, View
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.watching import Watch, Watching, check_steps_counted
@@ -161,7 +161,7 @@ class _Lowering(Watching[PlateauState]):
         """Log the rates that the epoch was trained with."""
         super().measure(moment, logs)
         if moment.event is not Event.EPOCH_END:
-            return Measured()
+            return NOTHING
         if isinstance(self.patience, Steps):
             check_steps_counted(self, self.patience, moment)
         return Measured({rate_key(name): rate for name, rate in self._rates(moment).items()})

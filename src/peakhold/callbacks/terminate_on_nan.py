@@ -12,7 +12,7 @@ from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.nan_guard import NaNGuard, NaNGuardState
 from peakhold.errors import NonFiniteGradientError, NonFiniteLossError
 from peakhold.host.contract import to_number
-from peakhold.runtime.participant import Deciding, Measured, Needs
+from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.session import report
@@ -86,10 +86,10 @@ class _Guarding(Deciding[NaNGuardState]):
         """Ask the device for its gradients, unless the loss tells already."""
         loss, self._facts = moment.metrics.get("loss"), None
         if moment.event is not Event.TRAIN_BATCH_END or not (loss is None or is_finite(loss)):
-            return Measured()
+            return NOTHING
         facts = self._facts = self.run.host.gradient_facts()
         if facts is None:
-            return Measured()
+            return NOTHING
         answers: dict[str, Answer] = {"gradients_finite": facts.finite}
         if facts.first_nonfinite_step is not None:
             answers["first_nonfinite_step"] = facts.first_nonfinite_step

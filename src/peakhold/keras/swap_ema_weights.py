@@ -24,7 +24,7 @@ from peakhold._core.observation import Event
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.host.keras_host import unshare
-from peakhold.runtime.participant import Lender, Measured, Needs
+from peakhold.runtime.participant import NOTHING, Lender, Measured, Needs
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.session import session_of
@@ -65,7 +65,7 @@ class Swapping(Lender):
             self.borrow()
         elif moment.event is Event.EPOCH_END and self.swap_on_epoch:
             self._put_in()
-        return Measured()
+        return NOTHING
 
     def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
         """After all others have acted."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTINUES",
     "FRESH",
+    "NOTHING",
     "RESUMED",
     "Deciding",
     "Keeper",

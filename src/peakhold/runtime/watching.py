@@ -31,7 +31,7 @@ from peakhold.errors import (
     MonitorWarning,
     NotAScalarError,
 )
-from peakhold.runtime.participant import Deciding, Measured, Needs, Participant
+from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs, Participant
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.user_frame import depth_of_user
 
@@ -202,13 +202,13 @@ class Watching(Deciding[S]):
             DirectionUnknownError: If one is there and nothing tells which way is better.
         """
         if not self.ranks:
-            return Measured()
+            return NOTHING
         for watch in self.watches:
             if moment.event is Event.TEST_END and watch.direction is None:
                 watch.resolve(self.name, self.run, self.run.trained.metric_names())
             elif moment.event in {Event.EPOCH_END, Event.TRAIN_BATCH_END}:
                 self.look(watch, moment, logs)
-        return Measured()
+        return NOTHING
 
     def look(self, watch: Watch, moment: Moment, logs: Mapping[str, Any]) -> float | None:
         """The value of a metric, or None if this moment does not have it."""

@@ -18,7 +18,7 @@ class Saver:
     def begin(self, epoch, value=None, **more):
         request = self.model.request(epoch, value, **more)
         plan = self.model.host.plan_file(".safetensors")
-        self.model.pool.new_moment()
+        self.model.pool.is_stale = True
         held = self.model.pool.take(plan.parts)
         self.queue.begin(self.model.folder, request, plan, held)
         return request

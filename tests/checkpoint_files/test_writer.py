@@ -21,7 +21,7 @@ class Saver:
 
     def save(self, epoch, value=None, **more):
         model, request = self.model, self.model.request(epoch, value, **more)
-        model.pool.new_moment()
+        model.pool.is_stale = True
         where = (model.host, model.pool, ".safetensors", self.reasons.append)
         plan = self.writer.placement.plan(*where)
         self.take(

@@ -17,10 +17,7 @@ def figures():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            "decision",
-            marks=pytest.mark.xfail(strict=True, reason="18 files and 65 hops; see tools.house"),
-        ),
+        "decision",
         "depth",
         "signatures",
         "handlers",

@@ -4,9 +4,11 @@ import pathlib
 import subprocess
 import sys
 
-from peakhold.runtime.participant import Keeper, Lender, Participant
+from peakhold._core.observation import Event
+from peakhold.runtime.closing import Closing
+from peakhold.runtime.opening import Opening
+from peakhold.runtime.participant import Keeper, Lender
 from peakhold.runtime.script import SCRIPT, picture
-from peakhold.runtime.session import Session
 from peakhold.runtime.turn import Turn
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "explanation" / "one-epoch.md"
@@ -24,8 +26,11 @@ def test_the_page_has_the_table_that_the_script_prints():
 
 def test_every_phase_is_something_that_is_done():
     for event, scene in SCRIPT.items():
-        for phase in scene.each:
-            assert callable(getattr(Turn, phase)), (event, phase)
-        for phase in (*scene.first, *scene.last):
-            owners = (Session, Turn, Keeper, Lender, Participant)
-            assert any(callable(getattr(owner, phase, None)) for owner in owners), (event, phase)
+        first = Opening if event is Event.TRAIN_BEGIN else Turn
+        last = (Closing,) if event is Event.TRAIN_END else (Keeper, Lender)
+        for phases, owners in zip(scene, ((Opening,), (first,), (Turn,), last), strict=True):
+            for phase in phases:
+                assert any(callable(getattr(owner, phase, None)) for owner in owners), (
+                    event,
+                    phase,
+                )

@@ -110,19 +110,19 @@ def test_a_snapshot_stays_what_it_was_and_can_be_put_back(dtype):
     assert set(before) == {"weights", "optimizer"}
     assert equal(before["weights"], net.get_weights())
     fit(net, [], 2)
-    pool.new_moment()
+    pool.is_stale = True
     pool.take(host.parts()).release()
     assert not equal(before["weights"], net.get_weights())
     for _ in range(2):  # a framework that kept our memory would write to it the second time
         held.restore(host)
-        pool.new_moment()
+        pool.is_stale = True
         again = pool.take(host.parts())
         for part, was in before.items():
             assert equal(was, arrays(held.parts[part])), part
             assert equal(was, arrays(again.parts[part])), part
         again.release()
         fit(net, [], 1)
-        pool.new_moment()
+        pool.is_stale = True
         pool.take(host.parts()).release()
     assert all(equal(was, arrays(held.parts[part])) for part, was in before.items())
 
@@ -137,7 +137,7 @@ def test_a_snapshot_is_read_only_until_it_is_given_away():
     mine = held.give_away("weights")
     mine[0][...] = 7
     held.release()
-    pool.new_moment()
+    pool.is_stale = True
     pool.take(["weights"])
 
     assert (mine[0] == 7).all()

@@ -90,7 +90,7 @@ def test_a_callbacks_copy_is_never_torn(kind):
         overwrite(tree)
         tree.update(MIXED[kind](value))
         was.append(bytes_of(tree))
-        pool.new_moment()
+        pool.is_stale = True
         held.append(pool.take(["weights"]))
         overwrite(tree)
         if len(held) == 3:  # its memory is used again

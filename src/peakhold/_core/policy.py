@@ -17,7 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from peakhold._core.decisions import Decision, Remember, Stop
 from peakhold._core.facts import Fact
@@ -52,17 +52,17 @@ class Policy(Protocol[S]):
         """The state with which the next fit of the same object goes on from this one."""
 
 
-class Speculation(NamedTuple):
+class Speculation(NamedTuple, Generic[S]):
     """A step taken twice: if the state of this moment is good, and if it is not."""
 
-    good: tuple[object, tuple[Decision, ...]]
-    bad: tuple[object, tuple[Decision, ...]] | None
+    good: tuple[S, tuple[Decision, ...]]
+    bad: tuple[S, tuple[Decision, ...]] | None
     """None if the moment's state makes no difference: nobody wants to remember it."""
     must_wait: bool
     """Whether training ends now in only one of the two: then the answer must be known first."""
 
 
-def speculate(policy: Policy[S], state: S, moment: Moment, defect: str) -> Speculation:
+def speculate(policy: Policy[S], state: S, moment: Moment, defect: str) -> Speculation[S]:
     """Take a step before it is known whether the moment's state is finite.
 
     Looking at a state takes as long as copying it, and is done beside training. Until it is known,

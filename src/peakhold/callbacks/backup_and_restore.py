@@ -194,9 +194,11 @@ class _Keeping(Keeper):
 
     def attached(self, driver: Any, callback: Any) -> None:
         """Have the session resume before the list calls anybody for train begin."""
-        run_ahead(
-            driver, "on_train_begin", lambda: session_of(callback, Event.TRAIN_BEGIN).resume()
-        )
+
+        def resume() -> None:
+            session_of(callback, Event.TRAIN_BEGIN).opening.resume()
+
+        run_ahead(driver, "on_train_begin", resume)
 
     def resume(self, run: RunView) -> None:
         """Take over what an interrupted run left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, final
 
 from peakhold._core.arguments import check_count, check_verbose
 from peakhold._core.decisions import Decision, Missing, Remember, Restore, Stop
@@ -14,14 +14,14 @@ from peakhold._core.monitor import Relative
 from peakhold._core.observation import Event
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
-from peakhold._core.policy import speculate
+from peakhold._core.policy import Speculation, speculate
 from peakhold._core.watched import Watched
 from peakhold.advice import RunSettings, Stopper
 from peakhold.checkpoint_files.arguments import check_budget
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS, Host
 from peakhold.runtime.callback import host_of
-from peakhold.runtime.participant import CONTINUES, Measured, Needs, Start
+from peakhold.runtime.participant import CONTINUES, NOTHING, Measured, Needs, Start
 from peakhold.runtime.participating import Participating, Setting, View
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
@@ -247,6 +247,7 @@ class _Stopping(Watching[EarlyStoppingState]):
     restore_optimizer = False
     require: Literal["all", "any"] = "all"
     memory_budget: int | None = None
+    awaits_news = False
     _callback_reads = False
     """Whether a user's subclass has a way of its own to read the metric."""
 
@@ -257,6 +258,8 @@ class _Stopping(Watching[EarlyStoppingState]):
         self._best: Held | Spilled | None = None
         self._candidate: Held | Spilled | None = None
         self._unsettled: _Unsettled | None = None
+        self._settings: tuple[Any, ...] = ()
+        """What the policy at hand was made of."""
         self._spill: Spill | None = None
         self._history: list[dict[str, Any]] = []
         self._earlier_run: tuple[Held | Spilled | None, list[dict[str, Any]]] | None = None
@@ -270,12 +273,28 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     @property
     def policy(self) -> EarlyStoppingPolicy:
-        """With the settings as they are now."""
-        watched = tuple(
-            Watched(watch.monitor, watch.criterion, baseline)
-            for watch, baseline in zip(self.watches, self.baselines, strict=True)
+        """With the settings as they are now; made anew when one of them is another."""
+        settings = (
+            self.patience,
+            self.require,
+            self.start_from_epoch,
+            *self.baselines,
+            *[
+                one
+                for each in self.watches
+                for one in (each.monitor, each.direction, each.min_delta)
+            ],
         )
-        return EarlyStoppingPolicy(watched, self.patience, self.require, self.start_from_epoch)
+        if settings != self._settings or self._policy is None:
+            watched = tuple(
+                Watched(watch.monitor, watch.criterion, baseline)
+                for watch, baseline in zip(self.watches, self.baselines, strict=True)
+            )
+            self._settings, self._policy = (
+                settings,
+                EarlyStoppingPolicy(watched, self.patience, self.require, self.start_from_epoch),
+            )
+        return cast("EarlyStoppingPolicy", self._policy)
 
     @property
     def _is_single(self) -> bool:
@@ -381,7 +400,7 @@ class _Stopping(Watching[EarlyStoppingState]):
             return
         settled = self._settled()
         self.state, self._best, self._history = settled
-        self._unsettled = None
+        self._unsettled, self.awaits_news = None, False
         self._learned.append(fact)
         if isinstance(fact, NotFinite):
             step.held.release()
@@ -390,15 +409,16 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
         """Look at the metrics; a subclass may have a way of its own to read the first."""
-        at_end = moment.event is Event.EPOCH_END
-        measured = (
-            self._read_by_callback(moment, logs)
-            if at_end and self._callback_reads
-            else super().measure(moment, logs)
-        )
-        if at_end and isinstance(self.patience, Steps):
+        if moment.event is not Event.EPOCH_END:
+            return super().measure(moment, logs)
+        if isinstance(self.patience, Steps):
             check_steps_counted(self, self.patience, moment)
-        return measured
+        if self._callback_reads:
+            return self._read_by_callback(moment, logs)
+        for watch in self.watches:
+            if not (watch.is_known and watch.monitor in moment.metrics):
+                return super().measure(moment, logs)
+        return NOTHING
 
     def _read_by_callback(self, moment: Moment, logs: Mapping[str, Any]) -> Measured:
         """What a user's `get_monitor_value` makes of the logs: this callback's own metric."""
@@ -434,19 +454,25 @@ class _Stopping(Watching[EarlyStoppingState]):
             decisions = super().decide(moment)
             restores = self.restore_best_weights and self._best is not None
             return (*decisions, Restore("the best epoch")) if restores else decisions
-        before = self.state
+        before, policy = self.state, self.policy
         if self.restore_best_weights:
-            trial = speculate(self.policy, before, moment, _defect("weights"))
-            if trial.bad is None:
-                pass
-            elif self._on_disk():
-                moment = self._saved_to_disk(moment)
-            else:
-                moment = self._copied(moment, before, must_wait=trial.must_wait)
-        decisions = self.step(moment)
+            trial = speculate(policy, before, moment, _defect("weights"))
+            shown = moment if trial.bad is None else self._looked_at(trial, moment)
+            step = trial.good if shown is moment else policy.step(before, shown)
+            moment = shown
+        else:
+            step = policy.step(before, moment)
+        self.state, decisions = step
+        self.trace(policy, moment, decisions)
         if moment.event is Event.EPOCH_END:
             self._note(moment, decisions)
         return decisions
+
+    def _looked_at(self, trial: Speculation[EarlyStoppingState], moment: Moment) -> Moment:
+        """Copy the weights, which seem to be the best; the moment, with what is wrong with them."""
+        if self._on_disk():
+            return self._saved_to_disk(moment)
+        return self._copied(moment, self.state, must_wait=trial.must_wait)
 
     def _copied(self, moment: Moment, before: EarlyStoppingState, *, must_wait: bool) -> Moment:
         """Copy the weights and have them looked at; the moment, as far as it is known by then."""
@@ -460,6 +486,7 @@ class _Stopping(Watching[EarlyStoppingState]):
         else:
             ticket = before.n_checks_done + 1
             self._unsettled = _Unsettled(held, self._best, before, moment, ticket)
+            self.awaits_news = True
         self._candidate = held
         return moment
 

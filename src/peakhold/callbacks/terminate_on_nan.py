@@ -12,10 +12,10 @@ from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.nan_guard import NaNGuard, NaNGuardState
 from peakhold.errors import NonFiniteGradientError, NonFiniteLossError
 from peakhold.host.contract import to_number
+from peakhold.runtime.dispatch import report
 from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.run_view import RunView
-from peakhold.runtime.session import report
 
 __all__ = ["TerminateOnNaN"]
 

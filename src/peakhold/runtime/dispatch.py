@@ -1,76 +1,149 @@
-"""Who acts when a callback of ours is called: pure bookkeeping, no run needed.
+"""A callback of ours is called: the hooks, and who acts.
+
+A hook reports; the first of its segment to be called for an event acts for all of it, in the phases
+that `script.py` has for the event.
 
 Rules of this file:
 
-1. A *segment* is a row of callbacks of ours with no user's callback between them. Across a user's
-   callback, the order of the list means what it means in Keras.
-2. A user's subclass that overrides one of the hooks is a segment of its own: what its override does
-   after `super()` may rely on the work being done, and what it does before, on its not being done.
-3. The first of a segment to be called for an event acts for the whole segment; when the others are
-   called, their part is done. A callback that is called again for the same event begins it anew.
+1. At a batch each acts alone, and only if the batch is something to it.
+2. What was to be committed at the end of an epoch is committed, at the latest, before the next
+   begins: a user's override of a hook may have kept some from reporting.
+3. What an interrupted run left is put back by the first who is told of an epoch, before it acts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, final
+from typing import Any, Final
 
 from peakhold._core.observation import Event
-from peakhold.host.finding import traits_of
-from peakhold.runtime.callback import has_own_hooks, is_unaltered, link_of
+from peakhold.runtime.callback import reports
+from peakhold.runtime.link import Link
+from peakhold.runtime.script import SCRIPT
+from peakhold.runtime.seat import Seat
+from peakhold.runtime.segments import Segment
+from peakhold.runtime.session import Session, session_of
+from peakhold.runtime.turn import Turn
 
-__all__ = ["Dispatch"]
+__all__ = [
+    "acts_for_all",
+    "on_epoch_begin",
+    "on_epoch_end",
+    "on_test_begin",
+    "on_test_end",
+    "on_train_begin",
+    "on_train_end",
+    "report",
+]
+
+_BATCHES: Final = {
+    Event.TRAIN_BATCH_BEGIN, Event.TRAIN_BATCH_END, Event.TEST_BATCH_BEGIN, Event.TEST_BATCH_END,
+}  # fmt: skip
 
 
-@final
-class Dispatch:
-    """The segments of one list, and who of each was called.
+def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
+    """A callback of ours was called.
 
     Args:
-        callbacks: All callbacks, users' too, in the order of the list.
+        callback: Which.
+        event: For what.
+        number: Index of the epoch or of the batch; None for events that have none.
+        logs: As they were given; None counts as empty.
     """
-
-    def __init__(self, callbacks: Iterable[Any]) -> None:
-        self._callbacks = list(callbacks)
-        self._segments = _segments_of(self._callbacks)
-        self._arrived: dict[int, tuple[Event, set[int]]] = {}
-
-    def segment_of(self, callback: Any) -> list[Any]:
-        """The callbacks that act together with this one, in the order of the list."""
-        return self._segments[id(callback)]
-
-    def arrive(self, callback: Any, event: Event) -> bool:
-        """A callback was called; whether it is the first of its segment for this event."""
-        segment = id(self._segments[id(callback)][0])
-        current, arrived = self._arrived.get(segment, (None, set()))
-        if current is event and id(callback) not in arrived:
-            arrived.add(id(callback))
-            return False
-        self._arrived[segment] = (event, {id(callback)})
-        return True
-
-    @property
-    def has_user_callbacks(self) -> bool:
-        """Whether a user's callback could add to `logs` or change the model."""
-        return any(map(has_own_hooks, self._callbacks))
-
-    def user_callbacks_follow(self, callback: Any) -> bool:
-        """Whether a user's hook is called after, or by, this callback in the same event."""
-        mine = next((i for i, one in enumerate(self._callbacks) if one is callback), 0)
-        return any(map(has_own_hooks, self._callbacks[mine:]))
+    link: Link = callback._peakhold_link
+    session = link.session
+    if session is None or event is Event.TRAIN_BEGIN:
+        session = session_of(callback, event)
+    seat, progress = link.seat, session.progress
+    if event in _BATCHES:
+        if not progress.epoch_cut_short:
+            _batch(session, seat, event, number or 0, {} if logs is None else logs)
+    elif event is Event.EPOCH_END:
+        progress.note(event, number, interrupted=session.interrupted)
+        if progress.epoch_cut_short:
+            return
+        if acts_for_all(seat.segment, callback, event):
+            _act(session, seat.segment, event, logs)
+        session.note_epoch_end(callback, logs)
+    elif event is Event.TRAIN_END:
+        session.commit()
+        session.closing.end_training(seat, logs)
+    else:
+        _begin(session, callback, event, number)
+        if acts_for_all(seat.segment, callback, event):
+            _act(session, seat.segment, event, logs)
 
 
-def _segments_of(callbacks: Iterable[Any]) -> dict[int, list[Any]]:
-    segments: dict[int, list[Any]] = {}
-    row: list[Any] = []
-    for callback in callbacks:
-        if link_of(callback) is not None:
-            if is_unaltered(callback):
-                row.append(callback)
-                segments[id(callback)] = row
-                continue
-            segments[id(callback)] = [callback]
-        elif (traits := traits_of(callback)) is not None and traits.silent:
-            continue
-        row = []
-    return segments
+def _begin(session: Session, callback: Any, event: Event, number: int | None) -> None:
+    """Training, an epoch or a validation begins, or validation has ended."""
+    if event is Event.EPOCH_BEGIN:
+        session.commit()
+    is_first = session.progress.note(event, number, interrupted=session.interrupted)
+    if is_first:
+        for phase in SCRIPT[event].before:
+            getattr(session.opening, phase)()
+    if event is Event.EPOCH_BEGIN:
+        session.progress.count_from_here(number)
+    elif event is Event.TRAIN_BEGIN:
+        session.called.add(id(callback))
+
+
+def _act(session: Session, segment: Segment, event: Event, logs: Any) -> None:
+    for pool in session.pools.values():
+        pool.is_stale = True  # a user's callback may have run since the last moment
+    if session.unprepared:
+        session.opening.prepare()
+    if event is not Event.TRAIN_BEGIN:
+        Turn(session, segment.cast, event, None, logs).go_through(SCRIPT[event].each)
+
+
+def acts_for_all(segment: Segment, callback: Any, event: Event) -> bool:
+    """Note that a callback was called; whether it is the first of its segment for this event."""
+    if segment.event is event and id(callback) not in segment.called:
+        segment.called.add(id(callback))
+        return False
+    segment.event, segment.called = event, {id(callback)}
+    return True
+
+
+def _batch(session: Session, seat: Seat, event: Event, batch: int, logs: Any) -> None:
+    if not (seat.has_begun and seat.participant.passes(event, batch, logs)):
+        Turn(session, seat.alone, event, batch, logs).go_through(SCRIPT[event].each)
+
+
+# The hooks
+
+
+@reports
+def on_train_begin(self: Any, logs: Any = None) -> None:
+    """Start afresh, and check everything that can be checked before the first batch."""
+    report(self, Event.TRAIN_BEGIN, None, logs)
+
+
+@reports
+def on_train_end(self: Any, logs: Any = None) -> None:
+    """Put everything right."""
+    report(self, Event.TRAIN_END, None, logs)
+
+
+@reports
+def on_epoch_begin(self: Any, epoch: int, logs: Any = None) -> None:
+    """Note where we are."""
+    report(self, Event.EPOCH_BEGIN, epoch, logs)
+
+
+@reports
+def on_epoch_end(self: Any, epoch: int, logs: Any = None) -> None:
+    """Look at the epoch's metrics, and act."""
+    report(self, Event.EPOCH_END, epoch, logs)
+
+
+@reports
+def on_test_begin(self: Any, logs: Any = None) -> None:
+    """Note that validation runs."""
+    report(self, Event.TEST_BEGIN, None, logs)
+
+
+@reports
+def on_test_end(self: Any, logs: Any = None) -> None:
+    """Note that validation has run."""
+    report(self, Event.TEST_END, None, logs)

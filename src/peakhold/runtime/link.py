@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from peakhold.runtime.participant import Participant
 
 if TYPE_CHECKING:
+    from peakhold.runtime.seat import Seat
     from peakhold.runtime.session import Session
 
 __all__ = ["Link"]
@@ -28,6 +29,8 @@ class Link:
     def __init__(self, participant: Participant) -> None:
         self.participant = participant
         self.session: Session | None = None
+        self.seat: Seat
+        """Its place in that session, which sets it."""
         self._driver: weakref.ref[Any] | None = None
 
     @property

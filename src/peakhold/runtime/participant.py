@@ -113,6 +113,8 @@ class Participant:
         adds_to_files: Whether it adds to a file that an earlier run may have begun, and knows what
             it found.
         logs_learning_rate: Whether it logs or sets the learning rate.
+        awaits_news: Whether facts may have come in. A participant may say no while it waits for
+            none; then `news` is not asked.
         measures_last: Whether it looks at what the others have measured, as a user's own function
             of the logs does.
         is_loaded: Whether a state was loaded that counts for the next run.
@@ -124,6 +126,7 @@ class Participant:
     ranks_epochs = False
     adds_to_files = False
     logs_learning_rate = False
+    awaits_news = True
     measures_last = False
     sigterm_timeout = 20.0
     """Seconds that `finish_by` may take."""
@@ -338,11 +341,23 @@ class Deciding(Participant, Generic[S]):
         """Have the policy take a step, and keep a trace of it."""
         policy = self.policy
         self.state, decisions = policy.step(self.state, moment)
+        self.trace(policy, moment, decisions)
+        return decisions
+
+    def trace(self, policy: Policy[S], moment: Moment, decisions: tuple[Decision, ...]) -> None:
+        """A step has been taken: those who replay a run are told from where, and what came of it.
+
+        Args:
+            policy: Which took it.
+            moment: At which moment, as the policy was shown it.
+            decisions: What it decided.
+        """
         if LISTENERS:
             facts = tuple(self._learned)
             self.traces.append(Trace(policy, self._since, facts, moment, decisions, self.was_set))
-        self._learned, self._since, self.was_set = [], self.state, False
-        return decisions
+        if self._learned:
+            self._learned = []
+        self._since, self.was_set = self.state, False
 
     def view(self, moment: Moment) -> Moment:
         """The moment as this participant's policy sees it, out of what is recorded with it."""

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast, overload
 
 from peakhold._core.observation import Event
-from peakhold.runtime.callback import Callback, Shown, no_op, plain_class, reports
+from peakhold.runtime import dispatch
+from peakhold.runtime.callback import Callback, Shown, no_op, plain_class
 from peakhold.runtime.describe import describe
 from peakhold.runtime.link import Link
 from peakhold.runtime.participant import Participant, Sparse
-from peakhold.runtime.session import Session, report, session_of
+from peakhold.runtime.session import Session, session_of
 
 __all__ = ["BatchHooks", "Participating", "Setting", "View"]
 
@@ -129,37 +130,14 @@ class Participating(Callback):
         """
         self._peakhold_link.participant.load_state_dict(state)
 
-    # The hooks
+    # The hooks: they report, and nothing else
 
-    @reports
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Start afresh, and check everything that can be checked before the first batch."""
-        report(self, Event.TRAIN_BEGIN, None, logs)
-
-    @reports
-    def on_train_end(self, logs: Any = None) -> None:
-        """Put everything right."""
-        report(self, Event.TRAIN_END, None, logs)
-
-    @reports
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note where we are."""
-        report(self, Event.EPOCH_BEGIN, epoch, logs)
-
-    @reports
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Look at the epoch's metrics, and act."""
-        report(self, Event.EPOCH_END, epoch, logs)
-
-    @reports
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Note that validation runs."""
-        report(self, Event.TEST_BEGIN, None, logs)
-
-    @reports
-    def on_test_end(self, logs: Any = None) -> None:
-        """Note that validation has run."""
-        report(self, Event.TEST_END, None, logs)
+    on_train_begin = dispatch.on_train_begin
+    on_train_end = dispatch.on_train_end
+    on_epoch_begin = dispatch.on_epoch_begin
+    on_epoch_end = dispatch.on_epoch_end
+    on_test_begin = dispatch.on_test_begin
+    on_test_end = dispatch.on_test_end
 
 
 @no_op
@@ -182,7 +160,7 @@ class BatchHooks(Participating):
             if sparse:  # a batch that nobody will look at is worth no moment
                 participant.count(batch)
             if not sparse or participant.is_due():
-                report(self, event, batch, logs)
+                dispatch.report(self, event, batch, logs)
 
         return hook
 

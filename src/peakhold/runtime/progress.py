@@ -1,20 +1,35 @@
-"""How far a run is: epochs, and the one counter of steps."""
+"""How far a run is: epochs, seconds, the one counter of steps; and the moments made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, final
 
+from peakhold._core.moments import Moment, Position, Spent
 from peakhold._core.observation import Event
+from peakhold.host.contract import to_number
 
-__all__ = ["Progress", "StepCounter"]
+__all__ = ["Progress", "StepCounter", "numbers_in"]
+
+_RATES_COUNT: Final = {Event.EPOCH_BEGIN, Event.EPOCH_END}
+_STEPS_COUNT: Final = {Event.EPOCH_END, Event.TEST_END}
 
 
 @final
 class Progress:
-    """How far a run is."""
+    """How far a run is.
 
-    def __init__(self) -> None:
+    Args:
+        steps: Who counts its steps.
+        validates: Asks whether validation will run; asked once, at the first end of an epoch.
+    """
+
+    def __init__(self, steps: StepCounter, validates: Callable[[], bool | None]) -> None:
+        self.steps = steps
+        self._ask_validates = validates
+        self.ask_rates: Callable[[], Mapping[str, float]] | None = None
+        """Asks for the learning rates, if moments must say them."""
         self.start_epoch: int | None = None
         """Index of the first epoch, once it has begun; above 0 in a run that goes on."""
         self.epoch = 0
@@ -28,36 +43,122 @@ class Progress:
         """Whether Ctrl-C cut the running epoch short."""
         self.in_batches = False
         """Whether batches of training are being run."""
+        self._counted_epoch: int | None = None
+        self._steps_before_epoch = 0
+        self._first_epoch_at: float | None = None
+        self._validates: tuple[bool | None] | None = None
 
-    def note(self, event: Event, epoch: int | None, *, interrupted: bool) -> None:
-        """An event has come; several callbacks may tell of the same one."""
-        if event is Event.EPOCH_BEGIN and epoch is not None:
-            if self.start_epoch is None:
+    # Events
+
+    def note(self, event: Event, epoch: int | None, *, interrupted: bool) -> bool:
+        """An event has come; several callbacks may tell of the same one.
+
+        Returns:
+            Whether it is the first epoch that begins.
+        """
+        if event is Event.EPOCH_END:
+            if epoch is not None:
+                self.in_batches = False
+                if self.last_epoch != epoch:
+                    self.epoch = self.last_epoch = epoch
+                    if not self.epoch_cut_short:
+                        self.n_epochs_done += 1
+        elif event is Event.EPOCH_BEGIN and epoch is not None:
+            first = self.start_epoch is None
+            if first:
                 self.start_epoch = epoch
             elif epoch != self.epoch:
                 self.note_end()  # a user's override may have kept its end to itself
             self.epoch, self.validated = epoch, False
             # `fit` looks at the flag only after a batch: an epoch begun after Ctrl-C is cut short.
             self.in_batches, self.epoch_cut_short = True, interrupted
+            return first
         elif event is Event.TEST_BEGIN:
             self.in_batches = False
         elif event is Event.TEST_END:
             self.validated = True
-        elif event is Event.EPOCH_END and epoch is not None:
-            self.in_batches = False
-            if self.last_epoch != epoch:
-                self.epoch = self.last_epoch = epoch
-                self._count()
+        return False
+
+    def count_from_here(self, epoch: int | None) -> None:
+        """An epoch begins, and what an interrupted run left has been put back."""
+        if epoch == self._counted_epoch:
+            return
+        self._counted_epoch = epoch
+        self.steps.look(self.n_epochs_done)
+        if not self.steps.has_started:
+            self._first_epoch_at = time.monotonic()
+            self.steps.start()
+        self._steps_before_epoch = self.steps.total
 
     def note_end(self) -> None:
         """The running epoch must have ended, though nobody told of it."""
         if self.start_epoch is not None and self.last_epoch != self.epoch:
             self.last_epoch = self.epoch
-            self._count()
+            if not self.epoch_cut_short:
+                self.n_epochs_done += 1
 
-    def _count(self) -> None:
-        if not self.epoch_cut_short:
-            self.n_epochs_done += 1
+    # Moments
+
+    def spent_seconds(self) -> float:
+        """Seconds of training in this run so far."""
+        return 0.0 if self._first_epoch_at is None else time.monotonic() - self._first_epoch_at
+
+    def moment(self, event: Event, batch: int | None, logs: Any) -> Moment:
+        """What there is to know now.
+
+        Args:
+            event: What happens.
+            batch: Index of the batch; None between batches.
+            logs: Metrics as they were given.
+        """
+        if batch is not None:
+            at = Position(self.epoch, batch, self._steps_before_epoch + batch + 1)
+            return Moment(
+                event,
+                at,
+                numbers_in(logs),
+                {},
+                Spent(self.spent_seconds()),
+                self.validated,
+                epoch_cut_short=self.epoch_cut_short,
+            )
+        steps = self.steps
+        if event in _STEPS_COUNT:
+            steps.look(self.n_epochs_done)
+        spent = steps.spent
+        if spent is None and event is not Event.EPOCH_END and steps.has_started:
+            spent = 0  # nobody has counted a step, for there was none yet
+        rates: Mapping[str, float] = {}
+        if self.ask_rates is not None and event in _RATES_COUNT:
+            rates = self.ask_rates()
+        validates = None
+        if event is Event.EPOCH_END:
+            if self._validates is None:
+                self._validates = (self._ask_validates(),)
+            validates = self._validates[0]
+        return Moment(
+            event,
+            Position(self.epoch, None, steps.total),
+            numbers_in(logs),
+            rates,
+            Spent(self.spent_seconds(), spent),
+            self.validated,
+            validates,
+            None,
+            self.epoch_cut_short,
+        )
+
+
+def numbers_in(logs: Any) -> dict[str, float]:
+    """The numbers in logs; what is no number is never decided upon."""
+    if not isinstance(logs, Mapping):
+        return {}
+    numbers: dict[str, float] = {}
+    for key, value in logs.items():
+        number = value if type(value) is float else to_number(value)
+        if number is not None:
+            numbers[str(key)] = number
+    return numbers
 
 
 @final
@@ -69,43 +170,47 @@ class StepCounter:
     dispatch.
 
     Args:
-        by_list: Asks the list; None from those who cannot count.
+        driver: Gives the list, or None.
         by_optimizer: Asks the optimizer.
-        by_epochs: Asks the epochs.
+        epoch_length: Asks how many steps an epoch has.
     """
 
     def __init__(
         self,
-        by_list: Callable[[], int | None],
+        driver: Callable[[], Any],
         by_optimizer: Callable[[], int | None],
-        by_epochs: Callable[[], int | None],
+        epoch_length: Callable[[], int | None],
     ) -> None:
-        self._counts: tuple[Callable[[], int | None] | None, ...] = (
-            by_list, by_optimizer, by_epochs,
-        )  # fmt: skip
+        self._driver = driver
+        self._by_optimizer: Callable[[], int | None] | None = by_optimizer
+        self._ask_length = epoch_length
+        self._length: int | None = None
         self._first: tuple[int | None, ...] | None = None
         self._now: tuple[int | None, ...] = (None, None, None)
         self._has_counted = False
-
-    @property
-    def has_started(self) -> bool:
+        self.has_started = False
         """Whether the first epoch has begun."""
-        return self._first is not None
+        self.total = 0
+        """Steps in all runs that this one goes on from, as far as anybody knew at the last look."""
 
-    def look(self) -> None:
+    def look(self, n_epochs_done: int) -> None:
         """Ask all of them: the optimizer's count comes from the device."""
-        self._now = tuple(None if count is None else count() for count in self._counts)
+        length = self._length if self.has_started else self._ask_length()
+        by_list: int | None = getattr(self._driver(), "n_batches_done", None)
+        by_optimizer = None if self._by_optimizer is None else self._by_optimizer()
+        by_epochs = None if length is None else length * n_epochs_done
+        self._now = (by_list, by_optimizer, by_epochs)
+        self.total = (by_list or by_epochs or 0) if by_optimizer is None else by_optimizer
 
     def start(self) -> None:
         """The first epoch begins: steps of this run are counted from the last look.
 
-        Who could not count by now is not asked again.
+        An optimizer that could not count by now is not asked again.
         """
-        self._first = self._now
-        self._counts = tuple(
-            None if now is None else count
-            for count, now in zip(self._counts, self._now, strict=True)
-        )
+        self._length = self._ask_length()
+        self._first, self.has_started = self._now, True
+        if self._now[1] is None:
+            self._by_optimizer = None
 
     @property
     def spent(self) -> int | None:
@@ -117,11 +222,3 @@ class StepCounter:
                 self._has_counted = True
                 return now - before
         return 0 if self._has_counted else None
-
-    @property
-    def total(self) -> int:
-        """Steps in all runs that this one goes on from, as far as anybody knew at the last look."""
-        by_list, by_optimizer, by_epochs = self._now
-        if by_optimizer is not None:
-            return by_optimizer
-        return next((count for count in (by_list, by_epochs) if count), 0)

@@ -119,11 +119,11 @@ class RunView:
     @property
     def has_user_callbacks(self) -> bool:
         """Whether a user's callback could add to `logs` or change the model."""
-        return self._session.dispatch.has_user_callbacks
+        return self._session.segments.has_user_callbacks
 
     def user_callbacks_follow(self) -> bool:
         """Whether a user's hook may look, in the same event, at what this participant has done."""
-        return self._session.dispatch.user_callbacks_follow(self._seat.callback)
+        return self._session.segments.user_callbacks_follow(self._seat.callback)
 
     # How far it is
 
@@ -164,7 +164,7 @@ class RunView:
 
     def spent_seconds(self) -> float:
         """Seconds of training in this run so far."""
-        return self._session.spent_seconds()
+        return self._session.progress.spent_seconds()
 
     @property
     def interrupted(self) -> bool:
@@ -188,7 +188,7 @@ class RunView:
 
     def moment(self, logs: Any) -> Moment:
         """What there is to know now, with these logs: for what is asked outside of an event."""
-        return self._session.moment(Event.EPOCH_END, None, logs)
+        return self._session.progress.moment(Event.EPOCH_END, None, logs)
 
     # What it may ask for
 
@@ -210,7 +210,7 @@ class RunView:
 
     def put_back(self) -> None:
         """Have the interrupted run's state put back now, if that is still to come."""
-        self._session.put_back()
+        self._session.opening.put_back()
 
     # Words
 

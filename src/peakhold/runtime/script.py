@@ -17,6 +17,9 @@ __all__ = ["SCRIPT", "Scene", "picture"]
 class Scene(NamedTuple):
     """The phases of one event, each by its name."""
 
+    before: tuple[str, ...] = ()
+    """By the first of ours to be called, for all participants, once in a run; before there is a
+    moment."""
     first: tuple[str, ...] = ()
     """By the first of ours to be called, for all participants."""
     each: tuple[str, ...] = ()
@@ -29,8 +32,8 @@ _MOMENT = ("learn", "measure", "aggregate", "decide", "apply", "record", "tell")
 _BATCH = tuple(phase for phase in _MOMENT if phase != "aggregate")
 
 SCRIPT: Final[Mapping[Event, Scene]] = {
-    Event.TRAIN_BEGIN: Scene(first=("resume", "agree", "needs", "buffers", "advise", "signals")),
-    Event.EPOCH_BEGIN: Scene(first=("put_back",), each=("begin", *_MOMENT)),
+    Event.TRAIN_BEGIN: Scene(before=("resume", "agree", "needs", "buffers", "advise", "signals")),
+    Event.EPOCH_BEGIN: Scene(before=("put_back",), each=("begin", *_MOMENT)),
     Event.TRAIN_BATCH_BEGIN: Scene(each=("begin", *_BATCH)),
     Event.TRAIN_BATCH_END: Scene(each=("begin", *_BATCH)),
     Event.TEST_BEGIN: Scene(each=_MOMENT),
@@ -38,7 +41,8 @@ SCRIPT: Final[Mapping[Event, Scene]] = {
     Event.TEST_END: Scene(each=_MOMENT),
     Event.EPOCH_END: Scene(each=("begin", *_MOMENT), last=("withdraw", "commit", "lend_again")),
     Event.TRAIN_END: Scene(
-        first=("put_back", "begin", "learn", "decide", "save", "tell"),
+        before=("put_back",),
+        first=("begin", "learn", "decide", "save", "tell"),
         each=("apply", "record"),
         last=("settle", "end", "release", "summarize"),
     ),
@@ -71,12 +75,15 @@ _MEANINGS: Final[Mapping[str, str]] = {
 }
 
 
+_FOR_WHOM: Final = ("all, once", "all, once", "each segment", "all, at last")
+
+
 def picture() -> str:
     """The table in Markdown: events in their order, phases with what they mean."""
     lines = ["| event | phase | for whom | what happens |", "|---|---|---|---|"]
     for event, scene in SCRIPT.items():
         shown = f"`{event}`"
-        for whom, phases in zip(("all, once", "each segment", "all, at last"), scene, strict=True):
+        for whom, phases in zip(_FOR_WHOM, scene, strict=True):
             for phase in phases:
                 meaning = _MEANINGS[phase]
                 lines.append(f"| {shown} | {phase.replace('_', ' ')} | {whom} | {meaning} |")

@@ -7,6 +7,8 @@ from typing import Any, final
 from peakhold.host.contract import Host
 from peakhold.runtime.participant import Participant
 from peakhold.runtime.run_view import RunView
+from peakhold.runtime.segments import Segment
+from peakhold.runtime.turn import Cast
 from peakhold.snapshots.pool import SnapshotPool
 
 __all__ = ["Seat"]
@@ -32,4 +34,8 @@ class Seat:
         self.view = RunView(session, self)
         self.name = ""
         """What its state is filed under."""
+        self.alone = Cast([self])
+        """For the events at which each acts for itself."""
+        self.segment: Segment
+        """With whom it acts at all others; the session sets it."""
         self.has_resumed = self.is_prepared = self.has_begun = self.has_ended = False

@@ -1,7 +1,9 @@
-"""One training run: what happens at each event, for whom, in which order.
+"""One training run: who takes part, what they may ask, and the commit.
 
-`script.py` has all of it, as a table. A row is one event; its phases are gone through in order, for
-all participants or for those of the segment whose turn it is (`dispatch.py` says which).
+What happens at each event, for whom, in which order, `script.py` has as a table. A row is one
+event; its phases are gone through in order, for all participants or for those of the segment whose
+turn it is (`dispatch.py` says which). Phases of the start are in `opening.py`, those of a moment in
+`turn.py`, those of the end in `closing.py`.
 
 Rules of this file:
 
@@ -19,44 +21,32 @@ import contextlib
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
-from peakhold._core.moments import Moment, Position, Spent
+from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.distributed import Coordinator, LocalCoordinator
-from peakhold.errors import AdviceWarning, HostError
-from peakhold.host.contract import Host, to_number
-from peakhold.runtime.callback import host_of, is_unaltered, link_of, reports_end
-from peakhold.runtime.dispatch import Dispatch
+from peakhold.errors import HostError
+from peakhold.host.contract import Host
+from peakhold.runtime.callback import host_of, link_of
+from peakhold.runtime.closing import Closing
 from peakhold.runtime.driver import implicit_session, remember_implicit, run_ahead
 from peakhold.runtime.filing import filed
 from peakhold.runtime.identity import Identity
-from peakhold.runtime.narration import advice_for
-from peakhold.runtime.participant import (
-    CONTINUES,
-    FRESH,
-    RESUMED,
-    Deciding,
-    Keeper,
-    Lender,
-    Participant,
-)
+from peakhold.runtime.opening import Opening
+from peakhold.runtime.participant import Keeper, Lender
 from peakhold.runtime.progress import Progress, StepCounter
 from peakhold.runtime.script import SCRIPT
 from peakhold.runtime.seat import Seat
+from peakhold.runtime.segments import Segments
 from peakhold.runtime.signals import Signals
-from peakhold.runtime.summary import Ending, summarize
-from peakhold.runtime.turn import Errors, Turn
+from peakhold.runtime.summary import Ending
+from peakhold.runtime.turn import Cast, Errors
 from peakhold.runtime.user_frame import depth_of_user
 from peakhold.snapshots.pool import SnapshotPool
 
-__all__ = ["Session", "report", "session_of"]
-
-_BATCHES = {
-    Event.TRAIN_BATCH_BEGIN, Event.TRAIN_BATCH_END, Event.TEST_BATCH_BEGIN, Event.TEST_BATCH_END,
-}  # fmt: skip
+__all__ = ["Session", "session_of"]
 
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 """The running session of each list."""
@@ -90,21 +80,6 @@ def session_of(callback: Any, event: Event | None = None) -> Session:
     return link.session
 
 
-def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
-    """A callback of ours was called.
-
-    Args:
-        callback: Which.
-        event: For what.
-        number: Index of the epoch or of the batch; None for events that have none.
-        logs: As they were given; None counts as empty.
-    """
-    session: Session | None = callback._peakhold_link.session
-    if session is None or event is Event.TRAIN_BEGIN:
-        session = session_of(callback, event)
-    session.arrive(callback, event, number, logs)
-
-
 @final
 class Session:
     """One training run, from train begin to train end.
@@ -120,39 +95,37 @@ class Session:
     ) -> None:
         self.callbacks: list[Any] = []
         self.seats: list[Seat] = []
-        self.identity, self.progress = Identity(), Progress()
+        self.identity = Identity()
+        self._driver = None if driver is None else weakref.ref(driver)
+        steps = StepCounter(self._driver or _nobody, self._steps_done, self._epoch_length)
+        self.progress = Progress(steps, self._will_validate)
         self.coordinator: Coordinator = coordinator or LocalCoordinator()
         self.stop_reasons: list[str] = []
         self.state_unusable = False
         """Whether training was stopped because its state is worth nothing (NaN), or failed."""
         self.interrupted = False
-        self._driver = None if driver is None else weakref.ref(driver)
         self._clock = time.monotonic()
-        self._first_epoch_at: float | None = None
-        self._steps = StepCounter(self._batches_told, self._updates_done, self._steps_of_epochs)
-        self._steps_before_epoch = 0
-        self._counted_epoch: int | None = None
         self._host: Host | None = None
-        self._called: set[int] = set()
+        self.called: set[int] = set()
+        """Whose train begin has come, by `id`."""
         self.is_prepared = False
         """Whether everybody's needs are met."""
-        self._wants_rates = False
-        self._validates: tuple[bool | None] | None = None
-        self._has_put_back = False
-        self._signals: Signals | None = None
+        self.unprepared: list[Seat] = []
+        """Who has joined since."""
+        self.signals: Signals | None = None
+        """Handlers that are installed while it trains."""
+        self.opening, self.closing = Opening(self), Closing(self)
         self._uncommitted: tuple[Moment, dict[str, Any]] | None = None
         self._seen_epoch_end: set[int] = set()
-        self._at_end: Turn | None = None
-        self._fresh: list[Seat] = []
-        self._finished = False
-        self._pools: dict[int, SnapshotPool] = {}
+        self.pools: dict[int, SnapshotPool] = {}
+        """Snapshots by model, under the `id` of its host."""
         self._take_in(callbacks)
 
     # Who takes part
 
     def _take_in(self, callbacks: Iterable[Any]) -> None:
         self.callbacks += callbacks
-        self.dispatch = Dispatch(self.callbacks)
+        self.segments = Segments(self.callbacks)
         hosts: dict[int, Host] = {
             id(seat.callback._model): seat.host
             for seat in self.seats
@@ -166,20 +139,25 @@ class Session:
             host = host_of(callback)
             if callback._model is not None:  # one host for each model, whoever was given it
                 host = callback._peakhold_host = hosts.setdefault(id(callback._model), host)
-            pool = self._pools.get(id(host))
+            pool = self.pools.get(id(host))
             if pool is None:
-                pool = self._pools[id(host)] = SnapshotPool(_host_getter(host))
+                pool = self.pools[id(host)] = SnapshotPool(_host_getter(host))
             seat = Seat(self, callback, link.participant, host, pool)
             self.seats.append(seat)
-            link.session, link.participant._run = self, seat.view
+            self.unprepared.append(seat)
+            link.session, link.seat, link.participant._run = self, seat, seat.view
         self._by_callback = {id(seat.callback): seat for seat in self.seats}
+        self._has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
+        for seat in self.seats:
+            seat.segment = self.segments.of(seat.callback)
+            seat.segment.cast = Cast([self._by_callback[id(c)] for c in seat.segment.callbacks])
         names = filed(seat.callback for seat in self.seats)
         for name, callback in names.items():
             self._by_callback[id(callback)].name = name
 
     def takes_in(self, callback: Any) -> bool:
         """Whether a callback that begins now belongs to this run; else it begins another one."""
-        if id(callback) in self._called or self._finished:
+        if id(callback) in self.called or self.closing.is_over:
             return False
         return id(callback) in self._by_callback or self.progress.start_epoch is None
 
@@ -227,7 +205,7 @@ class Session:
     @property
     def pool(self) -> SnapshotPool:
         """Snapshots of the model that is trained."""
-        return self._pools[id(self.host)]
+        return self.pools[id(self.host)]
 
     @property
     def params(self) -> dict[str, Any]:
@@ -261,8 +239,8 @@ class Session:
 
     def new_moment(self) -> None:
         """The model may have changed since the last snapshot."""
-        for pool in self._pools.values():
-            pool.new_moment()
+        for pool in self.pools.values():
+            pool.is_stale = True
 
     def ahead_of_all(self, hook: str, work: Callable[[], Any]) -> None:
         """Have work done before any callback of the list is called for a hook the next time."""
@@ -281,224 +259,23 @@ class Session:
             interrupted=self.interrupted,
         )
 
-    # Events
+    # What its progress asks: the host may be another until the first epoch has begun
 
-    def arrive(self, callback: Any, event: Event, number: int | None, logs: Any) -> None:
-        """A callback of ours was called for an event; see `report`."""
-        if event in _BATCHES:
-            self._batch(self._by_callback[id(callback)], event, number or 0, logs)
-            return
-        if event in {Event.EPOCH_BEGIN, Event.TRAIN_END}:
-            # At the latest: a user's override of a hook may have kept some from reporting.
-            self._commit()
-        self._note(event, number)
-        if event is Event.TRAIN_BEGIN:
-            self._called.add(id(callback))
-        if event is Event.TRAIN_END:
-            self._end(callback, logs)
-        elif event is Event.EPOCH_END and self.progress.epoch_cut_short:
-            return
-        elif self.dispatch.arrive(callback, event):
-            self.new_moment()  # a user's callback may have run since the last one
-            self._prepare()
-            if event is not Event.TRAIN_BEGIN:
-                self._go(Turn(self, self._segment(callback), event, None, logs))
-        if event is Event.EPOCH_END:
-            self._note_epoch_end(callback, logs)
+    def learning_rates(self) -> Mapping[str, float]:
+        """Learning rates of the model that is trained, by optimizer."""
+        return self.host.learning_rates()
 
-    def _batch(self, seat: Seat, event: Event, batch: int, logs: Any) -> None:
-        if self.progress.epoch_cut_short:
-            return
-        logs = {} if logs is None else logs
-        if not (seat.has_begun and seat.participant.passes(event, batch, logs)):
-            self._go(Turn(self, [seat], event, batch, logs))
-
-    def spent_seconds(self) -> float:
-        """Seconds of training in this run so far."""
-        return 0.0 if self._first_epoch_at is None else time.monotonic() - self._first_epoch_at
-
-    @staticmethod
-    def _go(turn: Turn) -> None:
-        turn.go_through(SCRIPT[turn.moment.event].each)
-
-    def _segment(self, callback: Any) -> list[Seat]:
-        return [self._by_callback[id(one)] for one in self.dispatch.segment_of(callback)]
-
-    def _note(self, event: Event, number: int | None) -> None:
-        first = event is Event.EPOCH_BEGIN and self.progress.start_epoch is None
-        self.progress.note(event, number, interrupted=self.interrupted)
-        if first:
-            self.put_back()
-        if event is Event.EPOCH_BEGIN and number != self._counted_epoch:
-            self._counted_epoch = number
-            self._steps.look()
-            if not self._steps.has_started:
-                self._first_epoch_at = time.monotonic()
-                self._steps.start()
-            self._steps_before_epoch = self._steps.total
-
-    def _batches_told(self) -> int | None:
-        return getattr(self.driver, "n_batches_done", None)
-
-    def _updates_done(self) -> int | None:
+    def _steps_done(self) -> int | None:
         return self.host.steps_done()
 
-    def _steps_of_epochs(self) -> int | None:
-        length = self.params.get("steps")
-        return length * self.progress.n_epochs_done if isinstance(length, int) else None
-
-    def moment(self, event: Event, batch: int | None, logs: Any) -> Moment:
-        """What there is to know now."""
-        progress, rates = self.progress, {}
-        if batch is None:
-            if event in {Event.EPOCH_END, Event.TEST_END}:
-                self._steps.look()
-            step = self._steps.total
-            wants = self._wants_rates and event in {Event.EPOCH_BEGIN, Event.EPOCH_END}
-            rates = self.host.learning_rates() if wants else {}
-        else:
-            step = self._steps_before_epoch + batch + 1
-        return Moment(
-            event,
-            Position(progress.epoch, batch, step),
-            self.numbers(logs),
-            rates,
-            Spent(
-                self.spent_seconds(),
-                self._steps_spent(event) if batch is None else None,
-            ),
-            validated=progress.validated,
-            validates=self._will_validate() if event is Event.EPOCH_END else None,
-            epoch_cut_short=progress.epoch_cut_short,
-        )
-
-    def _steps_spent(self, event: Event) -> int | None:
-        spent = self._steps.spent
-        if spent is None and event is not Event.EPOCH_END and self._steps.has_started:
-            return 0  # nobody has counted a step, for there was none yet
-        return spent
-
     def _will_validate(self) -> bool | None:
-        if self._validates is None:
-            self._validates = (self.host.validates(),)
-        return self._validates[0]
+        return self.host.validates()
 
-    # Before the first epoch
+    def _epoch_length(self) -> int | None:
+        length = self.params.get("steps")
+        return length if isinstance(length, int) else None
 
-    def _prepare(self) -> None:
-        """Once for each participant, before anything has a side effect."""
-        self._fresh = [seat for seat in self.seats if not seat.is_prepared]
-        if self._fresh:
-            for phase in SCRIPT[Event.TRAIN_BEGIN].first:
-                getattr(self, phase)()
-            self.is_prepared = True
-
-    def agree(self) -> None:
-        """One name for the run, on all workers."""
-        own = {"run_id": self.identity.run_id, "timestamp": self.identity.timestamp}
-        agreed = self.coordinator.begin(own)
-        self.identity.take_over(agreed["run_id"], agreed["timestamp"])
-
-    def needs(self) -> None:
-        """Each forgets its earlier run, and raises what cannot work."""
-        for seat in self._fresh:
-            seat.is_prepared = True
-        needs = [seat.participant.needs(seat.view) for seat in self._fresh]
-        self._wants_rates |= any(need.rates for need in needs)
-        budgets = [need.memory_budget for need in needs if need.memory_budget is not None]
-        for pool in self._pools.values():
-            known = [] if pool.budget is None else [pool.budget]
-            pool.budget = min([*budgets, *known], default=None)
-
-    def buffers(self) -> None:
-        """What will be held in memory is booked and allocated."""
-        for seat in self._fresh:
-            seat.pool.prepare(seat.participant.buffers_needed(seat.view))
-
-    def advise(self) -> None:
-        """Settings that work against each other are said."""
-        if self.driven:
-            for advice in advice_for(self.host, self.params, [s.participant for s in self.seats]):
-                if advice.level == "warning":
-                    self.warn(str(advice), AdviceWarning)
-                elif not self.quiet:
-                    self.host.say(str(advice))
-
-    def resume(self) -> None:
-        """Ahead of anybody's train begin: take over what an interrupted run left."""
-        fresh = [seat for seat in self.seats if not seat.is_prepared]
-        if not any(seat.has_resumed for seat in self.seats):
-            self.host.resumption().set_first_epoch(None)  # of a fit that raised before it began
-        for seat in self.seats:
-            if not isinstance(seat.participant, Keeper):
-                continue
-            if seat in fresh and not seat.has_resumed:
-                seat.participant.resume(seat.view)
-            elif any(not other.has_resumed for other in fresh):
-                seat.participant.welcome(seat.view)
-        for seat in fresh:
-            seat.has_resumed = True
-
-    def put_back(self) -> None:
-        """Once, before the first epoch or, if none is left, the end: what was interrupted."""
-        if not self._has_put_back:
-            self._has_put_back = True
-            errors = Errors()
-            for seat in self.seats:
-                if isinstance(seat.participant, Keeper):
-                    errors.guard(seat, seat.participant.put_back, seat.view)
-            errors.raise_first()
-
-    def begin(self, seats: Sequence[Seat], errors: Errors) -> None:
-        """How this run starts is known now: tell those who have not heard."""
-        if not seats:
-            return
-        self._prepare()  # for hooks that somebody calls by hand, without `on_train_begin`
-        for seat in seats:
-            seat.has_begun = True
-            errors.guard(seat, self._begin_one, seat)
-        turn = Turn(self, seats, Event.TRAIN_BEGIN, None, {})
-        for seat in seats:
-            errors.guard(seat, seat.participant.decide, turn.moment)
-        turn.tell()
-
-    def _begin_one(self, seat: Seat) -> None:
-        loaded, seat.participant.is_loaded = seat.participant.is_loaded, False
-        start = RESUMED if loaded else CONTINUES if self.progress.start_epoch else FRESH
-        seat.participant.begin(seat.view, start)
-        if isinstance(seat.participant, Deciding):
-            seat.participant.set_state(seat.participant.state)  # no step has led to it
-
-    def signals(self) -> None:
-        """Ctrl-C and SIGTERM are listened to, as long as this run trains."""
-        if self._signals is not None or not self.driven:
-            return
-        reference = weakref.ref(self)
-
-        def owns_frame(frame: FrameType) -> bool:
-            session = reference()
-            return session is not None and session.host.owns_frame(frame)
-
-        def ask(method: str) -> Callable[[], Any]:
-            def call() -> None:
-                session = reference()
-                if session is not None:
-                    getattr(session, method)()
-
-            return call
-
-        finishers = [
-            seat for seat in self.seats
-            if type(seat.participant).finish_by is not Participant.finish_by
-        ]  # fmt: skip
-        self._signals = Signals(
-            owns_frame, ask("on_interrupt"), ask("on_termination") if finishers else None
-        )
-        if not self._signals.install() and not self.quiet:
-            self.host.say(
-                "Ctrl-C cannot be caught outside the main thread: "
-                "it will end this training without restoring the best weights."
-            )
+    # What the signals do
 
     def on_interrupt(self) -> None:
         """Ctrl-C came. In a signal handler: set flags, nothing else."""
@@ -513,36 +290,23 @@ class Session:
             with contextlib.suppress(Exception):  # the others must have their time, and the signal
                 seat.participant.finish_by(now + seat.participant.sigterm_timeout)
 
-    @staticmethod
-    def numbers(logs: Any) -> dict[str, float]:
-        """The numbers in logs; what is no number is never decided upon."""
-        if not isinstance(logs, Mapping):
-            return {}
-        numbers: dict[str, float] = {}
-        for key, value in logs.items():
-            number = value if type(value) is float else to_number(value)
-            if number is not None:
-                numbers[str(key)] = number
-        return numbers
-
     # The commit
 
-    def _note_epoch_end(self, callback: Any, logs: Any) -> None:
+    def note_epoch_end(self, callback: Any, logs: Any) -> None:
         """The last of ours to see the end of an epoch starts the commit of what all have done."""
-        if not self._seen_epoch_end and self._has(Keeper):
-            self._uncommitted = (
-                self.moment(Event.EPOCH_END, None, logs), {} if logs is None else logs,
-            )  # fmt: skip
+        if not self._has_keeper:
+            return
+        if not self._seen_epoch_end:
+            moment = self.progress.moment(Event.EPOCH_END, None, logs)
+            self._uncommitted = (moment, {} if logs is None else logs)
         self._seen_epoch_end.add(id(callback))
         if len(self._seen_epoch_end) == len(self.seats):
-            self._commit()
+            self.commit()
 
-    def _has(self, kind: type[Participant]) -> bool:
-        return any(isinstance(seat.participant, kind) for seat in self.seats)
-
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Commit what was done by the end of an epoch, if that is still to come."""
         waiting, self._uncommitted = self._uncommitted, None
-        self._seen_epoch_end = set()
+        self._seen_epoch_end.clear()
         if waiting is None:
             return
         errors = Errors()
@@ -555,70 +319,9 @@ class Session:
                 self.coordinator.commit(waiting[0])
         errors.raise_first()
 
-    # The end
 
-    def _end(self, callback: Any, logs: Any) -> None:
-        if self._finished:
-            return
-        self.new_moment()
-        errors = Errors()
-        segment = self._segment(callback)
-        errors.guard(segment[0], self._end_for, segment, logs)
-        if all(seat.has_ended or not reports_end(seat.callback) for seat in self.seats):
-            self._finish(logs, errors)
-        else:
-            errors.raise_first()
-
-    def _end_for(self, seats: Sequence[Seat], logs: Any) -> None:
-        """What was decided for all is carried out for those whose turn it is."""
-        waiting = [seat for seat in seats if not seat.has_ended]
-        for seat in waiting:
-            seat.has_ended = True
-        scene, errors = SCRIPT[Event.TRAIN_END], Errors()
-        if self._at_end is None:
-            self.put_back()
-            if not any(is_unaltered(seat.callback) for seat in self.seats):
-                self.progress.note_end()  # only overridden hooks would tell of it
-            self._at_end = Turn(self, self.seats, Event.TRAIN_END, None, logs)
-            phases = [phase for phase in scene.first if phase != "put_back"]
-            errors.guard(self.seats[0], self._at_end.go_through, phases)
-        errors.guard(self.seats[0], self._at_end.part(waiting).go_through, scene.each)
-        errors.raise_first()
-
-    def _finish(self, logs: Any, errors: Errors) -> None:
-        self._finished = True
-        # A user's override may not have called super() yet, and must not come too late.
-        errors.guard(self.seats[0], self._end_for, self.seats, logs)
-        for phase in SCRIPT[Event.TRAIN_END].last:
-            getattr(self, phase)(errors)
-        errors.raise_first()
-        if self.interrupted:
-            raise KeyboardInterrupt
-
-    def settle(self, errors: Errors) -> None:
-        """What is being written is waited for."""
-        for seat in self.seats:
-            errors.guard(seat, seat.participant.settle)
-        self.state_unusable |= errors.first is not None or self.interrupted
-
-    def end(self, errors: Errors) -> None:
-        """Everything is on disk."""
-        ending = self.ending()
-        for seat in self.seats:
-            errors.guard(seat, seat.participant.end, ending)
-
-    def release(self, errors: Errors) -> None:
-        """Memory and signals are let go."""
-        for pool in self._pools.values():
-            pool.close()
-        if self._signals is not None:
-            self._signals.uninstall()
-
-    def summarize(self, errors: Errors) -> None:
-        """The last lines."""
-        if not self.quiet:
-            for line in summarize(self.ending(), [seat.participant for seat in self.seats]):
-                self.host.say(line)
+def _nobody() -> None:
+    """In the place of a reference to a list."""
 
 
 def _host_getter(host: Host) -> Callable[[], Host]:

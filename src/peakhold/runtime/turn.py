@@ -6,6 +6,8 @@ Rules of this file:
 2. Decisions are carried out kind by kind: what is saved is saved under the rates of the next epoch,
    and before anything else is put into the model.
 3. Between batches the coordinator is asked to aggregate and to decide; within an epoch nobody is.
+4. Who has nothing to do in a phase is not asked: a verb that a participant does not override does
+   nothing, and that is known before the first moment.
 """
 
 from __future__ import annotations
@@ -27,16 +29,17 @@ from peakhold._core.decisions import (
     Tell,
 )
 from peakhold._core.facts import Fact
-from peakhold._core.moments import Answer
+from peakhold._core.moments import Answer, Moment
 from peakhold._core.observation import Event
 from peakhold.runtime import listening
-from peakhold.runtime.participant import Deciding
+from peakhold.runtime.participant import NOTHING, Deciding, Participant
+from peakhold.runtime.progress import numbers_in
 
 if TYPE_CHECKING:
     from peakhold.runtime.seat import Seat
     from peakhold.runtime.session import Session
 
-__all__ = ["Errors", "Turn"]
+__all__ = ["Cast", "Errors", "Turn"]
 
 _ORDER: Final[tuple[type, ...]] = (
     SetLearningRate, Remember, Save, Skip, Continue, Restore, Missing, Stop, Tell,
@@ -69,22 +72,48 @@ class Errors:
 
 
 @final
+class Cast:
+    """Participants whose turn it is, and who of them has something to do in which phase.
+
+    Args:
+        seats: Theirs, in the order of the list.
+    """
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self.seats = seats
+        self.learning = _who(seats, "news")
+        self.measuring = sorted(
+            _who(seats, "measure"), key=lambda seat: seat.participant.measures_last
+        )
+        """Those that look at the others' metrics last."""
+        self.deciding = _who(seats, "decide")
+        self.recording = _who(seats, "record")
+        self.has_begun = False
+        """Whether all have heard how the run starts."""
+
+
+def _who(seats: Sequence[Seat], verb: str) -> list[Seat]:
+    nothing = getattr(Participant, verb)
+    return [seat for seat in seats if getattr(type(seat.participant), verb) is not nothing]
+
+
+@final
 class Turn:
     """One event, for some of the participants.
 
     Args:
         session: The run.
-        seats: Whose turn it is.
+        cast: Whose turn it is.
         event: Of which event.
         batch: Index of the batch; None between batches.
         logs: Metrics as they were given; what is measured is added to them.
     """
 
     def __init__(
-        self, session: Session, seats: Sequence[Seat], event: Event, batch: int | None, logs: Any
+        self, session: Session, cast: Cast, event: Event, batch: int | None, logs: Any
     ) -> None:
-        self.session, self.seats, self.logs = session, seats, {} if logs is None else logs
-        self.moment = session.moment(event, batch, self.logs)
+        self.session, self.cast, self.logs = session, cast, {} if logs is None else logs
+        self.moment = session.progress.moment(event, batch, self.logs)
         self.decided: Mapping[str, Sequence[Decision]] = {}
         self.facts: dict[str, tuple[Fact, ...]] = {}
         self.errors = Errors()
@@ -98,33 +127,36 @@ class Turn:
 
     def begin(self) -> None:
         """How this run starts is known now: tell those who have not heard."""
-        self.session.begin([seat for seat in self.seats if not seat.has_begun], self.errors)
+        if not self.cast.has_begun:
+            self.session.opening.begin([s for s in self.cast.seats if not s.has_begun], self.errors)
+            self.cast.has_begun = True
 
     def learn(self) -> None:
         """Facts since the moment before reach those who decided."""
-        for seat in self.seats:
-            news = self.errors.guard(seat, self._news, seat) or ()
-            for fact in news:
-                self.errors.guard(seat, seat.participant.learn, fact)
-            if news:
-                self.facts[seat.name] = news
-
-    def _news(self, seat: Seat) -> tuple[Fact, ...]:
-        return tuple(seat.participant.news(self.moment))
+        for seat in self.cast.learning:
+            participant = seat.participant
+            if participant.awaits_news:
+                news = self.errors.guard(seat, _news, participant, self.moment) or ()
+                for fact in news:
+                    self.errors.guard(seat, participant.learn, fact)
+                if news:
+                    self.facts[seat.name] = news
 
     def measure(self) -> None:
         """Metrics and answers are added, those that look at the others' last."""
         answers: dict[str, Answer] = {}
         measured = False
-        for seat in sorted(self.seats, key=lambda seat: seat.participant.measures_last):
+        for seat in self.cast.measuring:
             result = self.errors.guard(seat, seat.participant.measure, self.moment, self.logs)
-            if result is not None and result.metrics:
+            if result is None or result is NOTHING:
+                continue
+            if result.metrics:
                 self.logs.update(result.metrics)
                 measured = True
-            if result is not None and result.answers:
+            if result.answers:
                 answers |= result.answers
         if measured or answers:
-            metrics = self.session.numbers(self.logs) if measured else self.moment.metrics
+            metrics = numbers_in(self.logs) if measured else self.moment.metrics
             self.moment = replace(self.moment, metrics=metrics, answers=answers)
 
     def aggregate(self) -> None:
@@ -133,13 +165,15 @@ class Turn:
 
     def decide(self) -> None:
         """Each decides; between batches, rank 0's answer counts."""
-        decided = {
-            seat.name: tuple(self.errors.guard(seat, seat.participant.decide, self.moment) or ())
-            for seat in self.seats
-        }
-        within = self.moment.at.batch is not None
-        self.decided = decided if within else self.session.coordinator.decide(decided)
-        if within and any(type(one) is Save for each in decided.values() for one in each):
+        decided: dict[str, tuple[Decision, ...]] = {}
+        for seat in self.cast.deciding:
+            decisions = self.errors.guard(seat, seat.participant.decide, self.moment)
+            decided[seat.name] = tuple(decisions or ())
+        if self.moment.at.batch is None:
+            self.decided = self.session.coordinator.decide(decided)
+            return
+        self.decided = decided
+        if any(type(one) is Save for each in decided.values() for one in each):
             self.session.new_moment()
 
     def save(self) -> None:
@@ -152,19 +186,23 @@ class Turn:
         self._carry_out([kind for kind in _ORDER if not (self._has_saved and kind in _SAVES)])
 
     def _carry_out(self, kinds: Sequence[type]) -> None:
-        if not any(self.decided.values()):
+        due = [
+            (seat, decision)
+            for seat in self.cast.seats
+            for decision in self.decided.get(seat.name, ())
+        ]
+        if not due:
             return
         for kind in kinds:
-            for seat in self.seats:
-                for decision in self.decided.get(seat.name, ()):
-                    if type(decision) is kind:
-                        self.errors.guard(
-                            seat, seat.participant.apply, decision, self.moment, self.logs
-                        )
+            for seat, decision in due:
+                if type(decision) is kind:
+                    self.errors.guard(
+                        seat, seat.participant.apply, decision, self.moment, self.logs
+                    )
 
     def record(self) -> None:
         """Each writes the moment down."""
-        for seat in self.seats:
+        for seat in self.cast.recording:
             decided = self.decided.get(seat.name, ())
             self.errors.guard(seat, seat.participant.record, self.moment, self.logs, decided)
 
@@ -173,17 +211,21 @@ class Turn:
         if not listening.LISTENERS:
             return
         traces = {}
-        for seat in self.seats:
+        for seat in self.cast.seats:
             if isinstance(seat.participant, Deciding):
                 traces[seat.name] = tuple(seat.participant.traces)
                 seat.participant.traces = []
-        decided = {name: tuple(decisions) for name, decisions in self.decided.items()}
+        decided = {s.name: tuple(self.decided.get(s.name, ())) for s in self.cast.seats}
         listening.tell(
             listening.Told(self.session.run_id, self.moment, decided, self.facts, traces)
         )
 
-    def part(self, seats: Sequence[Seat]) -> Turn:
+    def part(self, cast: Cast) -> Turn:
         """What was decided for all, as the turn of some of them."""
         turn = Turn.__new__(Turn)
-        turn.__dict__ = {**self.__dict__, "seats": seats, "errors": Errors()}
+        turn.__dict__ = {**self.__dict__, "cast": cast, "errors": Errors()}
         return turn
+
+
+def _news(participant: Participant, moment: Moment) -> tuple[Fact, ...]:
+    return tuple(participant.news(moment))

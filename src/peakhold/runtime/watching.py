@@ -69,8 +69,9 @@ class Watch:
         size, relative = check_delta("min_delta", min_delta)
         self.min_delta: float | Relative = Relative(size) if relative else size
         self.direction: Direction | None = None
-        self.seen = False
-        """Whether it was logged in this run."""
+        self.seen = self.is_known = False
+        """Whether it was logged in this run; and whether its direction is known, too: then there is
+        nothing more to find out about it."""
 
     @property
     def criterion(self) -> Criterion | None:
@@ -83,7 +84,7 @@ class Watch:
 
     def reset(self) -> None:
         """A run begins."""
-        self.seen = False
+        self.seen = self.is_known = False
         self.direction = None if self.mode == "auto" else Direction(self.mode)
 
     def resolve(self, name: str, run: RunView, names: Sequence[str] | None) -> None:
@@ -226,7 +227,7 @@ class Watching(Deciding[S]):
                 "first that has it; it will never count as best.",
                 MonitorWarning,
             )
-        watch.seen = True
+        watch.seen, watch.is_known = True, watch.direction is not None
         return value
 
     # A metric that is missing

@@ -183,6 +183,8 @@ class SnapshotPool:
         self.lock = threading.RLock()  # a garbage collection inside may release something
         self.budget: int | None = None
         """Bytes that all callbacks together may hold, or None."""
+        self.is_stale = False
+        """Whether the model may have changed since the last copy: what is taken next is new."""
         self._token = next(_tokens)
         self._taken: dict[str, _Copy] = {}
         self._free: dict[str, list[PartBuffer]] = {}
@@ -287,12 +289,6 @@ class SnapshotPool:
 
     # During training
 
-    def new_moment(self) -> None:
-        """What is taken from now on may differ from what was taken before."""
-        self._token, self._taken = next(_tokens), {}
-        if self._unprepared:
-            self._allocate_booked()
-
     def take(self, parts: Iterable[str]) -> Held:
         """Copy parts of the model, or share what was copied at this moment already.
 
@@ -300,6 +296,9 @@ class SnapshotPool:
             One reference; `release()` it.
         """
         parts = list(parts)
+        if self.is_stale:
+            self.is_stale, self._token, self._taken = False, next(_tokens), {}
+            self._allocate_booked()
         missing = [part for part in parts if part not in self._taken]
         live = self.host.borrow(missing) if missing else {}
         for part in missing:

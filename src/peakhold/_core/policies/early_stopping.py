@@ -25,7 +25,7 @@ The rules, in Keras's words where Keras has them:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, final
 
 from peakhold._core.decisions import Continue, Decision, Missing, Remember, Stop
@@ -163,31 +163,37 @@ class EarlyStoppingPolicy:
 
     def _each(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
         """The state of each metric; their number may have changed, for somebody may set them."""
-        others = state.others if len(state.others) == len(self.watched) - 1 else self.init().others
-        return (moved(state, others=()), *others)
+        others = state.others
+        if len(others) != len(self.watched) - 1:
+            others = self.init().others
+        return (replace(state, others=()) if state.others else state, *others)
 
     def _epoch_end(
         self, state: EarlyStoppingState, moment: Moment
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
-        each = self._each(state)
-        missing = self._missing(each, moment)
-        each = tuple(
-            moved(one, seen=watched.seen_after(one.seen, moment))
-            for watched, one in zip(self.watched, each, strict=True)
-        )
-        if missing and missing[-1].fatal:
-            return _joined(each), missing
-        mark, spent = lap(self.patience, state.mark, moment.spent)
-        each = (moved(each[0], mark=mark), *each[1:])
-        if moment.at.epoch < self.start_from_epoch:
-            return _joined(each), missing
-        passed = tuple(moved(one, waited=one.waited + spent) for one in each)
-        values = [
-            None if watched.criterion is None else watched.value(moment) for watched in self.watched
+        each, metrics = self._each(state), moment.metrics
+        values = [metrics.get(watched.monitor) for watched in self.watched]
+        missing = self._missing(each, moment) if None in values else ()
+        is_fatal = bool(missing) and missing[-1].fatal
+        mark, spent = state.mark, 0.0
+        if not (is_fatal or isinstance(self.patience, int)):
+            mark, spent = lap(self.patience, mark, moment.spent)
+        is_check = not is_fatal and moment.at.epoch >= self.start_from_epoch
+        passed = []
+        for one, value in zip(each, values, strict=True):
+            seen = value is not None or one.seen or False
+            if seen is not one.seen or (spent and is_check):
+                one = replace(one, seen=seen, waited=one.waited + spent * is_check)  # noqa: PLW2901
+            passed.append(one)
+        if passed[0].mark != mark:
+            passed[0] = replace(passed[0], mark=mark)
+        ranked = [
+            None if watched.criterion is None else value
+            for watched, value in zip(self.watched, values, strict=True)
         ]
-        if all(value is None for value in values):
+        if not is_check or all(value is None for value in ranked):
             return _joined(passed), missing
-        after, decisions = self._check(passed, values, moment)
+        after, decisions = self._check(passed, ranked, moment)
         return after, (*missing, *decisions)
 
     def _missing(self, each: Sequence[EarlyStoppingState], moment: Moment) -> tuple[Missing, ...]:
@@ -206,19 +212,22 @@ class EarlyStoppingPolicy:
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
         """Take the metrics of an epoch into account, at least one of which is there."""
         epoch = moment.at.epoch
-        improves = _beats(self.watched[0], values[0], each[0].best)
-        defect = moment.defect if improves else None  # else nobody would remember the weights
+        improves = [
+            watched.criterion is not None and watched.criterion.improves(value, one.best)
+            for watched, one, value in zip(self.watched, each, values, strict=True)
+        ]
+        defect = moment.defect if improves[0] else None  # else nobody would remember the weights
         after, words = [], []
-        for watched, one, value in zip(self.watched, each, values, strict=True):
-            advanced, word = (
-                (one, "not logged")
-                if value is None
-                else _advance(watched, one, value, epoch, defect)
-            )
+        for watched, one, value, better in zip(self.watched, each, values, improves, strict=True):
+            if value is None:
+                advanced, word = one, "not logged"
+            else:
+                is_better = better and defect is None
+                advanced, word = _advance(watched, one, value, epoch, is_better=is_better)
             after.append(advanced)
-            words.append(word)
+            words.append(word if value is None or defect is None else defect)
         decisions: list[Decision] = []
-        if improves and defect is None:
+        if improves[0] and defect is None:
             decisions.append(Remember(self._join(words), after[0].n_checks_done))
         over = [self._has_waited(*pair) for pair in zip(self.watched, after, strict=True)]
         if all(over) if self.require == "all" else any(over):
@@ -227,14 +236,14 @@ class EarlyStoppingPolicy:
                 for watched, one, ended in zip(self.watched, after, over, strict=True)
             ]
             decisions.append(Stop(self._join(why)))
-            after[0] = moved(after[0], stopped_epoch=epoch, stopped=True)
+            after[0] = replace(after[0], stopped_epoch=epoch, stopped=True)
         return _joined(after), tuple(decisions) or (Continue(self._join(words)),)
 
     def _has_waited(self, watched: Watched, state: EarlyStoppingState) -> bool:
         """Whether the wait of a metric is over."""
         # A check can only be worse than something: an earlier check, or the baseline.
         comparable = state.n_checks_done > 1 or watched.baseline is not None
-        return comparable and waited_out(self.patience, state.wait, state.waited)
+        return state.wait > 0 and comparable and waited_out(self.patience, state.wait, state.waited)
 
     def _why_stop(self, watched: Watched, state: EarlyStoppingState, epoch: int) -> str:
         """The wait that is over, in words."""
@@ -254,24 +263,25 @@ class EarlyStoppingPolicy:
 
 def _joined(each: Sequence[EarlyStoppingState]) -> EarlyStoppingState:
     first, *others = each
-    return moved(first, others=tuple(others))
-
-
-def _beats(watched: Watched, value: float | None, reference: float | None) -> bool:
-    return watched.criterion is not None and watched.criterion.improves(value, reference)
+    return replace(first, others=tuple(others)) if others else first
 
 
 def _advance(
-    watched: Watched, state: EarlyStoppingState, value: float, epoch: int, defect: str | None
+    watched: Watched, state: EarlyStoppingState, value: float, epoch: int, *, is_better: bool
 ) -> tuple[EarlyStoppingState, str]:
     """Take one check of one metric into account; also returns what to say of it."""
-    after = moved(state, wait=state.wait + 1, n_checks_done=state.n_checks_done + 1)
-    if defect is not None:
-        return after, defect
-    if not _beats(watched, value, state.best):
+    wait, n_checks_done = state.wait + 1, state.n_checks_done + 1
+    if not is_better:
+        after = replace(state, wait=wait, n_checks_done=n_checks_done)
         return after, "no improvement" if is_finite(value) else "not a finite number"
     reason = "first value" if state.best is None else f"better than {state.best:.6g}"
-    after = moved(after, best=value, best_epoch=epoch)
-    if _beats(watched, value, watched.baseline):
-        return moved(after, wait=0, waited=0.0), reason
-    return after, f"{reason}, but the baseline is not reached"
+    assert watched.criterion is not None  # noqa: S101 - or nothing would be better
+    waited = state.waited
+    if watched.baseline is None or watched.criterion.improves(value, watched.baseline):
+        wait, waited = 0, 0.0
+    else:
+        reason += ", but the baseline is not reached"
+    after = replace(
+        state, best=value, best_epoch=epoch, wait=wait, waited=waited, n_checks_done=n_checks_done
+    )
+    return after, reason

@@ -1,0 +1,177 @@
+"""How a run starts: the phases before its first moment.
+
+Rules of this file:
+
+1. What cannot work is raised before the first batch, and before anything has a side effect.
+2. Each participant goes through these phases once in a run, those who join later when they do.
+3. How the run starts (fresh, continued, resumed) is known when its first epoch begins, or the end
+   comes without one.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, final
+
+from peakhold._core.observation import Event
+from peakhold.errors import AdviceWarning
+from peakhold.runtime.narration import advice_for
+from peakhold.runtime.participant import (
+    CONTINUES,
+    FRESH,
+    RESUMED,
+    Deciding,
+    Keeper,
+    Participant,
+)
+from peakhold.runtime.script import SCRIPT
+from peakhold.runtime.signals import Signals
+from peakhold.runtime.turn import Cast, Errors, Turn
+
+if TYPE_CHECKING:
+    from peakhold.runtime.seat import Seat
+    from peakhold.runtime.session import Session
+
+__all__ = ["Opening"]
+
+
+@final
+class Opening:
+    """The start of one run.
+
+    Args:
+        session: The run.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._fresh: list[Seat] = []
+        self._has_put_back = False
+
+    def prepare(self) -> None:
+        """All that comes before the first batch, for those who have just joined."""
+        self._fresh = self._session.unprepared
+        scene = SCRIPT[Event.TRAIN_BEGIN]
+        for phase in (*scene.before, *scene.first):
+            getattr(self, phase)()
+        self._session.is_prepared = True
+
+    # Its phases
+
+    def resume(self) -> None:
+        """Ahead of anybody's train begin: take over what an interrupted run left."""
+        session = self._session
+        if not any(seat.has_resumed for seat in session.seats):
+            session.host.resumption().set_first_epoch(None)  # of a fit that raised before it began
+        fresh = session.unprepared
+        for seat in session.seats:
+            if not isinstance(seat.participant, Keeper):
+                continue
+            if seat in fresh and not seat.has_resumed:
+                seat.participant.resume(seat.view)
+            elif any(not other.has_resumed for other in fresh):
+                seat.participant.welcome(seat.view)
+        for seat in fresh:
+            seat.has_resumed = True
+
+    def agree(self) -> None:
+        """One name for the run, on all workers."""
+        identity = self._session.identity
+        own = {"run_id": identity.run_id, "timestamp": identity.timestamp}
+        agreed = self._session.coordinator.begin(own)
+        identity.take_over(agreed["run_id"], agreed["timestamp"])
+
+    def needs(self) -> None:
+        """Each forgets its earlier run, and raises what cannot work."""
+        session = self._session
+        session.unprepared = []  # also if one of them raises: it has been said
+        needs = [seat.participant.needs(seat.view) for seat in self._fresh]
+        if any(need.rates for need in needs):
+            session.progress.ask_rates = session.learning_rates
+        budgets = [need.memory_budget for need in needs if need.memory_budget is not None]
+        for pool in session.pools.values():
+            known = [] if pool.budget is None else [pool.budget]
+            pool.budget = min([*budgets, *known], default=None)
+
+    def buffers(self) -> None:
+        """What will be held in memory is booked and allocated."""
+        for seat in self._fresh:
+            seat.pool.prepare(seat.participant.buffers_needed(seat.view))
+
+    def advise(self) -> None:
+        """Settings that work against each other are said."""
+        session = self._session
+        if session.driven:
+            participants = [seat.participant for seat in session.seats]
+            for advice in advice_for(session.host, session.params, participants):
+                if advice.level == "warning":
+                    session.warn(str(advice), AdviceWarning)
+                elif not session.quiet:
+                    session.host.say(str(advice))
+
+    def signals(self) -> None:
+        """Ctrl-C and SIGTERM are listened to, as long as this run trains."""
+        session = self._session
+        if session.signals is not None or not session.driven:
+            return
+        reference = weakref.ref(session)
+
+        def owns_frame(frame: FrameType) -> bool:
+            session = reference()
+            return session is not None and session.host.owns_frame(frame)
+
+        def ask(method: str) -> Callable[[], Any]:
+            def call() -> None:
+                session = reference()
+                if session is not None:
+                    getattr(session, method)()
+
+            return call
+
+        finishers = [
+            seat for seat in session.seats
+            if type(seat.participant).finish_by is not Participant.finish_by
+        ]  # fmt: skip
+        session.signals = Signals(
+            owns_frame, ask("on_interrupt"), ask("on_termination") if finishers else None
+        )
+        if not session.signals.install() and not session.quiet:
+            session.host.say(
+                "Ctrl-C cannot be caught outside the main thread: "
+                "it will end this training without restoring the best weights."
+            )
+
+    # When the first epoch begins
+
+    def put_back(self) -> None:
+        """Once, before the first epoch or, if none is left, the end: what was interrupted."""
+        if not self._has_put_back:
+            self._has_put_back = True
+            errors = Errors()
+            for seat in self._session.seats:
+                if isinstance(seat.participant, Keeper):
+                    errors.guard(seat, seat.participant.put_back, seat.view)
+            errors.raise_first()
+
+    def begin(self, seats: Sequence[Seat], errors: Errors) -> None:
+        """How this run starts is known now: tell those who have not heard."""
+        if not seats:
+            return
+        if self._session.unprepared:
+            self.prepare()  # for hooks that somebody calls by hand, without `on_train_begin`
+        for seat in seats:
+            seat.has_begun = True
+            errors.guard(seat, self._begin_one, seat)
+        turn = Turn(self._session, Cast(seats), Event.TRAIN_BEGIN, None, {})
+        for seat in seats:
+            errors.guard(seat, seat.participant.decide, turn.moment)
+        turn.tell()
+
+    def _begin_one(self, seat: Seat) -> None:
+        loaded, seat.participant.is_loaded = seat.participant.is_loaded, False
+        goes_on = bool(self._session.progress.start_epoch)
+        seat.participant.begin(seat.view, RESUMED if loaded else CONTINUES if goes_on else FRESH)
+        if isinstance(seat.participant, Deciding):
+            seat.participant.set_state(seat.participant.state)  # no step has led to it

@@ -143,11 +143,11 @@ def _acts(callback: Any, phase: str) -> bool:
 
 def _sparse(callback: Any) -> Sparse | None:
     """The participant of a callback that looks at some batches only, and knows at which."""
+    if not getattr(callback, "async_safe", False):
+        return None
     link = neutral.link_of(callback)
     participant = None if link is None else link.participant
-    if isinstance(participant, Sparse) and getattr(callback, "async_safe", False):
-        return participant
-    return None
+    return participant if isinstance(participant, Sparse) else None
 
 
 _BATCH_ENDS = {
@@ -158,5 +158,8 @@ _BATCH_ENDS = {
 
 
 def _has_hook(callback: Any, phase: str) -> bool:
-    """Whether a callback does something at the end of a batch."""
-    return not all(neutral.is_no_op(callback, name) for name in _BATCH_ENDS[phase])
+    """Whether a callback does something at the end of a batch. Asked at each, so without a call."""
+    for name in _BATCH_ENDS[phase]:
+        if not getattr(getattr(callback, name), "_is_default", False):
+            return True
+    return False

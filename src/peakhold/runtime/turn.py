@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Cast", "Errors", "Turn"]
 
 _ORDER: Final[tuple[type, ...]] = (
-    SetLearningRate, Remember, Save, Skip, Continue, Restore, Missing, Stop, Tell,
+    SetLearningRate, Remember, Save, Skip, Restore, Missing, Stop, Tell,
 )  # fmt: skip
 _SAVES: Final = (Save, Skip)
 
@@ -190,6 +190,7 @@ class Turn:
             (seat, decision)
             for seat in self.cast.seats
             for decision in self.decided.get(seat.name, ())
+            if type(decision) is not Continue  # there is nothing to do
         ]
         if not due:
             return

@@ -207,7 +207,9 @@ class Watching(Deciding[S]):
         for watch in self.watches:
             if moment.event is Event.TEST_END and watch.direction is None:
                 watch.resolve(self.name, self.run, self.run.trained.metric_names())
-            elif moment.event in {Event.EPOCH_END, Event.TRAIN_BATCH_END}:
+            elif moment.event in {Event.EPOCH_END, Event.TRAIN_BATCH_END} and not (
+                watch.is_known and watch.monitor in moment.metrics
+            ):
                 self.look(watch, moment, logs)
         return NOTHING
 

@@ -109,14 +109,10 @@ class PlateauPolicy:
     def _epoch_end(
         self, state: PlateauState, moment: Moment
     ) -> tuple[PlateauState, tuple[Decision, ...]]:
-        missing = self.watched.missing(state.seen, moment)
         mark, spent = lap(self.patience, state.mark, moment.spent)
-        state = moved(
-            state,
-            seen=self.watched.seen_after(state.seen, moment),
-            mark=mark,
-            waited=state.waited + spent,
-        )
+        seen = self.watched.seen_after(state.seen, moment)
+        missing = None if seen else self.watched.missing(state.seen, moment)
+        state = moved(state, seen=seen, mark=mark, waited=state.waited + spent)
         value = None if self.watched.criterion is None else self.watched.value(moment)
         if value is None:
             return state, () if missing is None else (missing,)
@@ -133,10 +129,11 @@ class PlateauPolicy:
         if criterion is not None and criterion.improves(value, state.best):
             better = moved(state, best=value, wait=0, cooldown_counter=cooldown, waited=0.0)
             return better, (Continue("improved"),)
+        if cooldown == 0:
+            wait += 1
         waiting = moved(state, wait=wait, cooldown_counter=cooldown, waited=waited)
         if cooldown > 0:
             return waiting, (Continue("cooling down"),)
-        waiting = moved(waiting, wait=wait + 1)
         if not waited_out(self.patience, waiting.wait, waited):
             return waiting, (Continue("no improvement"),)
         checks = spent_words(self.patience, waiting.wait, waited, unit="check")

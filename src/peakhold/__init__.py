@@ -31,31 +31,42 @@ if TYPE_CHECKING:
     )
     from peakhold.host.loop import LoopHost
 else:
-    # Where the names above come from that are not in the catalogue of callbacks.
+    from peakhold._names import lazily
+
     _HOMES = {
+        "Alert": "peakhold.callbacks.alert",
         "AtEnd": "peakhold._core.policies.save_when",
+        "BackupAndRestore": "peakhold.callbacks.backup_and_restore",
+        "CSVLogger": "peakhold.callbacks.csv_logger",
+        "Callback": "peakhold.runtime.callback",
+        "CallbackList": "peakhold.callbacks.callback_list",
+        "EarlyStopping": "peakhold.callbacks.early_stopping",
         "Epochs": "peakhold._core.patience",
         "Every": "peakhold._core.policies.save_when",
+        "LearningRateScheduler": "peakhold.callbacks.learning_rate_scheduler",
         "LoopHost": "peakhold.host.loop",
+        "ModelCheckpoint": "peakhold.callbacks.model_checkpoint",
+        "ReduceLROnPlateau": "peakhold.callbacks.reduce_lr_on_plateau",
         "Relative": "peakhold._core.monitor",
+        "RemoteMonitor": "peakhold.callbacks.remote_monitor",
         "Seconds": "peakhold._core.patience",
+        "SlackAlert": "peakhold.callbacks.alert",
         "Steps": "peakhold._core.patience",
+        "TensorBoard": "peakhold.callbacks.tensorboard",
+        "TerminateOnNaN": "peakhold.callbacks.terminate_on_nan",
         "silence": "peakhold.advice",
     }
 
     # Modules that may be named after `import peakhold` alone; a framework's must be imported.
     _MODULES = {"callbacks", "errors", "store", "testing"}
+    _get = lazily(globals(), _HOMES)
 
     def __getattr__(name: str) -> object:
-        from importlib import import_module
-
         if name in _MODULES:
+            from importlib import import_module
+
             return import_module(f"peakhold.{name}")
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = import_module(_HOMES.get(name, "peakhold.callbacks"))
-        value = globals()[name] = getattr(home, name)
-        return value
+        return _get(name)
 
     def __dir__() -> list[str]:
         return [*{*globals(), *__all__, *_MODULES}]  # `dir` sorts

@@ -148,10 +148,20 @@ def test_importing_peakhold_loads_of_us_only_what_is_asked_for():
         "print(json.dumps([loaded, dir(peakhold), missing, error]))"
     )
 
-    assert sorted(loaded) == ["peakhold", "peakhold._version"]
+    assert sorted(loaded) == ["peakhold", "peakhold._names", "peakhold._version"]
     assert {*peakhold.__all__, "errors", "store"} <= set(names)
     assert missing == []
     assert error == "module 'peakhold' has no attribute 'EarlyStoping'"
+
+
+@pytest.mark.parametrize("package", ["peakhold", "peakhold.callbacks"])
+def test_a_callback_brings_its_own_module_and_not_the_others(package):
+    loaded = in_a_fresh_interpreter(
+        f"import sys, json; from {package} import EarlyStopping\n"
+        "print(json.dumps([m for m in sys.modules if m.startswith('peakhold.callbacks.')]))"
+    )
+
+    assert loaded == ["peakhold.callbacks.early_stopping"]
 
 
 def test_only_one_framework_is_loaded_for_a_loop_of_torch():

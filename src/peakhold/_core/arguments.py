@@ -7,6 +7,7 @@ parts of the error grammar: what was expected, what was passed, what to do.
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from typing import Any
 
@@ -20,14 +21,16 @@ __all__ = [
     "check_number",
     "check_text",
     "check_verbose",
+    "check_wait",
 ]
 
 
 def _as_int(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
-    if isinstance(value, float):  # epochs / 10 is a float, and means a count
-        return int(value) if value.is_integer() else None
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        number = float(value)  # epochs / 10 is a float, and means a count
+        return int(number) if number.is_integer() else None
     try:
         return operator.index(value)
     except TypeError:
@@ -50,6 +53,18 @@ def check_count(name: str, value: Any, *, at_least: int = 0, hint: str | None = 
         raise InvalidArgumentError.for_argument(
             name, value, f"an int of at least {at_least}", hint=hint
         )
+    return number
+
+
+def check_wait(name: str, value: Any, *, hint: str | None = None) -> float:
+    """How many checks to wait: at least 0; infinite is for ever.
+
+    A fraction counts as in Keras, which compares: after 2.5 checks is after the third.
+    """
+    whole = _as_int(value)
+    number = _as_float(value) if whole is None else whole
+    if number is None or not number >= 0:  # NaN is neither
+        raise InvalidArgumentError.for_argument(name, value, "a number of at least 0", hint=hint)
     return number
 
 
@@ -106,8 +121,11 @@ def check_monitor(value: Any) -> str:
 
 
 def check_verbose(value: Any) -> int:
-    """0, 1 or 2; a bool counts as 0 or 1."""
-    number = int(value) if isinstance(value, bool) else _as_int(value)
+    """0, 1 or 2; a bool counts as 0 or 1, None as 0, and "auto", as people pass to `fit`, as 1."""
+    if isinstance(value, (bool, type(None))):
+        number: int | None = int(bool(value))
+    else:
+        number = 1 if value == "auto" else _as_int(value)
     if number is None or number < 0:
         raise InvalidArgumentError.for_argument(
             "verbose", value, "0 (silent) or 1 (messages)", hint="pass verbose=1 to see messages."

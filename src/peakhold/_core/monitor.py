@@ -25,6 +25,7 @@ __all__ = [
     "Direction",
     "Relative",
     "base_name",
+    "closest_mode",
     "closest_name",
     "infer_direction",
 ]
@@ -157,6 +158,12 @@ def infer_direction(
     if name.endswith(tuple(f"_{word}" for word in _LARGER_SUFFIXES)):
         return Direction.MAX
     return None
+
+
+def closest_mode(mode: object) -> str | None:
+    """The mode that was most likely meant, by how it begins: `maximum`, `MAX`, `minimize`."""
+    word = str(mode).strip().lower()
+    return next((known for known in ("min", "max", "auto") if word.startswith(known)), None)
 
 
 def closest_name(monitor: str, available: Iterable[str]) -> str | None:

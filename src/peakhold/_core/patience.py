@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
-from peakhold._core.arguments import check_count, check_number
+from peakhold._core.arguments import check_count, check_number, check_wait
 from peakhold._core.moments import Spent
 from peakhold.errors import InvalidArgumentError
 
@@ -102,14 +102,15 @@ class Seconds:
         object.__setattr__(self, "s", number)
 
 
-Patience: TypeAlias = int | Steps | Seconds
+Patience: TypeAlias = float | Steps | Seconds
+"""A number is one of checks; infinite is for ever."""
 
 
 def check_patience(name: str, value: Any, *, hint: str) -> Patience:
-    """An int of at least 0, `Epochs` as such an int, `Steps` or `Seconds`."""
+    """A number of checks, `Epochs` as such a number, `Steps` or `Seconds`."""
     if isinstance(value, (Steps, Seconds)):
         return value
-    return check_count(name, value.n if isinstance(value, Epochs) else value, hint=hint)
+    return check_wait(name, value.n if isinstance(value, Epochs) else value, hint=hint)
 
 
 def lap(patience: Patience, mark: float | None, spent: Spent) -> tuple[float | None, float]:

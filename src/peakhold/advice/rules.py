@@ -8,6 +8,7 @@ is silent. Codes are those of the documentation's table; `silence("E6")` turns o
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -187,7 +188,9 @@ def _length(patience: Patience, facts: RunSettings, start: int = 0) -> dict[str,
         if facts.steps:
             return {"steps": start * facts.steps + patience.n}
         return {"steps": patience.n} if not start else {}
-    epochs = start + max(patience, 1)
+    if math.isinf(patience):  # for ever: who writes that means it
+        return {}
+    epochs = start + max(math.ceil(patience), 1)
     return {"epochs": epochs, **({"steps": epochs * facts.steps} if facts.steps else {})}
 
 

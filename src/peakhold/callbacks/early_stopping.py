@@ -52,8 +52,9 @@ class EarlyStopping(Participating):
         min_delta: Smallest change that counts, in the metric's unit, or `Relative(0.01)` for one
             percent of the best. A list: one for each metric. Defaults to `0`.
         patience: Epochs without improvement to sit out; or `Steps(n)`, or `Seconds(s)` of training.
-            0 acts like 1, as in Keras. Defaults to `0`.
-        verbose: 0 is silent, 1 says when it stops and what it restores. Defaults to `0`.
+            0 acts like 1, and 2.5 like 3, as in Keras; `math.inf` never stops. Defaults to `0`.
+        verbose: 0 is silent, 1 says when it stops and what it restores; None is 0, `"auto"` is 1.
+            Defaults to `0`.
         mode: `"min"`, `"max"`, or `"auto"`: from the metric itself or its name, and an error if
             neither tells. A list: one for each metric. Defaults to `"auto"`.
         baseline: A value that must be beaten within `patience`. A list: one for each metric.

@@ -104,10 +104,10 @@ class _Scheduling(Participant):
         """
         if moment.event is not Event.EPOCH_BEGIN:
             return ()
-        takes_rate, decisions = _takes_rate(self.schedule), []
+        decisions = []
         for name, rate in self.run.host.learning_rates().items():
             epoch = moment.at.epoch
-            result = self.schedule(epoch, rate) if takes_rate else self.schedule(epoch)
+            result = _asked(self.schedule, epoch, rate)
             number = to_number(result)
             if number is None or isinstance(result, bool):
                 raise InvalidArgumentError.for_argument(
@@ -132,11 +132,15 @@ class _Scheduling(Participant):
             )
 
 
-def _takes_rate(schedule: Function[..., float]) -> bool:
+def _asked(schedule: Function[..., float], epoch: int, rate: float) -> Any:
+    """What the user's function says."""
     try:
-        inspect.signature(schedule).bind(0, 0.0)
+        inspect.signature(schedule).bind(epoch, rate)
     except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True
+        return schedule(epoch)
+    except ValueError:  # a builtin without a signature, such as a list's `__getitem__`
+        try:
+            return schedule(epoch, rate)
+        except TypeError:
+            return schedule(epoch)
+    return schedule(epoch, rate)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, final
 
-from peakhold._core.arguments import check_count, check_number, check_verbose
+from peakhold._core.arguments import check_number, check_verbose, check_wait
 from peakhold._core.decisions import Decision, SetLearningRate
 from peakhold._core.moments import Moment
 from peakhold._core.monitor import Relative
@@ -88,7 +88,7 @@ class ReduceLROnPlateau(Participating):
         )
         lowering.patience = check_patience("patience", patience, hint="pass a number of epochs.")
         lowering.verbose = check_verbose(verbose)
-        lowering.cooldown = check_count("cooldown", cooldown, hint="pass a number of epochs.")
+        lowering.cooldown = check_wait("cooldown", cooldown, hint="pass a number of epochs.")
         lowering.min_lr = check_number("min_lr", min_lr, "a number of at least 0", at_least=0.0)
         lowering.ignored = dict(kwargs)
         super().__init__(lowering)
@@ -123,7 +123,7 @@ class _Lowering(Watching[PlateauState]):
     logs_learning_rate = True
     factor = 0.1
     patience: Patience = 10
-    cooldown = 0
+    cooldown: float = 0
     min_lr = 0.0
     verbose = 0
 

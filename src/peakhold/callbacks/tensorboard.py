@@ -431,15 +431,21 @@ class TensorBoard(BatchHooks):
         self.log_dir = check_text(
             "log_dir", path, "the path of a folder", hint="pass a path such as 'logs/run-1'."
         )
-        self.histogram_freq = check_count("histogram_freq", histogram_freq)
+        self.histogram_freq = _check_freq("histogram_freq", histogram_freq)
         self.write_graph = bool(write_graph)
         self.write_images = bool(write_images)
         self.write_steps_per_second = bool(write_steps_per_second)
         self.update_freq = _check_update_freq(update_freq)
         self.profile_batch = boarding.profilable(_check_profile_batch(profile_batch))
-        self.embeddings_freq = check_count("embeddings_freq", embeddings_freq)
+        self.embeddings_freq = _check_freq("embeddings_freq", embeddings_freq)
         self.embeddings_metadata = embeddings_metadata
         self.write_gradients = bool(write_gradients)
+
+
+def _check_freq(name: str, value: Any) -> int:
+    if isinstance(value, bool):  # `True` is every epoch, as in Keras
+        return int(value)
+    return check_count(name, value, hint="pass 1 for every epoch, 0 for none.")
 
 
 def _points(prefix: str, logs: Mapping[str, Any], suffix: str = "") -> dict[str, float]:

@@ -20,7 +20,14 @@ from typing import Any, TypeVar, final
 from peakhold._core.arguments import check_delta, check_monitor
 from peakhold._core.decisions import Missing
 from peakhold._core.moments import Moment
-from peakhold._core.monitor import Criterion, Direction, Relative, closest_name, infer_direction
+from peakhold._core.monitor import (
+    Criterion,
+    Direction,
+    Relative,
+    closest_mode,
+    closest_name,
+    infer_direction,
+)
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Patience, Steps
 from peakhold.errors import (
@@ -59,8 +66,10 @@ class Watch:
     ) -> None:
         self.monitor = check_monitor(monitor)
         if mode not in {"auto", "min", "max"}:
+            meant = closest_mode(mode)
+            hint = "" if meant is None else f" Hint: did you mean {meant!r}?"
             warnings.warn(
-                f"{name} mode '{mode}' is unknown, fallback to auto mode.",
+                f"{name} mode '{mode}' is unknown, fallback to auto mode.{hint}",
                 UserWarning,
                 stacklevel=depth_of_user(),
             )

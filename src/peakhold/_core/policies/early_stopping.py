@@ -33,7 +33,7 @@ from peakhold._core.facts import Fact
 from peakhold._core.moments import Moment
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event, is_finite
-from peakhold._core.patience import Patience, lap, spent_words, waited_out
+from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
 from peakhold._core.states import moved
 from peakhold._core.watched import Seen, Watched
 
@@ -176,7 +176,7 @@ class EarlyStoppingPolicy:
         missing = self._missing(each, moment) if None in values else ()
         is_fatal = bool(missing) and missing[-1].fatal
         mark, spent = state.mark, 0.0
-        if not (is_fatal or isinstance(self.patience, int)):
+        if not is_fatal and isinstance(self.patience, (Steps, Seconds)):
             mark, spent = lap(self.patience, mark, moment.spent)
         is_check = not is_fatal and moment.at.epoch >= self.start_from_epoch
         passed = []

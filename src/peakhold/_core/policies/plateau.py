@@ -28,7 +28,7 @@ class PlateauState:
     """Best value so far."""
     wait: int = 0
     """Checks without improvement since the last one, or since the last cut."""
-    cooldown_counter: int = 0
+    cooldown_counter: float = 0
     """Checks still to sit out after a cut."""
     waited: float = 0.0
     """Steps or seconds that belong to `wait`, if patience asks for them."""
@@ -74,7 +74,7 @@ class PlateauPolicy:
     watched: Watched
     factor: float = 0.1
     patience: Patience = 10
-    cooldown: int = 0
+    cooldown: float = 0
     min_lr: float = 0.0
 
     def init(self) -> PlateauState:
@@ -129,7 +129,7 @@ class PlateauPolicy:
         if criterion is not None and criterion.improves(value, state.best):
             better = moved(state, best=value, wait=0, cooldown_counter=cooldown, waited=0.0)
             return better, (Continue("improved"),)
-        if cooldown == 0:
+        if cooldown <= 0:
             wait += 1
         waiting = moved(state, wait=wait, cooldown_counter=cooldown, waited=waited)
         if cooldown > 0:

@@ -1,0 +1,120 @@
+"""Arguments as people compute them: what has a meaning with Keras's class has it with ours."""
+
+import numpy as np
+import pytest
+
+import keras
+from peakhold import keras as pk
+
+pytestmark = pytest.mark.torch_is_enough("what an argument means is said by Python")
+
+LIBRARIES = (keras.callbacks, pk)
+LOSSES = (0.5, 0.4, 0.45, 0.41, 0.42, 0.43, 0.44, 0.39, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+
+
+def compiled():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    return model
+
+
+def told(callback, losses=LOSSES):
+    """A run in which a loss is as given: the rates of its epochs, and where it stopped."""
+    model = compiled()
+    callbacks = keras.callbacks.CallbackList(
+        [callback], model=model, epochs=len(losses), verbose=0, steps=1
+    )
+    model.stop_training = False
+    callbacks.on_train_begin()
+    rates = []
+    for epoch, loss in enumerate(losses):
+        callbacks.on_epoch_begin(epoch)
+        callbacks.on_epoch_end(epoch, {"loss": loss})
+        rates.append(round(float(model.optimizer.learning_rate), 6))
+        if model.stop_training:
+            break
+    callbacks.on_train_end()
+    return rates
+
+
+@pytest.mark.parametrize("patience", [np.inf, np.float32(5), np.int64(2), 2.5, 2.0, 0, 0.5])
+@pytest.mark.parametrize("name", ["EarlyStopping", "ReduceLROnPlateau"])
+def test_a_patience_is_any_number(name, patience):
+    theirs, ours = (told(getattr(lib, name)("loss", patience=patience)) for lib in LIBRARIES)
+
+    assert ours == theirs
+    assert getattr(pk, name)("loss", patience=patience).patience == patience
+
+
+@pytest.mark.parametrize("start", [2, 2.0, np.int32(3)])
+def test_a_first_epoch_is_any_whole_number(start):
+    arguments = {"patience": 1, "start_from_epoch": start}
+    theirs, ours = (told(lib.EarlyStopping("loss", **arguments)) for lib in LIBRARIES)
+
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("cooldown", [2, 2.5, np.float32(3), np.inf])
+def test_a_cooldown_is_any_number(cooldown):
+    arguments = {"patience": 1, "cooldown": cooldown, "factor": 0.5}
+    theirs, ours = (told(lib.ReduceLROnPlateau("loss", **arguments)) for lib in LIBRARIES)
+
+    assert ours == theirs and len(set(ours)) > 1
+
+
+def test_a_cooldown_for_ever_comes_back_from_its_state():
+    plateau = pk.ReduceLROnPlateau("loss", patience=1, cooldown=np.inf)
+    told(plateau)
+    fresh = pk.ReduceLROnPlateau("loss", patience=1, cooldown=np.inf)
+    fresh.load_state_dict(plateau.state_dict())
+
+    assert fresh.cooldown_counter == np.inf
+
+
+@pytest.mark.parametrize(("verbose", "means"), [(None, 0), ("auto", 1), (True, 1), (np.int8(1), 1)])
+@pytest.mark.parametrize("name", ["EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint"])
+def test_verbose_is_what_people_pass_to_fit(name, verbose, means):
+    required = {"filepath": "m.keras"} if name == "ModelCheckpoint" else {}
+
+    assert getattr(pk, name)(**required, verbose=verbose).verbose == means
+
+
+@pytest.mark.parametrize("name", ["histogram_freq", "embeddings_freq"])
+@pytest.mark.parametrize(("given", "means"), [(True, 1), (False, 0), (np.int64(2), 2), (3.0, 3)])
+def test_how_often_is_yes_or_a_number(name, given, means):
+    assert getattr(pk.TensorBoard("logs", **{name: given}), name) == means
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [[0.4, 0.3, 0.2].__getitem__, {0: 0.4, 1: 0.3, 2: 0.2}.__getitem__, {0: 0.4}.get],
+    ids=["list", "dict", "with a default"],
+)
+def test_a_schedule_may_be_a_builtin_without_a_signature(schedule):
+    theirs, ours = (told(lib.LearningRateScheduler(schedule), (0.5,) * 3) for lib in LIBRARIES)
+
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("patience", [np.inf, 2.5])
+def test_who_waits_for_ever_means_it_and_no_advice_is_given(patience, recwarn):
+    callbacks = keras.callbacks.CallbackList(
+        [pk.ReduceLROnPlateau("loss", patience=patience), pk.EarlyStopping("loss", patience=4)],
+        model=compiled(), epochs=9, verbose=0,
+    )  # fmt: skip
+    callbacks.on_train_begin()
+
+    assert not [one for one in recwarn if "patience" in str(one.message)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "meant"), [("maximum", "max"), ("MIN", "min"), ("minimize", "min"), ("up", None)]
+)
+def test_an_unknown_mode_warns_in_the_words_of_keras_and_says_what_was_meant(mode, meant):
+    hint = "" if meant is None else f" Hint: did you mean '{meant}'?"
+    for name in ("EarlyStopping", "ReduceLROnPlateau"):
+        words = f"{name} mode '{mode}' is unknown, fallback to auto mode."
+        with pytest.warns(UserWarning, match="fallback to auto") as caught:
+            assert getattr(pk, name)("val_loss", mode=mode).mode == "auto"
+
+        assert [str(one.message) for one in caught] == [words + hint]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
@@ -24,11 +25,13 @@ __all__ = [
     "DTYPES",
     "Array",
     "ArraySource",
+    "NotStorableAtError",
     "NotStorableError",
     "RawTensor",
     "build",
     "copy_of",
     "source_of",
+    "sources_of",
 ]
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -85,6 +88,14 @@ _MAX_NDIM: Final = 64  # NumPy's own limit; a longer shape in a file is hostile
 
 class NotStorableError(TypeError):
     """An object that looks like an array but whose bytes cannot be had; its text says why."""
+
+
+class NotStorableAtError(Exception):
+    """One array of many cannot be stored: which, and why."""
+
+    def __init__(self, index: int, why: NotStorableError) -> None:
+        super().__init__(index, why)
+        self.index, self.why = index, why
 
 
 @final
@@ -235,6 +246,24 @@ def source_of(value: Any) -> ArraySource | None:
         raise
     except Exception as exc:  # frameworks raise their own types for sparse, deleted, typed keys …
         raise NotStorableError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def sources_of(values: Iterable[Any]) -> list[ArraySource]:
+    """Where the bytes of many arrays are; what is a source already stays as it is.
+
+    Raises:
+        NotStorableAtError: If one of them cannot be stored.
+    """
+    found: list[ArraySource] = []
+    for value in values:
+        try:
+            source = value if isinstance(value, ArraySource) else source_of(value)
+        except NotStorableError as why:
+            raise NotStorableAtError(len(found), why) from why
+        if source is None:
+            raise NotStorableAtError(len(found), NotStorableError("it is no array"))
+        found.append(source)
+    return found
 
 
 def copy_of(source: ArraySource) -> Array | RawTensor:

@@ -65,8 +65,9 @@ class Layout:
         self.specs: dict[str, list[TensorSpec]] = {}
         self.starts: dict[str, int] = {}
         position = 0
-        for part in drafts:
-            specs = _place(part.sources)
+        orders = [file_order(part.sources.values()) for part in drafts]
+        for part, order in zip(drafts, orders, strict=True):
+            specs = _place(part.sources, order)
             self.specs[part.name] = specs
             self.starts[part.name] = position
             size = specs[-1].end if specs else 0
@@ -101,11 +102,11 @@ def _key(drafts: list[PartDraft]) -> list[object]:
     ]
 
 
-def _place(sources: dict[str, ArraySource]) -> list[TensorSpec]:
-    names = list(sources)
+def _place(sources: dict[str, ArraySource], order: list[int]) -> list[TensorSpec]:
+    named = list(sources.items())
     specs, position = [], 0
-    for name in (names[index] for index in file_order(list(sources.values()))):
-        array, dtype, stored_as, _ = sources[name]
+    for index in order:
+        name, (array, dtype, stored_as, _) = named[index]
         shape = array.shape
         if stored_as is not None:
             shape += STORED_AS[stored_as][1]
@@ -180,14 +181,12 @@ class Snapshot:
     def of_immutable(cls, drafts: list[PartDraft]) -> Snapshot:
         """Keep the arrays themselves: the caller promises that nobody changes them."""
         layout = Layout(drafts)
-        arrays: dict[str, list[Array]] = {part.name: [] for part in drafts}
-        for part, _, array in layout.arrays(drafts):
-            arrays[part].append(array)
-        regions = {
-            part: region
-            for part, found in arrays.items()
-            if (region := in_one_piece(found)) is not None
+        arrays = {
+            part.name: [part.sources[spec.name].array for spec in layout.specs[part.name]]
+            for part in drafts
         }
+        pieces = [(part, in_one_piece(found)) for part, found in arrays.items()]
+        regions = {part: region for part, region in pieces if region is not None}
         skeletons = {part.name: part.skeleton for part in drafts}
         return cls(skeletons, layout, regions, arrays)
 

@@ -19,7 +19,7 @@ import ctypes
 import mmap
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final, final
 
 import numpy as np
@@ -79,12 +79,13 @@ def allocate(nbytes: int) -> Array:
     return memory
 
 
-def file_order(sources: Sequence[ArraySource]) -> list[int]:
+def file_order(sources: Iterable[ArraySource]) -> list[int]:
     """Indices of arrays in the order in which a file has them, one right after the other.
 
     Widest first: each begins at a multiple of its own width, and there are no holes.
     """
-    return sorted(range(len(sources)), key=lambda index: -DTYPES[sources[index].dtype].itemsize)
+    widths = [-DTYPES[source.dtype].itemsize for source in sources]
+    return sorted(range(len(widths)), key=widths.__getitem__)
 
 
 def in_one_piece(arrays: Iterable[Array]) -> Array | None:

@@ -26,7 +26,13 @@ import numpy as np
 
 from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold.errors import InvalidArgumentError
-from peakhold.snapshots.arrays import ArraySource, NotStorableError, source_of
+from peakhold.snapshots.arrays import (
+    ArraySource,
+    NotStorableAtError,
+    NotStorableError,
+    source_of,
+    sources_of,
+)
 
 __all__ = ["TreeError", "flatten", "parse_json", "to_json", "unflatten"]
 
@@ -45,8 +51,8 @@ class _Flattener:
 
     def __init__(self, part: str) -> None:
         self.part = part
-        self.sources: dict[str, ArraySource] = {}
-        self._names: dict[object, str] = {}
+        self._met: list[tuple[str, Any, dict[str, str]]] = []
+        """Path of each array, the array or its source, and the mark that will have its name."""
         self._array_kinds: set[type] = set()  # met before: a state has thousands of one type
 
     def refuse(self, path: str, value: Any, why: str = "", hint: str | None = None) -> Exception:
@@ -58,25 +64,48 @@ class _Flattener:
             hint=hint or "convert it to one of these, or leave it out.",
         )
 
-    def tensor(self, path: str, source: ArraySource) -> dict[str, str]:
-        name = self._names.get(source.memory)
-        if name is None:
-            name = path or self.part
-            if name in self.sources or name == _RESERVED:
-                number = 2
-                while f"{name}#{number}" in self.sources:
-                    number += 1
-                name = f"{name}#{number}"
-            self._names[source.memory] = name
-            self.sources[name] = source
-        return {"$tensor": name}
+    def unstorable(self, path: str, value: Any, why: NotStorableError) -> Exception:
+        hint = None
+        if "sparse" in str(why).lower():
+            hint = "make it dense first (`.to_dense()`)."
+        elif "key<" in str(why).lower() or "prng" in str(why).lower():
+            hint = "save `jax.random.key_data(key)`."
+        return self.refuse(path, type(value).__name__, str(why), hint)
+
+    def sources(self) -> dict[str, ArraySource]:
+        """Where the bytes of all arrays that were met are, by name; each mark gets its name."""
+        try:
+            found = sources_of([value for _, value, _ in self._met])
+        except NotStorableAtError as error:
+            path, value, _ = self._met[error.index]
+            raise self.unstorable(path, value, error.why) from error.why
+        named: dict[str, ArraySource] = {}
+        names: dict[object, str] = {}
+        for (path, _, mark), source in zip(self._met, found, strict=True):
+            name = names.get(source.memory)
+            if name is None:
+                name = path or self.part
+                if name in named or name == _RESERVED:
+                    number = 2
+                    while f"{name}#{number}" in named:
+                        number += 1
+                    name = f"{name}#{number}"
+                names[source.memory] = name
+                named[name] = source
+            mark["$tensor"] = name
+        return named
+
+    def array(self, path: str, value: Any) -> dict[str, str]:
+        mark: dict[str, str] = {}
+        self._met.append((path, value, mark))
+        return mark
 
     def visit(  # noqa: PLR0911 - one return for each kind of leaf
         self, value: Any, path: str, depth: int
     ) -> Any:
         kind = type(value)
         if kind in self._array_kinds:
-            return self.leaf(value, path)
+            return self.array(path, value)
         if kind in (str, bool, int) or value is None:
             return value
         if kind is float:
@@ -101,15 +130,10 @@ class _Flattener:
         try:
             source = source_of(value)
         except NotStorableError as exc:
-            hint = None
-            if "sparse" in str(exc).lower():
-                hint = "make it dense first (`.to_dense()`)."
-            elif "key<" in str(exc).lower() or "prng" in str(exc).lower():
-                hint = "save `jax.random.key_data(key)`."
-            raise self.refuse(path, type(value).__name__, str(exc), hint) from exc
+            raise self.unstorable(path, value, exc) from exc
         if source is not None:
             self._array_kinds.add(type(value))
-            return self.tensor(path, source)
+            return self.array(path, source)
         if isinstance(value, complex):
             return {"$complex": [self.visit(x, path, 0) for x in (value.real, value.imag)]}
         for plain in (bool, int, float, str):
@@ -160,7 +184,8 @@ def flatten(part: str, tree: Any) -> tuple[Any, dict[str, ArraySource]]:
         InvalidArgumentError: If a leaf is none of the kinds that can be stored; its path is named.
     """
     walk = _Flattener(part)
-    return walk.visit(tree, "", 0), walk.sources
+    skeleton = walk.visit(tree, "", 0)
+    return skeleton, walk.sources()
 
 
 def to_json(skeleton: Any) -> bytes:

@@ -23,19 +23,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, final
 
 from peakhold.disk.disk import Disk
-from peakhold.errors import DiskFullError, SaveError
-from peakhold.files.checksum import checksum_of
+from peakhold.errors import DiskFullError
 from peakhold.snapshots.host_buffers import Snapshot
 from peakhold.snapshots.tree import to_json
 from peakhold.store import manifest as manifests
-from peakhold.store.manifest import MAX_JSON_BYTES, FileRecord, Manifest, TensorRecord
-from peakhold.store.tensor_file import write_all, write_tensors
+from peakhold.store.manifest import FileRecord, Manifest, TensorRecord
+from peakhold.store.part_writer import write_json, write_tensors
 
 __all__ = ["MARGIN_BYTES", "TMP_PREFIX", "Label", "check_room", "commit", "remove_tree"]
 
@@ -105,14 +104,14 @@ def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot)
     try:
         files: list[FileRecord] = []
         tensors: list[TensorRecord] = []
-        for part, skeleton in snapshot.skeletons.items():
+        texts = [(part, to_json(skeleton)) for part, skeleton in snapshot.skeletons.items()]
+        for part, text in texts:
             if snapshot.layout.specs[part]:
                 file = f"{part}.safetensors"
-                with _created(disk, file, folder) as fd:
-                    record, found = write_tensors(disk, fd, file, snapshot, part)
+                record, found = write_tensors(disk, folder, file, snapshot, part)
                 files.append(record)
                 tensors.extend(found)
-            files.append(_write_json(disk, folder, f"{part}.json", part, to_json(skeleton)))
+            files.append(write_json(disk, folder, f"{part}.json", part, text))
         manifest = Manifest(
             step=label.step,
             revision=label.revision,
@@ -126,37 +125,11 @@ def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot)
             tensors=tuple(tensors),
             refers_to=label.refers_to,
         )
-        _write_json(disk, folder, manifests.FILE_NAME, "", manifests.encode(manifest))
+        write_json(disk, folder, manifests.FILE_NAME, "", manifests.encode(manifest))
         disk.sync(folder)
     finally:
         disk.close(folder)
     return manifest
-
-
-@contextlib.contextmanager
-def _created(disk: Disk, name: str, at: int) -> Iterator[int]:
-    fd = disk.create(name, at)
-    try:
-        yield fd
-    except BaseException:
-        with contextlib.suppress(OSError):
-            disk.close(fd)
-        raise
-    disk.close(fd)  # a file system may report a lost write only here
-
-
-def _write_json(disk: Disk, at: int, name: str, part: str, data: bytes) -> FileRecord:
-    if len(data) > MAX_JSON_BYTES:
-        raise SaveError.for_path(
-            name,
-            f"it would have {len(data):,} bytes of JSON, readers take {MAX_JSON_BYTES:,}",
-            expected="a part with less beside its arrays",
-            hint="put long lists of numbers into an array.",
-        )
-    with _created(disk, name, at) as fd:
-        write_all(disk, fd, data)
-        disk.sync(fd)
-    return FileRecord(name, part, len(data), len(data), checksum_of(data))
 
 
 def remove_tree(disk: Disk, name: str, at: int) -> None:

@@ -24,7 +24,8 @@ from peakhold import process
 from peakhold.disk.disk import Disk
 from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
 from peakhold.snapshots.tree import TreeError, parse_json
-from peakhold.store.tensor_file import read_exactly, write_all
+from peakhold.store.part_writer import write_all
+from peakhold.store.tensor_file import read_exactly
 
 __all__ = ["LOCK_NAME", "Ownership"]
 

@@ -1,4 +1,4 @@
-"""A part's tensor file: plain safetensors, every byte of it checked when it is read.
+"""Reading a part's tensor file: plain safetensors, every byte of it checked.
 
 The file is `8 bytes: length of the header | header: JSON | data`. The manifest's checksum of such a
 file covers its first two pieces; every byte of the third belongs to exactly one tensor and is
@@ -7,10 +7,7 @@ covered by that tensor's own checksum. So each byte is hashed once, and damage h
 
 from __future__ import annotations
 
-import errno
-import json
 import mmap
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,172 +19,20 @@ import numpy as np
 
 from peakhold.disk.disk import Disk
 from peakhold.errors import CheckpointDamagedError
-from peakhold.files.checksum import Checksum, checksum_of
+from peakhold.files.checksum import begin_checksum, checksum_of
 from peakhold.snapshots.arrays import Array, RawTensor, build, byte_count
-from peakhold.snapshots.host_buffers import Snapshot, TensorSpec
 from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.manifest import FileRecord, TensorRecord
+from peakhold.store.part_writer import LENGTH
 
-__all__ = ["TensorFile", "open_regular", "read_exactly", "write_all", "write_tensors"]
+__all__ = ["TensorFile", "check_tiling", "open_regular", "read_exactly"]
 
-_LENGTH: Final = struct.Struct("<Q")
-_BLOCK: Final = 8 << 20  # one write; larger ones are not faster here, smaller ones cost calls
-_PAGE: Final = mmap.PAGESIZE
-_DIRECT_BYTES: Final = 1 << 20  # less is not worth the page that the header is padded to
+_BLOCK: Final = 8 << 20  # one read of one tensor
 _READ_BLOCK: Final = 1 << 20  # hashed out of the cache it was read into
-_HOT: Final = 512 << 10  # one step of hashing and checking: half of a core's second-level cache
-# dtype -> how to see its bits, and the smallest pattern, sign bit aside, that is not finite.
-_EXPONENT: Final[dict[str, tuple[np.dtype[Any], int]]] = {
-    "F16": (np.dtype("<i2"), 0x7C00),
-    "BF16": (np.dtype("<i2"), 0x7F80),
-    "F32": (np.dtype("<i4"), 0x7F80_0000),
-    "C64": (np.dtype("<i4"), 0x7F80_0000),
-    "F64": (np.dtype("<i8"), 0x7FF0_0000_0000_0000),
-}
 
 
-def _bytes_of(data: Array | bytes) -> memoryview:
+def _bytes_of(data: Array) -> memoryview:
     return memoryview(cast("bytes", data)).cast("B") if len(data) else memoryview(b"")
-
-
-def write_all(disk: Disk, fd: int, data: Array | bytes) -> None:
-    """Write every byte; a short write goes on where it stopped, writing nothing is an error."""
-    view = _bytes_of(data)
-    while view:
-        written = disk.write(fd, view)
-        if written <= 0:
-            raise OSError("the file system wrote nothing and gave no reason")
-        view = view[written:]
-
-
-def header_bytes(specs: list[TensorSpec], align: int) -> bytes:
-    """Length and JSON header; padded so that the data begins at a multiple of `align`."""
-    members = {
-        spec.name: {
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
-            "data_offsets": [spec.begin, spec.end],
-        }
-        for spec in specs
-    }
-    text = json.dumps(members, separators=(",", ":")).encode("ascii")
-    text += b" " * (-(_LENGTH.size + len(text)) % align)
-    return _LENGTH.pack(len(text)) + text
-
-
-def _is_finite(block: Array, dtype: str) -> bool:
-    """Look at exponents as integers: two fast passes, no warnings, right for every pattern."""
-    signed, limit = _EXPONENT[dtype]
-    bits = block.view(signed)
-    if int(bits.max()) >= limit:  # a positive infinity or NaN
-        return False
-    sign = 1 << (8 * signed.itemsize - 1)  # a negative one is at the top when seen as unsigned
-    top = int(bits.view(np.dtype(signed.str.replace("i", "u"))).max())
-    return top < limit | sign
-
-
-@final
-class _Digest:
-    """Checksum and finiteness of one tensor, block by block as it is written."""
-
-    def __init__(self, spec: TensorSpec) -> None:
-        self.spec = spec
-        self.hash = Checksum()
-        self.finite = True
-
-    def update(self, block: Array) -> None:
-        checked = self.spec.dtype in _EXPONENT
-        for at in range(0, len(block), _HOT):
-            hot = block[at : at + _HOT]
-            self.hash.update(hot)
-            if checked and self.finite:
-                self.finite = _is_finite(hot, self.spec.dtype)
-
-
-def _blocks(snapshot: Snapshot, part: str, digests: list[_Digest]) -> Iterator[Array]:
-    """Yield the part's bytes in large pieces, each hashed just before it is yielded."""
-    region = snapshot.region(part)
-    if region is None:
-        for digest, (_, data) in zip(digests, snapshot.tensors(part), strict=True):
-            for at in range(0, len(data), _BLOCK):
-                digest.update(data[at : at + _BLOCK])
-                yield data[at : at + _BLOCK]
-        return
-    index = 0
-    for at in range(0, len(region), _BLOCK):
-        stop = min(at + _BLOCK, len(region))
-        while index < len(digests) and digests[index].spec.begin < stop:
-            spec = digests[index].spec
-            digests[index].update(region[max(at, spec.begin) : min(stop, spec.end)])
-            if spec.end > stop:
-                break  # it goes on in the next block
-            index += 1
-        yield region[at:stop]
-
-
-def _write_direct(disk: Disk, fd: int, block: Array) -> Array:
-    """Write whole pages past the cache and return what is left: the last, unaligned bytes.
-
-    If the file system takes the flag but not the write (`EINVAL`), all that is left is returned.
-    """
-    while len(block) >= _PAGE:
-        pages = block[: len(block) // _PAGE * _PAGE]
-        try:
-            written = disk.write(fd, _bytes_of(pages))
-        except OSError as exc:
-            if exc.errno == errno.EINVAL:
-                break
-            raise
-        if written <= 0 or written % _PAGE:
-            return block[max(written, 0) :]  # not aligned any more: the rest goes through the cache
-        block = block[written:]
-    return block
-
-
-def write_tensors(
-    disk: Disk, fd: int, file: str, snapshot: Snapshot, part: str
-) -> tuple[FileRecord, list[TensorRecord]]:
-    """Write a part's tensors to an empty file and flush it.
-
-    Each block is checksummed from the memory it is written from, just before: what goes wrong on
-    the way to the disk, or on it, is found when the file is read.
-    """
-    specs, region = snapshot.layout.specs[part], snapshot.region(part)
-    direct = region is not None and len(region) >= _DIRECT_BYTES
-    header = header_bytes(specs, _PAGE if direct else 64)
-    write_all(disk, fd, header)
-    direct = direct and disk.bypass_cache(fd, on=True)
-    digests = [_Digest(spec) for spec in specs]
-    position = len(header)
-    for block in _blocks(snapshot, part, digests):
-        rest = block
-        if direct:
-            rest = _write_direct(disk, fd, block)
-            if len(rest):
-                disk.bypass_cache(fd, on=False)
-                direct = False
-        if len(rest):
-            write_all(disk, fd, rest)
-            if len(rest) == _BLOCK:
-                disk.start_writeback(fd, position, len(rest))
-        position += len(block)
-    disk.sync(fd)
-    records = [
-        TensorRecord(
-            name=spec.name,
-            dtype=spec.dtype,
-            stored_as=spec.stored_as,
-            shape=spec.shape,
-            file=file,
-            begin=spec.begin,
-            end=spec.end,
-            checksum=digest.hash.hexdigest(),
-            finite=digest.finite,
-        )
-        for spec, digest in zip(specs, digests, strict=True)
-    ]
-    checksum = checksum_of(header)
-    return FileRecord(file, part, position, len(header), checksum), records
 
 
 def open_regular(disk: Disk, file: FileRecord, at: int, path: str) -> int:
@@ -259,10 +104,10 @@ class TensorFile:
         if checksum_of(header) != self.file.checksum:
             raise self.damaged("its header is not the one that was written")
         data = header.tobytes()
-        if len(data) < _LENGTH.size or _LENGTH.unpack_from(data)[0] != len(data) - _LENGTH.size:
+        if len(data) < LENGTH.size or LENGTH.unpack_from(data)[0] != len(data) - LENGTH.size:
             raise self.damaged("its header has another length than it says")
         try:
-            members = parse_json(data[_LENGTH.size :])
+            members = parse_json(data[LENGTH.size :])
         except TreeError as exc:
             raise self.damaged(f"its header: {exc}") from exc
         if not isinstance(members, dict):
@@ -286,7 +131,7 @@ class TensorFile:
     def read(self, tensor: TensorRecord) -> Array | RawTensor:
         """Read one tensor into memory of its own and verify it."""
         target: Array = np.empty(tensor.end - tensor.begin, np.uint8)
-        digest = Checksum()
+        digest = begin_checksum()
         start = self.file.covered + tensor.begin
         for at in range(0, len(target), _BLOCK):
             block = target[at : at + _BLOCK]
@@ -303,7 +148,7 @@ class TensorFile:
         """
         region: Array = np.empty(self.file.size - self.file.covered, np.uint8)
         ordered = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
-        index, digest = 0, Checksum()
+        index, digest = 0, begin_checksum()
         for at in range(0, len(region), _READ_BLOCK):
             stop = min(at + _READ_BLOCK, len(region))
             if not read_exactly(self.disk, self.fd, region[at:stop], self.file.covered + at):
@@ -314,9 +159,9 @@ class TensorFile:
                 if tensor.end > stop:
                     break  # it goes on in the next block
                 self._verified(tensor, digest.hexdigest())
-                index, digest = index + 1, Checksum()
+                index, digest = index + 1, begin_checksum()
         for tensor in ordered[index:]:  # empty ones at the very end
-            self._verified(tensor, Checksum().hexdigest())
+            self._verified(tensor, begin_checksum().hexdigest())
         return {
             tensor.name: build(
                 region[tensor.begin : tensor.end], tensor.dtype, tensor.stored_as, tensor.shape
@@ -326,7 +171,7 @@ class TensorFile:
 
     def check(self, tensor: TensorRecord, scratch: Array) -> None:
         """Verify one tensor without keeping it; `scratch` is reused for its blocks."""
-        digest = Checksum()
+        digest = begin_checksum()
         start, length = self.file.covered + tensor.begin, tensor.end - tensor.begin
         for at in range(0, length, len(scratch)):
             block = scratch[: min(len(scratch), length - at)]

@@ -11,7 +11,7 @@ import pytest
 from peakhold.errors import DiskFullError, SaveError, SaveWarning
 from peakhold.store import KeepLast, Store
 from peakhold.testing import CALLS, FailingDisk
-from store_support import quietly, state, survey
+from store_support import assert_same, quietly, state, survey
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,27 @@ def test_the_last_flush_failing_takes_the_commit_back(tmp_path):
         assert survey(tmp_path) == [at]
         break
     assert at == 8  # four files, the manifest, the folder and its parent: seven flushes
+
+
+def test_what_was_committed_is_not_read_back_to_be_listed(tmp_path):
+    disk = FailingDisk(calls=["read_into"])
+    with Store(tmp_path, KeepLast(2), disk=disk) as store:
+        for step in range(1, 5):
+            store.save(step, state(step)).result()
+        store.wait()
+        assert [entry.step for entry in store.list()] == [3, 4]
+        assert disk.count == 0
+    assert survey(tmp_path) == [3, 4]
+
+
+def test_small_arrays_of_a_part_are_written_by_one_call(tmp_path):
+    disk = FailingDisk(calls=["write"])
+    tensors = {"m": {str(n): np.full(n, n, np.float32) for n in range(100)}}
+    with Store(tmp_path) as store:
+        store._disk = disk
+        store.save(1, tensors, immutable=True).result()
+        assert disk.count == 3  # the tensors, their structure, the manifest
+        assert_same(store.load(1).parts, tensors)
 
 
 def test_failures_come_out_once(tmp_path):

@@ -179,8 +179,9 @@ class BackupFolder:
             self._store.wait()
         try:
             # The newest first: as long as one is there, all that it refers to is.
-            for name in sorted(self._names(), reverse=True):
-                self._store.delete(name)
+            names = sorted(self._names(), reverse=True)
+            if names:
+                self._store._delete(names, names[0])
         except (OSError, StoreError) as error:  # training has ended well all the same
             warnings.warn(
                 f"the backup in {self.path!r} could not be deleted: {error}",

@@ -33,21 +33,14 @@ class Task(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work: Callable[[], T] | None = work
-        self._done = threading.Event()
+        self._ended = threading.Event()
         self._pid = os.getpid()
         self._value: T | None = None
-        self._error: BaseException | None = None
         self._claim = threading.Lock()
-
-    @property
-    def done(self) -> bool:
+        self.done = False
         """True when the job has ended, well or not."""
-        return self._done.is_set()
-
-    @property
-    def error(self) -> BaseException | None:
+        self.error: BaseException | None = None
         """What the job raised, or None; None while it runs."""
-        return self._error
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end, whatever it is; False if it has not come in time.
@@ -57,7 +50,7 @@ class Task(Generic[T]):
         """
         if os.getpid() != self._pid:
             raise StoreForkedError.for_path("a task of the parent")
-        return self._done.wait(timeout_s)
+        return self._ended.wait(timeout_s)
 
     def result(self, timeout_s: float | None = None) -> T:
         """Wait for the job and return its value.
@@ -72,8 +65,8 @@ class Task(Generic[T]):
         """
         if not self.wait(timeout_s):
             raise TimeoutError(f"the job has not ended within {timeout_s} s")
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._value  # type: ignore[return-value]  # set when there is no error
 
     def run(self) -> None:
@@ -85,10 +78,10 @@ class Task(Generic[T]):
         try:
             self._value = work()
         except BaseException as exc:
-            self._error = exc
+            self.error = exc
         # The event is set before the job is dropped: the job may hold the last reference to a
         # store, and a store that is collected waits for this very task.
-        self._done.set()
+        self._end()
         del work
 
     def cancel(self, error: BaseException) -> bool:
@@ -97,9 +90,13 @@ class Task(Generic[T]):
             work, self._work = self._work, None
         if work is None:
             return False
-        self._error = error
-        self._done.set()
+        self.error = error
+        self._end()
         return True
+
+    def _end(self) -> None:
+        self.done = True
+        self._ended.set()
 
 
 @final

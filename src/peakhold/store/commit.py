@@ -140,7 +140,10 @@ def remove_tree(disk: Disk, name: str, at: int) -> None:
     """
     folder = disk.open_folder(name, at)
     try:
-        names = sorted(disk.names(folder), key=lambda file: file != manifests.FILE_NAME)
+        names = disk.names(folder)
+        if manifests.FILE_NAME in names:
+            names.remove(manifests.FILE_NAME)
+            names.insert(0, manifests.FILE_NAME)
         for file in names:
             disk.remove(file, folder)
     finally:

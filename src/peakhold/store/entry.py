@@ -71,7 +71,7 @@ class Entry:
             revision=manifest.revision,
             commit=manifest.commit,
             parts=manifest.parts,
-            nbytes=sum(file.size for file in manifest.files),
+            nbytes=manifest.nbytes,
             finite=manifest.finite,
             refers_to=manifest.refers_to,
         )

@@ -114,6 +114,11 @@ class Manifest:
         return tuple(dict.fromkeys(file.part for file in self.files))
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(file.size for file in self.files)
+
+    @property
     def finite(self) -> bool:
         """False if a tensor holds NaN or an infinity."""
         return all(tensor.finite for tensor in self.tensors)

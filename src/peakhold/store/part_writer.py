@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast, final
 
 import numpy as np
@@ -31,6 +32,7 @@ from peakhold.store.manifest import MAX_JSON_BYTES, FileRecord, TensorRecord
 __all__ = ["LENGTH", "write_all", "write_json", "write_tensors"]
 
 LENGTH: Final = struct.Struct("<Q")
+_NOTHING: Final = "the file system wrote nothing and gave no reason"
 _BLOCK: Final = 8 << 20  # one write; larger ones are not faster here, smaller ones cost calls
 _TOGETHER: Final = 1 << 20  # copied, at most, to be written by one call
 _PAGE: Final = mmap.PAGESIZE
@@ -56,16 +58,44 @@ def write_all(disk: Disk, fd: int, data: Array | bytes) -> None:
     while view:
         written = disk.write(fd, view)
         if written <= 0:
-            raise OSError("the file system wrote nothing and gave no reason")
+            raise OSError(_NOTHING)
         view = view[written:]
 
 
-@contextlib.contextmanager
-def _flushed(disk: Disk, name: str, at: int) -> Iterator[int]:
-    """A new file, durable at the end."""
+def _new_file(
+    disk: Disk, at: int, name: str, pieces: Iterable[memoryview], *, large: bool = False
+) -> None:
+    """Create a file; durable when this returns.
+
+    Args:
+        disk: The calls.
+        at: Descriptor of its folder.
+        name: Its name there.
+        pieces: Its bytes, each piece asked for when it is due.
+        large: Whether all that comes after the first piece, which fills pages, is to be written
+            past the cache, as far as that can be had.
+    """
     fd = disk.create(name, at)
     try:
-        yield fd
+        position, direct = 0, False
+        for piece in pieces:
+            rest = piece
+            if direct:
+                rest = _write_direct(disk, fd, rest)
+                if rest:
+                    disk.bypass_cache(fd, on=False)
+                    direct = False
+            n_rest = len(rest)
+            while rest:
+                written = disk.write(fd, rest)
+                if written <= 0:
+                    raise OSError(_NOTHING)  # noqa: TRY301 - the file is closed below, as it is
+                rest = rest[written:]
+            if n_rest == _BLOCK:
+                disk.start_writeback(fd, position, n_rest)
+            if large and not position:
+                direct = disk.bypass_cache(fd, on=True)
+            position += len(piece)
         disk.sync(fd)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -87,8 +117,7 @@ def write_json(disk: Disk, at: int, name: str, part: str, data: bytes) -> FileRe
             expected="a part with less beside its arrays",
             hint="put long lists of numbers into an array.",
         )
-    with _flushed(disk, name, at) as fd:
-        write_all(disk, fd, data)
+    _new_file(disk, at, name, [memoryview(data)])
     return FileRecord(name, part, len(data), len(data), checksum_of(data))
 
 
@@ -136,17 +165,17 @@ class _Digest:
                 self.finite = _is_finite(hot, self.spec.dtype)
 
 
-def _scattered(arrays: list[Array], digests: list[_Digest]) -> Iterator[Array]:
+def _scattered(arrays: list[Array], digests: list[_Digest]) -> Iterator[memoryview]:
     """The bytes of arrays that lie apart, each hashed just before it is yielded."""
     for digest, array in zip(digests, arrays, strict=True):
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         data = little.reshape(-1).view(np.uint8)
         for at in range(0, len(data), _BLOCK):
             digest.update(data[at : at + _BLOCK])
-            yield data[at : at + _BLOCK]
+            yield _bytes_of(data[at : at + _BLOCK])
 
 
-def _in_one_piece(region: Array, digests: list[_Digest]) -> Iterator[Array]:
+def _in_one_piece(region: Array, digests: list[_Digest]) -> Iterator[memoryview]:
     """The bytes of arrays that lie one after the other, hashed just before they are yielded."""
     index = 0
     for at in range(0, len(region), _BLOCK):
@@ -157,18 +186,17 @@ def _in_one_piece(region: Array, digests: list[_Digest]) -> Iterator[Array]:
             if spec.end > stop:
                 break  # it goes on in the next block
             index += 1
-        yield region[at:stop]
+        yield _bytes_of(region[at:stop])
 
 
-def _write_direct(disk: Disk, fd: int, block: Array) -> Array:
+def _write_direct(disk: Disk, fd: int, block: memoryview) -> memoryview:
     """Write whole pages past the cache and return what is left: the last, unaligned bytes.
 
     If the file system takes the flag but not the write (`EINVAL`), all that is left is returned.
     """
     while len(block) >= _PAGE:
-        pages = block[: len(block) // _PAGE * _PAGE]
         try:
-            written = disk.write(fd, _bytes_of(pages))
+            written = disk.write(fd, block[: len(block) // _PAGE * _PAGE])
         except OSError as exc:
             if exc.errno == errno.EINVAL:
                 break
@@ -179,40 +207,19 @@ def _write_direct(disk: Disk, fd: int, block: Array) -> Array:
     return block
 
 
-def _write_past_cache(disk: Disk, fd: int, blocks: Iterator[Array], position: int) -> None:
-    """Write large blocks from memory that is aligned, past the cache as far as that can be had."""
-    direct = disk.bypass_cache(fd, on=True)
-    for block in blocks:
-        rest = block
-        if direct:
-            rest = _write_direct(disk, fd, block)
-            if len(rest):
-                disk.bypass_cache(fd, on=False)
-                direct = False
-        if len(rest):
-            write_all(disk, fd, rest)
-            if len(rest) == _BLOCK:
-                disk.start_writeback(fd, position, len(rest))
-        position += len(block)
-
-
-def _write_together(disk: Disk, fd: int, header: bytes, blocks: Iterator[Array]) -> None:
-    """Write blocks of any size: the small ones of a row by one call."""
-    waiting = [_bytes_of(header)]
-    n_waiting = position = len(header)
+def _together(header: bytes, blocks: Iterable[memoryview]) -> Iterator[memoryview]:
+    """The same bytes, the small pieces of a row put together."""
+    waiting, n_waiting = [memoryview(header)], len(header)
     for block in blocks:
         if n_waiting + len(block) > _TOGETHER:
-            write_all(disk, fd, b"".join(waiting))
+            yield memoryview(b"".join(waiting))
             waiting, n_waiting = [], 0
         if len(block) < _TOGETHER:
-            waiting.append(_bytes_of(block))
+            waiting.append(block)
             n_waiting += len(block)
         else:
-            write_all(disk, fd, block)
-            if len(block) == _BLOCK:
-                disk.start_writeback(fd, position, len(block))
-        position += len(block)
-    write_all(disk, fd, b"".join(waiting))
+            yield block
+    yield memoryview(b"".join(waiting))
 
 
 def write_tensors(
@@ -227,12 +234,8 @@ def write_tensors(
         blocks = _scattered(snapshot.arrays[part], digests)
     else:
         blocks = _in_one_piece(region, digests)
-    with _flushed(disk, file, at) as fd:
-        if large:
-            write_all(disk, fd, header)
-            _write_past_cache(disk, fd, blocks, len(header))
-        else:
-            _write_together(disk, fd, header, blocks)
+    pieces = itertools.chain([memoryview(header)], blocks) if large else _together(header, blocks)
+    _new_file(disk, at, file, pieces, large=large)
     records = [
         TensorRecord(
             name=spec.name,

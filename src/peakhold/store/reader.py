@@ -6,9 +6,11 @@ A checkpoint that is deleted while it is read is neither: the listing is made an
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
@@ -109,6 +111,18 @@ class Reader:
                 self._cache[name] = stamp, opened.entry
             return opened.entry
 
+    def remember(self, root: int, entry: Entry) -> None:
+        """What was just committed need not be read back to be listed.
+
+        Args:
+            root: Descriptor of the folder.
+            entry: What its manifest says.
+        """
+        with contextlib.suppress(OSError):  # then it is read
+            stamp = self._stamp(root, entry.name)
+            if stamp is not None:
+                self._cache[entry.name] = stamp, entry
+
     def scan(self) -> tuple[_Entries, _Damage]:
         """Return the entries, oldest commit first, and what has a bad manifest.
 
@@ -133,8 +147,8 @@ class Reader:
             except GoneError:
                 return None
         for gone in self._cache.keys() - set(names):
-            del self._cache[gone]
-        return sorted(entries, key=lambda entry: entry.commit), damaged
+            self._cache.pop(gone, None)  # another thread may list at the same time
+        return sorted(entries, key=attrgetter("commit")), damaged
 
     def list(self) -> _Entries:
         """Return all checkpoints whose manifest is sound, oldest commit first.

@@ -68,7 +68,8 @@ class Pending:
     @property
     def failure(self) -> BaseException | None:
         """What went wrong, if the save is over and went wrong."""
-        return None if self.replaced else self.task.error
+        error = self.task.error
+        return None if isinstance(error, SaveReplacedError) else error
 
     def result(self, timeout_s: float | None = None) -> Entry:
         """Wait until the checkpoint is durable.

@@ -20,7 +20,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -304,9 +304,11 @@ class Store:
             self._count(failed=1)
             raise
         self._count(committed=1, last_write_s=time.perf_counter() - started)
+        entry = Entry.of(manifest, self.folder)
         if self._keep is not None:
+            self._reader.remember(self._own.root, entry)
             self._retention = background.submit(self._retain)
-        return Entry.of(manifest, self.folder)
+        return entry
 
     def _write(self, request: Request, snapshot: Snapshot) -> manifests.Manifest:
         root, path = self._own.root, str(self.folder)
@@ -345,7 +347,8 @@ class Store:
             ]
             if victims:
                 self._trash.put(victims)
-            self._trash.empty()
+            else:
+                self._trash.empty()
         except OSError as exc:
             self._notices.append(f"{self.folder}: old checkpoints could not be deleted: {exc}")
         except Exception as exc:  # the policy may be the user's: nobody else would hear of this
@@ -500,20 +503,23 @@ class Store:
             SaveError: If it cannot be deleted.
         """
         self._check_open()
-        name = self._name_of(which)
+        self._delete([self._name_of(which)], which)
+
+    def _delete(self, names: Sequence[str], which: object) -> None:
+        """Delete folders of checkpoints, one after the other."""
 
         def put() -> None:
-            if self._disk.identity(name, self._own.root) is None:
+            missing = [n for n in names if self._disk.identity(n, self._own.root) is None]
+            if missing:
                 raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
-            self._trash.put([name])
-            self._pinned.discard(name)
-            self._trash.empty()
+            self._pinned.difference_update(names)
+            self._trash.put(names, in_turn=True)
 
         try:
             self._in_writer(put)
         except OSError as exc:
             raise SaveError.for_path(
-                str(self.folder / name), str(exc), expected="a checkpoint that can be deleted"
+                str(self.folder / names[0]), str(exc), expected="a checkpoint that can be deleted"
             ) from exc
 
     def undelete(self, which: Entry | int | str | None = None) -> Entry:

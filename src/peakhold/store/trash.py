@@ -39,17 +39,12 @@ class Trash:
         self._root = root
         self._undo = undo
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _open(self) -> int:
         try:
-            fd = self._disk.open_folder(TRASH_NAME, self._root)
+            return self._disk.open_folder(TRASH_NAME, self._root)
         except FileNotFoundError:
             self._disk.make_folder(TRASH_NAME, self._root)
-            fd = self._disk.open_folder(TRASH_NAME, self._root)
-        try:
-            yield fd
-        finally:
-            self._disk.close(fd)
+            return self._disk.open_folder(TRASH_NAME, self._root)
 
     def _items(self, trash: int) -> list[tuple[int, str, str]]:
         """Number, original name and name in the trash; the oldest deletion first."""
@@ -59,6 +54,14 @@ class Trash:
             if match and manifests.parse_folder_name(match[2]):
                 found.append((int(match[1]), match[2], name))
         return sorted(found)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        trash = self._open()
+        try:
+            yield trash
+        finally:
+            self._disk.close(trash)
 
     def names(self) -> list[str]:
         """Original names of what is in the trash, the oldest deletion first."""
@@ -83,16 +86,39 @@ class Trash:
                     found.append((original, None))
         return found
 
-    def put(self, names: Iterable[str]) -> None:
-        """Take checkpoints out of sight, durably. When this returns, they are deleted."""
-        with self._opened() as trash:
+    def put(self, names: Iterable[str], *, in_turn: bool = False) -> None:
+        """Take checkpoints out of sight, durably: when this returns, they are deleted.
+
+        Then all but the latest `undo` deletions are unlinked.
+
+        Args:
+            names: What to delete.
+            in_turn: Whether none may be gone, after a power cut, while one before it is there.
+        """
+        trash = self._open()
+        try:
             items = self._items(trash)
             number = items[-1][0] + 1 if items else 1
             for name in names:
-                self._disk.rename(name, f"{number:06d}.{name}", self._root, trash)
+                held = f"{number:06d}.{name}"
+                self._disk.rename(name, held, self._root, trash)
+                items.append((number, name, held))
                 number += 1
-            self._disk.sync(trash)
-            self._disk.sync(self._root)
+                if in_turn:
+                    self._flush(trash)
+            if not in_turn:
+                self._flush(trash)
+            self._unlink(trash, items, self._undo)
+        finally:
+            self._disk.close(trash)
+
+    def _flush(self, trash: int) -> None:
+        self._disk.sync(trash)
+        self._disk.sync(self._root)
+
+    def _unlink(self, trash: int, items: list[tuple[int, str, str]], leave: int) -> None:
+        for _, _, held in items[: max(0, len(items) - leave)]:
+            remove_tree(self._disk, held, trash)
 
     def take_out(self, name: str, folder: Path) -> None:
         """Verify the latest deletion of this name and bring it back, durably.
@@ -121,6 +147,4 @@ class Trash:
             return
         leave = self._undo if leave is None else leave
         with self._opened() as trash:
-            items = self._items(trash)
-            for _, _, held in items[: max(0, len(items) - leave)]:
-                remove_tree(self._disk, held, trash)
+            self._unlink(trash, self._items(trash), leave)

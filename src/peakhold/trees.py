@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["leaf_list", "leaves", "map_tree", "to_host"]
+__all__ = ["leaf_list", "leaves", "map_tree", "to_host", "with_leaves"]
 
 
 def map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
@@ -25,6 +25,12 @@ def leaf_list(tree: Any) -> list[Any]:
     found: list[Any] = []
     map_tree(tree, found.append)
     return found
+
+
+def with_leaves(tree: Any, values: Iterable[Any]) -> Any:
+    """The same tree with other leaves, given in the order of `leaf_list`."""
+    given = iter(values)
+    return map_tree(tree, lambda _: next(given))
 
 
 def leaves(tree: Any, prefix: str = "", *, convert: bool = True) -> Iterable[tuple[str, Any]]:

@@ -77,19 +77,19 @@ def watched(monkeypatch):
             return sum(buffer.nbytes for buffer in self.buffers)
 
     watch = Watch()
-    make, allocate, fill = pools._buffer_for, memory.allocate, buffers.PartBuffer.fill
+    make, allocate, fill = pools._buffer_for, memory.allocate, buffers.fill
 
     def noted(part):
         buffer = make(part)
         watch.buffers.add(buffer)
         return buffer
 
-    def noted_fill(buffer, tree):
-        watch.fills.append(buffer.part)
-        fill(buffer, tree)
+    def noted_fill(filled, trees):
+        watch.fills.extend(buffer.part for buffer in filled)
+        fill(filled, trees)
 
     monkeypatch.setattr(pools, "_buffer_for", noted)
-    monkeypatch.setattr(buffers.PartBuffer, "fill", noted_fill)
+    monkeypatch.setattr(buffers, "fill", noted_fill)
     monkeypatch.setattr(memory, "allocate", lambda n: (watch.allocated.append(n), allocate(n))[1])
     return watch
 

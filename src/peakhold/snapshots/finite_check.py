@@ -1,18 +1,18 @@
 """Looking for NaN and infinity in a snapshot while training goes on.
 
-Each check has a thread of its own, which ends with it: it does not queue behind a writer that is
-busy with the disk. A check that was not started, or whose thread stayed behind in the parent of a
-fork, is made by whoever asks for its result.
+The checks of one snapshot have a thread of their own, which ends with them: they do not queue
+behind a writer that is busy with the disk. A check that was not started, or whose thread stayed
+behind in the parent of a fork, is made by whoever asks for its result.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import final
 
-__all__ = ["FiniteCheck"]
+__all__ = ["FiniteCheck", "start_checks"]
 
 
 @final
@@ -30,17 +30,6 @@ class FiniteCheck:
         self._pid = os.getpid()
         self._bad: frozenset[str] = frozenset()
 
-    def start(self) -> None:
-        """Begin; does nothing the second time."""
-        if self._thread is not None or self._look is None:
-            return
-        thread = threading.Thread(target=self._run, name="peakhold-finite", daemon=False)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is ending, or the system is out of threads
-            return
-        self._thread = thread
-
     def result(self) -> frozenset[str]:
         """The names; waits for the end."""
         if os.getpid() != self._pid:
@@ -57,3 +46,22 @@ class FiniteCheck:
             if self._look is not None:
                 self._bad = self._look()
                 self._look = None  # an ended check holds nobody's arrays
+
+
+def start_checks(checks: Iterable[FiniteCheck]) -> None:
+    """Begin with those that have not begun, one after the other, in a thread."""
+    new = [check for check in checks if check._thread is None and check._look is not None]
+    if not new:
+        return
+
+    def run() -> None:
+        for check in new:
+            check._run()
+
+    thread = threading.Thread(target=run, name="peakhold-finite", daemon=False)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending, or the system is out of threads
+        return
+    for check in new:
+        check._thread = thread

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -21,9 +22,9 @@ import numpy as np
 from peakhold.snapshots.arrays import ArraySource, NotStorableError, source_of
 from peakhold.snapshots.copying import LARGE, copy_arrays
 from peakhold.snapshots.memory import HostMemory, file_order
-from peakhold.trees import leaf_list, map_tree
+from peakhold.trees import leaf_list, with_leaves
 
-__all__ = ["PartBuffer", "tree_bytes"]
+__all__ = ["PartBuffer", "fill", "tree_bytes"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
@@ -76,43 +77,41 @@ class PartBuffer:
 
     def prepare(self, tree: Any) -> None:
         """Allocate and touch what a snapshot of such a tree needs."""
-        leaves = leaf_list(tree)
-        keys = [_key(leaf) for leaf in leaves]
-        if keys != self._keys or not self.allocated:
-            self._allocate(leaves, keys)
-
-    def fill(self, tree: Any) -> None:
-        """Copy a tree of live arrays; afterwards they may change."""
-        self.prepare(tree)
-        slots = iter(zip(self._slots, self._shown, strict=True))
-        arrays: list[tuple[Array, Array]] = []
-
-        def put(leaf: Any) -> Any:
-            slot, shown = next(slots)
-            if slot is None:
-                return leaf if isinstance(leaf, _PLAIN) else copy.deepcopy(leaf)
-            if isinstance(slot, np.ndarray):
-                arrays.append(_as_bits(slot, leaf))
-            elif leaf.nbytes >= LARGE and _is_flat(leaf):
-                arrays.append((_source(slot).array, _source(leaf).array))  # by several threads
-            else:
-                slot.copy_(leaf.detach())
-            return shown
-
-        self.tree = map_tree(tree, put)
-        copy_arrays(arrays)
+        self._fit(leaf_list(tree))
 
     def writable(self) -> Any:
         """The snapshot, with arrays that their new owner may change."""
         if not self.allocated:  # it came as it is
             return self.tree
-        slots = iter(zip(self._slots, self._shown, strict=True))
+        return with_leaves(
+            self.tree,
+            [
+                slot if shown is leaf and slot is not None else leaf
+                for leaf, slot, shown in zip(
+                    leaf_list(self.tree), self._slots, self._shown, strict=True
+                )
+            ],
+        )
 
-        def own(leaf: Any) -> Any:
-            slot, shown = next(slots)
-            return slot if shown is leaf and slot is not None else leaf
+    def _fit(self, leaves: list[Any]) -> None:
+        keys = [_key(leaf) for leaf in leaves]
+        if keys != self._keys or not self.allocated:
+            self._allocate(leaves, keys)
 
-        return map_tree(self.tree, own)
+    def _take(self, leaves: list[Any], arrays: list[tuple[Array, Array]]) -> list[Any]:
+        """Copy leaves, but for the arrays that are added to `arrays`; what the snapshot shows."""
+        self._fit(leaves)
+        shown = self._shown.copy()
+        for i, (leaf, slot) in enumerate(zip(leaves, self._slots, strict=True)):
+            if slot is None:
+                shown[i] = leaf if isinstance(leaf, _PLAIN) else copy.deepcopy(leaf)
+            elif isinstance(slot, np.ndarray):
+                arrays.append(_as_bits(slot, leaf))
+            elif leaf.nbytes >= LARGE and _is_flat(leaf):
+                arrays.append((_source(slot).array, _source(leaf).array))  # by several threads
+            else:
+                slot.copy_(leaf.detach())
+        return shown
 
     def _allocate(self, leaves: list[Any], keys: list[object]) -> None:
         # Let the old memory go before the new one comes.
@@ -137,6 +136,17 @@ class PartBuffer:
         self._shown = [_read_only(slot) for slot in slots]
         self.nbytes = sum(_n_bytes(leaf) for leaf in leaves)
         self.allocated += 1
+
+
+def fill(buffers: Sequence[PartBuffer], trees: Sequence[Any]) -> None:
+    """Copy a tree of live arrays into each buffer; afterwards the arrays may change."""
+    arrays: list[tuple[Array, Array]] = []
+    taken = [leaf_list(tree) for tree in trees]
+    shown = [buffer._take(leaves, arrays) for buffer, leaves in zip(buffers, taken, strict=True)]
+    filled = [with_leaves(tree, values) for tree, values in zip(trees, shown, strict=True)]
+    for buffer, tree in zip(buffers, filled, strict=True):
+        buffer.tree = tree
+    copy_arrays(arrays)
 
 
 def _is_flat(tensor: Any) -> bool:

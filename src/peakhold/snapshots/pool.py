@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from peakhold.host.contract import WEIGHTS, Host
 from peakhold.host.finite import nonfinite_names
-from peakhold.snapshots.finite_check import FiniteCheck
+from peakhold.snapshots.finite_check import FiniteCheck, start_checks
 from peakhold.trees import leaf_list, map_tree
 
 if TYPE_CHECKING:
@@ -120,34 +120,22 @@ class Held:
 
     def start_check(self, parts: Iterable[str] = (WEIGHTS,)) -> None:
         """Begin to look for NaN and infinity in another thread; ask with `nonfinite()`."""
-        for check in self._checks(parts):
-            check.start()
+        start_checks(self._checks(parts))
 
     def nonfinite(self, parts: Iterable[str] = (WEIGHTS,)) -> frozenset[str]:
         """Names of arrays in these parts that hold NaN or infinity; waits for the check."""
-        bad: frozenset[str] = frozenset()
-        for check in self._checks(parts):
-            bad |= check.result()
-        return bad
+        return frozenset().union(*[check.result() for check in self._checks(parts)])
 
     def _checks(self, parts: Iterable[str]) -> list[FiniteCheck]:
-        checks = []
-        for part in parts:
-            copy = self._copies.get(part)
-            if copy is None:
-                continue
-            if copy.check is None:
-                # Names are asked for here, in the thread that trains.
-                host = None if copy.pool is None else copy.pool.host
-                tree = copy.buffer.tree
-                named = (
-                    [(str(number), leaf) for number, leaf in enumerate(leaf_list(tree))]
-                    if host is None
-                    else host.named(part, tree)
-                )
-                copy.check = FiniteCheck(partial(nonfinite_names, named))
-            checks.append(copy.check)
-        return checks
+        copies = [self._copies[part] for part in parts if part in self._copies]
+        unchecked = [copy for copy in copies if copy.check is None]
+        # Names are asked for here, in the thread that trains.
+        pools = {copy.pool for copy in unchecked}
+        hosts = {pool: None if pool is None else pool.host for pool in pools}
+        named = [_named(copy, hosts[copy.pool]) for copy in unchecked]
+        for copy, pairs in zip(unchecked, named, strict=True):
+            copy.check = FiniteCheck(partial(nonfinite_names, pairs))
+        return [copy.check for copy in copies if copy.check is not None]
 
     def give_away(self, part: str) -> Any:
         """The tree of a part, whose arrays nobody of us will ever write to again."""
@@ -162,6 +150,13 @@ def _buffer_for(part: str) -> PartBuffer:
     )
 
     return PartBuffer(part)
+
+
+def _named(copy: _Copy, host: Host | None) -> list[tuple[str, Any]]:
+    tree = copy.buffer.tree
+    if host is None:
+        return [(str(number), leaf) for number, leaf in enumerate(leaf_list(tree))]
+    return host.named(copy.part, tree)
 
 
 def _own(leaf: Any) -> Any:
@@ -301,8 +296,8 @@ class SnapshotPool:
             self._allocate_booked()
         missing = [part for part in parts if part not in self._taken]
         live = self.host.borrow(missing) if missing else {}
-        for part in missing:
-            self._taken[part] = self._copy(part, live.pop(part))
+        if missing:
+            self._copy([live[part] for part in missing], missing)
         with self.lock:
             copies = {part: self._taken[part] for part in parts}
             for part, copy in copies.items():
@@ -311,14 +306,18 @@ class SnapshotPool:
                     free.remove(copy.buffer)
             return Held(self, self._token, copies)
 
-    def _copy(self, part: str, tree: Any) -> _Copy:
-        with self.lock:
-            free = self._free.get(part)
-            buffer = free.pop() if free else None
-        if buffer is None:
-            buffer = self._new(part)
-        buffer.fill(tree)
-        return _Copy(part, buffer, self)
+    def _copy(self, trees: list[Any], parts: list[str]) -> None:
+        from peakhold.snapshots.part_buffer import fill
+
+        buffers = []
+        for part in parts:
+            with self.lock:
+                free = self._free.get(part)
+                buffer = free.pop() if free else None
+            buffers.append(self._new(part) if buffer is None else buffer)
+        fill(buffers, trees)
+        for part, buffer in zip(parts, buffers, strict=True):
+            self._taken[part] = _Copy(part, buffer, self)
 
     def _take_back(self, copy: _Copy) -> None:
         """Nobody holds this copy any more. The lock is held."""

@@ -364,9 +364,25 @@ def in_one(file):
     file.write(memoryview(bytes(range(256)) * 80_000))  # 20 MB: several calls
 
 
+def zipped_small(file):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("one", b"1" * 3000)
+        with archive.open("two", "w") as member:
+            member.write(b"2" * 3000)
+
+
+def patched_on_the_border(file):
+    """Into what the disk has already, into what it has not, and across the two."""
+    file.write(b"x" * 200_000)
+    for place in (5, 199_990, 131_070, 200_000):
+        file.seek(place)
+        file.write(b"0123456789")
+        file.flush()
+
+
 WRITERS = [
     lambda file: None, write_new, in_one, patched, zipped, read_while_writing, cut, with_a_hole,
-    by_descriptor,
+    by_descriptor, zipped_small, patched_on_the_border,
 ]  # fmt: skip
 
 
@@ -401,6 +417,27 @@ def test_what_is_appended_is_not_read_again(tmp_path):
     disk = FailingDisk(1, calls=["read_into"])
     files.commit(str(begin(tmp_path / "x")), in_one, disk=disk)
     assert disk.count == 0
+
+
+def test_a_small_zip_is_written_by_one_call_and_not_read_again(tmp_path):
+    disk = FailingDisk(calls=["read_into", "write", "seek"])
+    files.commit(str(begin(tmp_path / "x")), zipped_small, disk=disk)
+    assert disk.count == 1
+
+
+def test_what_the_disk_refused_is_not_lost_if_the_writer_goes_on(tmp_path):
+    """One that catches the error of a flush, and writes more, has its file whole."""
+
+    def stubborn(file):
+        file.write(b"one")
+        file.flush()
+        with pytest.raises(OSError, match="(?i)input/output"):
+            file.fileno()
+        file.write(b"two")
+
+    path = begin(tmp_path / "x")
+    files.commit(str(path), stubborn, disk=FailingDisk(1, errno.EIO, calls=["write"]))
+    assert path.read_bytes() == b"onetwo"
 
 
 def test_a_write_that_writes_nothing_is_an_error(tmp_path):

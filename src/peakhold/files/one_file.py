@@ -48,7 +48,6 @@ from peakhold.files.open_files import (
     hidden_name,
     holding,
     is_regular,
-    take_lock,
 )
 from peakhold.files.scratch import SCRATCH, sweep_scratch
 from peakhold.files.written_file import WrittenFile, hash_of
@@ -136,8 +135,10 @@ def commit(
     """
     disk = DISK if disk is None else disk
     folder, name = os.path.split(os.path.realpath(path))
-    with holding(disk, folder) as (held, root):
-        new = _New(disk, held, root, name)
+    held = Held(disk)
+    try:
+        root = held.open_folder(folder)
+        new = _New(disk, held, root, name, held.create(name, root))
         try:
             committed = new.fill(os.path.join(folder, name), write)
             if before_rename is not None:
@@ -150,7 +151,9 @@ def commit(
                 )
             raise
         finally:
-            new.close()
+            new.file.close()  # from here on nothing can be written to it
+    finally:
+        held.release()
     return committed
 
 
@@ -158,74 +161,69 @@ def commit(
 class _New:
     """A file on its way to its name."""
 
-    def __init__(self, disk: Disk, held: Held, root: int, name: str) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        held: Held,
+        root: int,
+        name: str,
+        created: tuple[str, int, tuple[int, int]],
+    ) -> None:
         self._disk, self._held, self._root, self._name = disk, held, root, name
-        self._file: WrittenFile | None = None
+        self._hidden, self._fd, self._identity = created
+        self.file = WrittenFile(disk, self._fd)
         self._old: os.stat_result | None = None
         self._backup: str | None = None
         self._asked = self._renamed = self._done = False
-        self._hidden, self._fd, self._identity = self._create()
-
-    def _create(self) -> tuple[str, int, tuple[int, int]]:
-        """Create the hidden file and lock it; a sweep may strike between the two, then again."""
-        while True:
-            hidden = hidden_name(self._name, NEW)
-            fd = self._held.hold(self._disk.create(hidden, self._root))
-            try:
-                if take_lock(self._disk, fd):
-                    status = self._disk.status(fd)
-                    if self._disk.identity(hidden, self._root) is not None:
-                        return hidden, fd, (status.st_dev, status.st_ino)
-                self._held.close(fd)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    self._disk.remove(hidden, self._root)
-                raise
 
     def fill(self, path: str, write: Callable[[BinaryIO], Any]) -> Committed:
         """Write the content and make it durable under the hidden name."""
-        self._old = self._disk.look(self._name, self._root)
-        if is_regular(self._old):
+        self._old = old = self._disk.look(self._name, self._root)
+        if old is not None and stat.S_ISREG(old.st_mode):
             with contextlib.suppress(OSError, AttributeError):
-                self._disk.set_mode(self._fd, stat.S_IMODE(self._old.st_mode))
-        self._file = WrittenFile(self._disk, self._fd)
-        buffered = io.BufferedRandom(self._file, 1 << 17)
+                self._disk.set_mode(self._fd, stat.S_IMODE(old.st_mode))
+        buffered = io.BufferedRandom(self.file, 1 << 17)
         write(cast("BinaryIO", buffered))
         buffered.flush()
-        self._disk.sync(self._fd)
-        return Committed(path, *self._file.finish())
+        return Committed(path, *self.file.finish())
 
     def publish(self) -> None:
         """Give it its name, durably."""
-        if isinstance(self._disk, PathDisk):  # an open file cannot be renamed on Windows
-            self.close()
+        disk, root = self._disk, self._root
+        if isinstance(disk, PathDisk):  # an open file cannot be renamed on Windows
+            self.file.close()
             self._held.close(self._fd)
         else:
             self._keep_old()
         self._asked = True
-        self._disk.rename(self._hidden, self._name, self._root, self._root)
+        disk.rename(self._hidden, self._name, root, root)
         self._renamed = True
-        self._disk.sync(self._root)
+        disk.sync(root)
         self._done = True
-        self._clean()
+        if self._backup is not None:
+            with contextlib.suppress(OSError):  # what stays is swept when the next run begins
+                disk.remove(self._backup, root)
 
     def _keep_old(self) -> None:
         """Give what stands there a second, hidden name; locked, so that nobody sweeps it."""
-        self._old = self._disk.look(self._name, self._root)
-        if not is_regular(self._old):
+        disk, root = self._disk, self._root
+        self._old = old = disk.look(self._name, root)
+        if old is None or not stat.S_ISREG(old.st_mode):
             return
         with contextlib.suppress(OSError):
-            self._disk.lock(self._held.hold(self._disk.open(self._name, self._root)))
-        self._backup = hidden_name(self._name, OLD)
+            fd = disk.open(self._name, root)
+            self._held.open.append(fd)
+            disk.lock(fd)
+        self._backup = self._hidden.removesuffix(NEW) + OLD
         try:
-            self._disk.link(self._name, self._backup, self._root, self._root)
+            disk.link(self._name, self._backup, root, root)
         except OSError:  # no hard links here
             self._backup = None
 
     def take_back(self) -> bool:
         """Make it as it was, as far as that can be done; False if the new file stands there."""
         if isinstance(self._disk, PathDisk):  # nor can it be removed there
-            self.close()
+            self.file.close()
             with contextlib.suppress(OSError, ValueError):
                 self._held.close(self._fd)
         done = self._done or not self._asked or self._take_back()
@@ -258,11 +256,6 @@ class _New:
                 with contextlib.suppress(OSError):
                     self._disk.remove(hidden, self._root)
 
-    def close(self) -> None:
-        """From here on nothing can be written to it."""
-        if self._file is not None:
-            self._file.close()
-
 
 def keep_aside(path: str, aside: str, *, disk: Disk | None = None) -> None:
     """Give a file a second name, so that the next commit to the first one loses nothing.
@@ -276,7 +269,7 @@ def keep_aside(path: str, aside: str, *, disk: Disk | None = None) -> None:
     temporary = hidden_name(target, NEW)
     with holding(disk, folder) as (held, root):
         try:
-            disk.link(name, temporary, held.hold(disk.open_root(origin)), root)
+            disk.link(name, temporary, held.open_folder(origin), root)
             disk.rename(temporary, target, root, root)
         except OSError:  # no hard links here, or another run has swept this one
             with contextlib.suppress(OSError):

@@ -69,31 +69,62 @@ class Held:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._open: list[int] = []
+        self.open: list[int] = []
+        """What is closed at the end; whoever opens something adds it."""
         self.pid = os.getpid()
         _alive.add(self)
 
     def hold(self, fd: int) -> int:
         """Close this one, too."""
-        self._open.append(fd)
+        self.open.append(fd)
         return fd
+
+    def open_folder(self, path: str) -> int:
+        """Open a folder; a link is followed."""
+        root = self._disk.open_root(path or ".")
+        self.open.append(root)
+        return root
+
+    def create(self, name: str, root: int) -> tuple[str, int, tuple[int, int]]:
+        """Create the hidden file that is to become `name`, and lock it.
+
+        A sweep may strike between the two; then it is done again.
+
+        Returns:
+            Its own name, its descriptor, and what tells it from other files.
+        """
+        disk = self._disk
+        while True:
+            hidden = hidden_name(name, NEW)
+            fd = disk.create(hidden, root)
+            self.open.append(fd)
+            try:
+                if take_lock(disk, fd):
+                    status = disk.status(fd)
+                    if disk.identity(hidden, root) is not None:
+                        return hidden, fd, (status.st_dev, status.st_ino)
+                self.close(fd)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    disk.remove(hidden, root)
+                raise
 
     def close(self, fd: int) -> None:
         """Close one now."""
-        self._open.remove(fd)
+        self.open.remove(fd)
         self._disk.close(fd)
 
     def release(self) -> None:
         """Close all. What was flushed is on disk, whatever `close` says."""
-        while self._open:
+        while self.open:
             with contextlib.suppress(OSError):
-                self._disk.close(self._open.pop())
+                self._disk.close(self.open.pop())
 
     def abandon(self) -> None:
         """In a forked child: close what was inherited."""
-        while self._open:
+        while self.open:
             with contextlib.suppress(OSError):
-                os.close(self._open.pop())
+                os.close(self.open.pop())
 
 
 @contextlib.contextmanager
@@ -101,7 +132,7 @@ def holding(disk: Disk, folder: str) -> Iterator[tuple[Held, int]]:
     """An open folder, and what is opened in it until the end."""
     held = Held(disk)
     try:
-        yield held, held.hold(disk.open_root(folder or "."))
+        yield held, held.open_folder(folder)
     finally:
         held.release()
 

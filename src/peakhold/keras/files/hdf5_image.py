@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 
-__all__ = ["Attribute", "Entry", "Image", "Structure", "image_of", "pieces_of"]
+__all__ = ["Image", "Noted", "Structure", "image_of", "pieces_of", "structure_of"]
 
 PIECE = 1 << 22
 """Bytes: large enough that a call costs nothing, small enough for a processor's cache."""
@@ -81,6 +82,27 @@ Structure = tuple[Entry, ...]
 """All groups and datasets of a file, parents first; the root's path is empty."""
 
 
+class Noted(NamedTuple):
+    """What was noted of a group or a dataset, its attributes as they were given."""
+
+    path: str
+    attributes: Mapping[str, Any]
+    shape: tuple[int, ...] | None = None
+    dtype: np.dtype[Any] | None = None
+
+
+def structure_of(noted: Iterable[Noted]) -> Structure:
+    """All that was noted, in a form that can be compared.
+
+    Raises:
+        TypeError: If an attribute cannot be compared.
+    """
+    return tuple(
+        Entry(path, tuple(itertools.starmap(Attribute.of, attributes.items())), shape, dtype)
+        for path, attributes, shape, dtype in noted
+    )
+
+
 @final
 class Image:
     """The bytes of a file: pieces that are known, and numbers of datasets in between.
@@ -96,11 +118,14 @@ class Image:
     ) -> None:
         self._parts, self._datasets, self.size = tuple(parts), tuple(datasets), size
 
-    def pieces(self, array: Callable[[int], np.ndarray]) -> Iterator[bytes | memoryview]:
+    def pieces(
+        self, sources: Sequence[int | np.ndarray], arrays: Sequence[np.ndarray]
+    ) -> Iterator[bytes | memoryview]:
         """The file's bytes in order, in pieces of at most some MiB.
 
         Args:
-            array: Gives the array of a dataset by its number.
+            sources: For each dataset its array, or where it is in `arrays`.
+            arrays: Each is asked for when it is due.
 
         Raises:
             ValueError: If an array is not what the structure says.
@@ -109,7 +134,8 @@ class Image:
             if isinstance(part, bytes):
                 yield part
                 continue
-            values = array(part)
+            source = sources[part]
+            values = arrays[source] if isinstance(source, int) else source
             expected = self._datasets[part]
             if (values.shape, values.dtype) != expected:
                 raise ValueError(

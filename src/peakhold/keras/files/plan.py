@@ -21,15 +21,14 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from types import FunctionType, ModuleType, SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any, BinaryIO, final
 
 import numpy as np
 
-import keras
 from peakhold.host.contract import CannotPlanError
 from peakhold.keras.files.hdf5_image import Structure, image_of
-from peakhold.keras.files.hdf5_notes import Later, NotedFile
+from peakhold.keras.files.stand_ins import Later, NotedFile, Unread, noting
 from peakhold.keras.host.gradients import own_variables
 
 __all__ = ["FilePlan", "plan"]
@@ -74,20 +73,18 @@ class FilePlan:
             file: At its start, and seekable if it becomes a `.keras`.
             arrays: The values of `variables`, in that order. Each is asked for when it is due.
         """
-
-        def array(number: int) -> np.ndarray:
-            source = self._sources[number]
-            return arrays[source] if isinstance(source, int) else source
-
         image = image_of(self._structure)
-        weights = image.pieces(array)
+        weights = image.pieces(self._sources, arrays)
         if not self._members:
             file.writelines(weights)
             return
+        # Written members fill in their header; the plan's stay as they are.
+        members = [
+            (_header_like(info, image.size if content is None else len(content)), content)
+            for info, content in self._members
+        ]
         with _first_error(), zipfile.ZipFile(file, "w") as archive:
-            for info, content in self._members:
-                # Written members fill in their header; the plan's stay as they are.
-                header = _header_like(info, image.size if content is None else len(content))
+            for header, content in members:
                 with archive.open(header, "w") as member:
                     for piece in weights if content is None else (content,):
                         member.write(piece)
@@ -221,7 +218,7 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
             return file
 
         __setitem__ = _copy_of(
-            lib.H5IOStore.__setitem__, {**vars(lib), "backend": _noting(lib.backend)}
+            lib.H5IOStore.__setitem__, {**vars(lib), "backend": noting(lib.backend)}
         )
 
         def __getitem__(self, key: str) -> Any:
@@ -248,7 +245,7 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
             # Keras's method reads each variable (`v.numpy()`): it runs on an optimizer that has
             # these variables and gives them back unread.
             metadata = {"name": saveable.name} if isinstance(saveable.name, str) else None
-            stand_in = SimpleNamespace(variables=[_Unread(v) for v in own_variables(saveable)])
+            stand_in = SimpleNamespace(variables=[Unread(v) for v in own_variables(saveable)])
             BaseOptimizer.save_own_variables(stand_in, store.make(inner_path, metadata=metadata))
             weights_store = None
         keras_save_state(saveable, weights_store, assets_store, inner_path, visited_saveables)
@@ -264,14 +261,6 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
     if unread:
         raise CannotPlanError(unread[0])
     return file.noted()
-
-
-class _Unread:
-    def __init__(self, variable: Any) -> None:
-        self._variable = variable
-
-    def numpy(self) -> Any:
-        return self._variable
 
 
 def _saves_itself_by(saveable: Any, method: Any) -> bool:
@@ -311,7 +300,7 @@ def _legacy(model: Any) -> tuple[Structure, list[Any]]:
 
     names = {
         **vars(lib),
-        "backend": _noting(lib.backend),
+        "backend": noting(lib.backend),
         "h5py": SimpleNamespace(File=NotedFile),
         "saving_utils": SimpleNamespace(model_metadata=model_metadata),
     }
@@ -338,40 +327,6 @@ def _copy_of(function: Any, names: dict[str, Any]) -> Any:
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
-
-
-def _noting(backend: ModuleType) -> SimpleNamespace:
-    """Keras's backend module, whose `convert_to_numpy` leaves variables unread."""
-
-    def convert_to_numpy(value: Any) -> Any:
-        if isinstance(value, keras.Variable):
-            dtype = _numpy_dtype(_standardize_dtype(value.dtype))
-            if dtype is not None:
-                return Later(value, dtype)
-        return backend.convert_to_numpy(value)
-
-    names = {
-        **vars(backend),
-        "convert_to_numpy": convert_to_numpy,
-        "standardize_dtype": _standardize_dtype,
-    }
-    return SimpleNamespace(**names)
-
-
-@functools.lru_cache(maxsize=64)
-def _standardize_dtype(dtype: Any) -> str:
-    name: str = keras.backend.standardize_dtype(dtype)
-    return name
-
-
-@functools.cache
-def _numpy_dtype(name: str) -> np.dtype[Any] | None:
-    import ml_dtypes
-
-    try:
-        return np.dtype(getattr(ml_dtypes, name, name))
-    except TypeError:
-        return None
 
 
 @contextlib.contextmanager

@@ -1,20 +1,24 @@
-"""Stand-ins for h5py's file, group and dataset, which note what Keras would write.
+"""Stand-ins for what Keras reads and writes while it saves: they note what would be written.
 
-Keras's own functions run on them. A value is an array (already a copy), or a variable of which
-shape and dtype are enough now, and whose values come later. What a stand-in does not know raises:
-whoever planned then lets Keras write the file itself.
+There are those for h5py's file, group and dataset, for Keras's backend, which leaves variables
+unread, and for the variables of an optimizer. Keras's own functions run on them. A value is an
+array (already a copy), or a variable of which shape and dtype are enough now, and whose values come
+later. What a stand-in does not know raises: whoever planned then lets Keras write the file itself.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final, final
 
 import numpy as np
 
-from peakhold.keras.files.hdf5_image import Attribute, Entry, Structure
+import keras
+from peakhold.keras.files.hdf5_image import Noted, Structure, structure_of
 
-__all__ = ["Later", "NotedFile", "NotedGroup"]
+__all__ = ["Later", "NotedFile", "NotedGroup", "Unread", "noting"]
 
 _WHOLE: Final = ((), slice(None), ...)
 
@@ -34,8 +38,8 @@ class _Attributes(dict[str, Any]):
     def create(self, name: str, data: Any) -> None:
         self[name] = data
 
-    def noted(self) -> tuple[Attribute, ...]:
-        return tuple(Attribute.of(_text(name), value) for name, value in self.items())
+    def named(self) -> dict[str, Any]:
+        return {_text(name): value for name, value in self.items()}
 
 
 @final
@@ -144,8 +148,8 @@ class NotedGroup:
             raise ValueError(f"expected a name that is not there yet, got name={name!r}")
         parent._children[last] = child
 
-    def _noted(self, path: str) -> Iterator[tuple[Entry, Any]]:
-        yield Entry(path, self.attrs.noted()), None
+    def _noted(self, path: str) -> Iterator[tuple[Noted, Any]]:
+        yield Noted(path, self.attrs.named()), None
         for name, child in self._children.items():
             below = f"{path}/{name}" if path else name
             if isinstance(child, NotedGroup):
@@ -153,8 +157,7 @@ class NotedGroup:
             elif child.values is None:
                 raise TypeError(f"expected values for the dataset {below!r}, got none")
             else:
-                entry = Entry(below, child.attrs.noted(), child.shape, child.dtype)
-                yield entry, child.values
+                yield Noted(below, child.attrs.named(), child.shape, child.dtype), child.values
 
 
 @final
@@ -170,8 +173,8 @@ class NotedFile(NotedGroup):
     def noted(self) -> tuple[Structure, list[Any]]:
         """The structure, and for each dataset in its order an array or a `Later`."""
         pairs = list(self._noted(""))
-        values = [value for entry, value in pairs if entry.shape is not None]
-        return tuple(entry for entry, _ in pairs), values
+        values = [value for noted, value in pairs if noted.shape is not None]
+        return structure_of([noted for noted, _ in pairs]), values
 
 
 def _value(value: Any) -> Any:
@@ -187,3 +190,49 @@ def _parts(name: str | bytes) -> list[str]:
     if not parts or "." in parts:
         raise ValueError(f"expected the name of a group or a dataset, got name={name!r}")
     return parts
+
+
+@final
+class Unread:
+    """A variable of an optimizer, which Keras asks for its values."""
+
+    def __init__(self, variable: Any) -> None:
+        self._variable = variable
+
+    def numpy(self) -> Any:
+        """The variable, for the backend to note."""
+        return self._variable
+
+
+def noting(backend: ModuleType) -> SimpleNamespace:
+    """Keras's backend module, whose `convert_to_numpy` leaves variables unread."""
+
+    def convert_to_numpy(value: Any) -> Any:
+        if isinstance(value, keras.Variable):
+            dtype = _numpy_dtype(_standardize_dtype(value.dtype))
+            if dtype is not None:
+                return Later(value, dtype)
+        return backend.convert_to_numpy(value)
+
+    names = {
+        **vars(backend),
+        "convert_to_numpy": convert_to_numpy,
+        "standardize_dtype": _standardize_dtype,
+    }
+    return SimpleNamespace(**names)
+
+
+@functools.lru_cache(maxsize=64)
+def _standardize_dtype(dtype: Any) -> str:
+    name: str = keras.backend.standardize_dtype(dtype)
+    return name
+
+
+@functools.cache
+def _numpy_dtype(name: str) -> np.dtype[Any] | None:
+    import ml_dtypes
+
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name))
+    except TypeError:
+        return None

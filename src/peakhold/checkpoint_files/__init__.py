@@ -1,5 +1,6 @@
-"""What `ModelCheckpoint` is made of: organs that know nothing of it, each usable alone.
+"""What `ModelCheckpoint` is made of: what it does in a run, and organs that know nothing of it.
 
+saving       the participant: it asks the policy, and has written what it decides
 arguments    what can be wrong with an argument
 template     the name of a file, with places to fill
 requests     a save that was asked for, and what became of it

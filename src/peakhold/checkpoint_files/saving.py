@@ -1,0 +1,618 @@
+"""What `ModelCheckpoint` does in a run: it asks the policy, and has written what it decides.
+
+Rules of this file:
+
+1. The policies decide when and whether, the folder commits, and only a committed file has a path.
+2. What is about to be written is checked: the loss (computed before the last update) and every
+   float variable. Nothing that is not finite is written over anything.
+3. What stood under the name before this run is given a second name first, unless this run goes on
+   from it. What Peakhold did not write is never lost.
+4. A save that fails is said aloud and changes nothing; training goes on.
+5. The value to beat includes what is under way; paths, messages and the sidecar speak of committed
+   files. What has become of a save is heard at the next event, on the thread that trains.
+6. A best state that the disk refused is tried once more, at the next save or at the end, unless a
+   better one has come. The next save does not wait for that: it is judged by what is committed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, final
+
+from peakhold._core.decisions import Decision, Missing, Save, Skip
+from peakhold._core.facts import Committed, Fact, Failed, Found, NotFinite
+from peakhold._core.moments import Moment, Position
+from peakhold._core.observation import Event
+from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
+from peakhold._core.policies.keep_files import keep_files
+from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigger_of
+from peakhold._core.watched import Watched
+from peakhold.advice import Checkpoint, RunSettings
+from peakhold.checkpoint_files.folder import CheckpointFolder
+from peakhold.checkpoint_files.placement import Placement
+from peakhold.checkpoint_files.queue import wait_for_saves_to
+from peakhold.checkpoint_files.requests import (
+    SaveBegun,
+    SaveOutcome,
+    SaveRequest,
+    about_to_be_saved,
+)
+from peakhold.checkpoint_files.retention import Retention
+from peakhold.checkpoint_files.template import CheckpointTemplate, static_folder
+from peakhold.checkpoint_files.writer import CheckpointWriter
+from peakhold.errors import (
+    InvalidArgumentError,
+    MonitorNotFoundError,
+    MonitorWarning,
+    SaveError,
+    SaveWarning,
+)
+from peakhold.host.contract import PlannedFile, to_number
+from peakhold.runtime.participant import Needs, Start
+from peakhold.runtime.run_view import RunView
+from peakhold.runtime.summary import Best
+from peakhold.runtime.watching import Watch, Watching
+
+__all__ = ["Saving"]
+
+
+@final
+class Saving(Watching[CheckpointState]):
+    """Asks the policy, and has written what it decides.
+
+    Args:
+        name: The class of its callback, for messages.
+        watch: The metric that ranks.
+        accepted: Suffixes that the callback's class takes for any model; None: it takes all.
+    """
+
+    ranks_epochs = True
+    filepath = ""
+    verbose = 0
+    save_best_only = save_weights_only = False
+    initial_value_threshold: float | None = None
+    check_finite = True
+    on_save_error = "warn"
+    background: bool | None = None
+    memory_budget: int | None = None
+    keep_last: int | None = None
+    keep_best: int | None = None
+
+    def __init__(self, name: str, watch: Watch, accepted: tuple[str, ...] | None) -> None:
+        self._accepted = accepted
+        self._writer = CheckpointWriter()
+        self._save_freq: Any = "epoch"
+        self._schedule = SaveSchedule(trigger_of("epoch"))
+        self._forget_run()
+        super().__init__(name, [watch])
+
+    def _forget_run(self) -> None:
+        """What belongs to one run, at its beginning."""
+        self.best_path: str | None = None
+        self.latest_path: str | None = None
+        self.best_epoch: int | None = None
+        self._files: CheckpointFolder | None = None
+        self._writer.placement = Placement()
+        self._exempt: frozenset[str] = frozenset()
+        self._goes_on = self._took_over = False
+        self._missing: MonitorNotFoundError | None = None  # raised when the next epoch begins
+        self._why_not = "no epoch ended"
+        self._beaten: float | None = None
+        self._outcomes: dict[int, SaveOutcome] = {}
+        self._passed: int | None = None
+
+    # The configuration
+
+    @property
+    def save_freq(self) -> Any:
+        """When to save."""
+        return self._save_freq
+
+    @save_freq.setter
+    def save_freq(self, value: str | int | Every | AtEnd) -> None:
+        trigger = trigger_of(value)
+        is_count = isinstance(trigger, Every) and not isinstance(value, (Every, str))
+        self._save_freq = trigger.batches if is_count else value  # type: ignore[union-attr]
+        self._schedule = SaveSchedule(trigger)
+        self.set_state(replace(self.state, due=self._schedule.init()))
+
+    @property
+    def ranks(self) -> bool:
+        """Whether files are ranked at all."""
+        return self.save_best_only or self.keep_best is not None
+
+    @property
+    def policy(self) -> CheckpointPolicy:
+        """With the settings as they are now."""
+        watch = self.watches[0]
+        return CheckpointPolicy(
+            self._schedule,
+            Watched(watch.monitor, watch.criterion) if self.ranks else None,
+            best_only=self.save_best_only,
+            threshold=self.initial_value_threshold,
+            check_finite=self.check_finite,
+        )
+
+    @property
+    def best(self) -> float | None:
+        """The value to beat: of the best file, one that is being written included."""
+        return self.policy.to_beat(self.state)
+
+    @best.setter
+    def best(self, value: float | None) -> None:
+        self.set_state(replace(self.state, best=value, pending=(), replayed=None))
+
+    @property
+    def _template(self) -> CheckpointTemplate:
+        return CheckpointTemplate(self.filepath)
+
+    def _folder(self) -> CheckpointFolder:
+        if self._files is None:
+            filepath = os.path.abspath(self.filepath)
+            self._files = CheckpointFolder(filepath, self._template.suffix, self.run.id)
+        return self._files
+
+    # Before training
+
+    def needs(self, run: RunView) -> Needs:
+        """Begin anew; what is wrong with the name or the folder is said now."""
+        self.wait()  # a fit that raised may have left some
+        self._writer.queue.give_up()
+        super().needs(run)
+        self._forget_run()
+        self._template.check_suffix(run.host, self.name, self._accepted)
+        if not run.has_user_callbacks:  # a user's callback may log what fills a place
+            counts_batches = self._schedule.needs_batches
+            self._template.check_placeholders(run.host, counts_batches=counts_batches)
+        self._folder().check(run.host.state_bytes())
+        wait_for_saves_to(self.filepath)  # another callback's fit may have raised
+        self._folder().sweep()
+        if self.check_finite:
+            self._exempt = run.host.nonfinite()
+            if self._exempt:
+                self.warn_once(
+                    f"{self.name}: {', '.join(sorted(self._exempt)[:5])} hold NaN or infinity "
+                    "before training; they are not checked.",
+                    SaveWarning,
+                )
+        return Needs(memory_budget=self.memory_budget)
+
+    def buffers_needed(self, run: RunView) -> Mapping[str, int]:
+        """As many copies of what a file holds as are written and taken at a time."""
+        later = self.background
+        if later is None:
+            fit_alone = run.driven and run.trained.runs_fit()
+            later = fit_alone and not run.user_callbacks_follow()
+        self._writer.placement = Placement(in_background=later)
+        return self._writer.placement.buffers_needed(
+            run.host, run.pool, self._template.suffix, self._tell_why_here
+        )
+
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Its path, and what it saves."""
+        path, watch = os.path.abspath(self.filepath), self.watches[0]
+        one_name = self._template.is_fixed_in_a_run
+        overwrites = one_name and not isinstance(self.save_freq, AtEnd)
+        checkpoint = Checkpoint(
+            self.filepath, watch.monitor, watch.mode, self.save_best_only, overwrites
+        )
+        return replace(
+            settings,
+            checkpoints=(*settings.checkpoints, checkpoint),
+            paths=(*settings.paths, path),
+        )
+
+    def begin(self, run: RunView, start: Start) -> None:
+        """Whether files of an earlier run are gone on from."""
+        super().begin(run, start)
+        self._goes_on = start.goes_on
+        if self._files is None or self._files.run_id != run.id:  # a backup has named the run anew
+            self._files = None
+
+    def listens(self, event: Event) -> bool:
+        """Whether batches must be looked at."""
+        return event is Event.TRAIN_BATCH_END and self._schedule.needs_batches
+
+    def passes(self, event: Event, batch: int, logs: dict[str, Any]) -> bool:
+        """A batch at which nothing is due is no moment; it is counted with the next that is."""
+        mark, trigger = self.state.mark, self._schedule.trigger
+        counts = mark is not None and isinstance(trigger, Every) and trigger.seconds is not None
+        seconds = self.run.spent_seconds() - mark if counts and mark is not None else 0.0
+        if self._schedule.is_due_at(self.state.due, batch, seconds):
+            return False
+        self._passed = batch
+        return True
+
+    def _count_passed(self, moment: Moment) -> None:
+        """The last batch that was passed over counts before what comes after its epoch."""
+        batch, self._passed = self._passed, None
+        if batch is not None and moment.event is not Event.TRAIN_BATCH_END:
+            at = Position(moment.at.epoch, batch, moment.at.step)
+            self.step(Moment(Event.TRAIN_BATCH_END, at, spent=moment.spent))
+
+    # What became of saves
+
+    def news(self, moment: Moment) -> Iterable[Fact]:
+        """What has become of saves; before one is ranked, whether their states are finite, too."""
+        looks = self.save_best_only and (
+            moment.event in {Event.EPOCH_END, Event.TRAIN_END} or self._is_due(moment)
+        )
+        for outcome in self._writer.queue.news(looks=looks):
+            yield self._fact(outcome)
+
+    def _is_due(self, moment: Moment) -> bool:
+        """Whether a batch is the last before a save; asked while something is under way."""
+        if moment.event is not Event.TRAIN_BATCH_END or self._writer.queue.is_empty:
+            return False
+        return bool(self.policy.step(self.state, moment)[1])
+
+    def _fact(self, outcome: SaveOutcome) -> Fact:
+        ticket = outcome.request.ticket
+        self._outcomes[ticket] = outcome
+        if outcome.bad:
+            return NotFinite(ticket, _words_of(outcome.bad))
+        if outcome.error is not None:
+            kept = self._writer.queue.refused is outcome.request
+            return Failed(ticket, _reason_of(outcome.error), may_retry=kept)
+        return Committed(ticket)
+
+    def learn(self, fact: Fact) -> None:
+        """Tell the policy, and then people.
+
+        Raises:
+            SaveError: If a save failed and that was to end training.
+        """
+        super().learn(fact)
+        outcome = self._outcomes.pop(fact.ticket, None)
+        if outcome is None:
+            return
+        request = outcome.request
+        if outcome.committed and request.value is not None:
+            self.best_path, self.best_epoch = request.path, request.saved.epoch
+        if outcome.bad:
+            self._refuse(request.saved.epoch, _words_of(outcome.bad))
+        elif outcome.error is not None:
+            self._failed(request, outcome.error)
+        else:
+            self.latest_path = request.path
+            self._tell_committed(outcome)
+
+    def _hear(self) -> None:
+        for outcome in self._writer.queue.news():
+            self.learn(self._fact(outcome))
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every save is on disk, or has failed and was reported."""
+        ended = self._writer.queue.wait(timeout_s)
+        self._hear()
+        return ended
+
+    def _failed(self, request: SaveRequest, error: BaseException) -> None:
+        self._why_not = _reason_of(error)
+        if self.on_save_error == "raise":
+            self._writer.queue.give_up()
+            raise SaveError.for_path(
+                request.path, self._why_not, expected="a file that can be written"
+            ) from error
+        is_kept = self._writer.queue.refused is request
+        again = " A copy of its state is kept, to try once more." if is_kept else ""
+        self.run.warn(
+            f"{self.name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
+            f"{self._why_not}. What was saved before is as it was; training goes on.{again}",
+            SaveWarning,
+        )
+        if not isinstance(error, (OSError, MemoryError)):
+            # The next one is written by the framework's own functions.
+            self._writer.placement.in_background = False
+
+    # Deciding
+
+    def decide(self, moment: Moment) -> Sequence[Decision]:
+        """What the policy decides; in a run that goes on, it knows the files that are there."""
+        if moment.event in {Event.TRAIN_BATCH_END, Event.EPOCH_END, Event.TRAIN_END}:
+            self._take_over()
+        self._count_passed(moment)
+        self._beaten = self.best
+        decisions = super().decide(moment)
+        self._let_go(decisions)
+        return decisions
+
+    def _let_go(self, decisions: Sequence[Decision]) -> None:
+        """Where the policy wants what was refused no more, its copy may go."""
+        asked = any(isinstance(one, Save) and one.retry is not None for one in decisions)
+        if self.state.refused is None and not asked:
+            self._writer.queue.give_up()
+
+    def _take_over(self) -> None:
+        """In a run that goes on: take the best from the files that are there, once."""
+        watch = self.watches[0]
+        if not self._goes_on or self._took_over:
+            return
+        if self.save_best_only and watch.direction is None:
+            return
+        self._took_over = True
+        if not self.save_best_only or watch.direction is None:
+            return
+        found = self._folder().best(watch.monitor, watch.direction)
+        if found is None:
+            self.learn(Found(None))
+            return
+        path, saved = found
+        folder, name = static_folder(self.filepath), os.path.basename(path)
+        self.best_path = name if folder == "." else os.path.join(folder, name)
+        self.best_epoch = saved.epoch
+        self.learn(Found(saved.value, saved.epoch))
+
+    # Acting
+
+    def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
+        """Write, or say why not."""
+        if isinstance(decision, Save):
+            if decision.retry is not None:
+                self._write_once_more(decision)
+            else:
+                self._write(decision, moment, logs)
+        elif isinstance(decision, Skip) and decision.bad:
+            self._refuse(moment.at.epoch, decision.reason)
+        elif isinstance(decision, Skip):
+            self._pass_over(moment.at.epoch, decision.reason)
+        elif isinstance(decision, Missing):
+            self._miss(decision, moment, logs)
+
+    def _miss(self, decision: Missing, moment: Moment, logs: Mapping[str, Any]) -> None:
+        if decision.fatal:
+            error, self._missing = self._missing, None
+            self.wait()  # whoever catches it finds the file
+            raise error or self.not_found(decision.monitor, logs)
+        if moment.event is Event.TRAIN_END:
+            self.forget_said()
+        elif self.state.missing:
+            self._missing = self.not_found(decision.monitor, logs)
+            self._why_not = f"{decision.monitor!r} was not logged"
+            self.warn_once(
+                f"Can save best model only with {decision.monitor} available. {self._missing}",
+                MonitorWarning,
+            )
+            return
+        self.miss(decision, logs)
+
+    def _batch(self) -> int | None:
+        """Index of the last batch, if batches are looked at."""
+        return self.state.due.last_batch if self._schedule.needs_batches else None
+
+    def _write(self, decision: Save, moment: Moment, logs: Mapping[str, Any]) -> None:
+        epoch, path = moment.at.epoch, self._path(moment.at.epoch, logs)
+        plan, request = self._plan(), self._request(path, epoch, logs, decision)
+        bad = request.bad_among(self.run.host.nonfinite) if plan is None else frozenset()
+        if bad:
+            self._refuse(epoch, _words_of(bad))
+            super().learn(NotFinite(decision.ticket, _words_of(bad)))
+            return
+        text = f"saving model to {path}"
+        if decision.value is not None:
+            before = "None" if self._beaten is None else f"{self._beaten:.5f}"
+            text = f"{self.monitor} improved from {before} to {decision.value:.5f}, {text}"
+        self._say(f"\nEpoch {epoch + 1}: {text}")
+        self._carry_out(request, plan)
+
+    def _write_once_more(self, decision: Save) -> None:
+        request = self._writer.queue.refused
+        if request is None:  # its copy was let go meanwhile
+            super().learn(Failed(decision.ticket, "its copy was let go"))
+            return
+        self._say(f"\nEpoch {request.saved.epoch + 1}: saving model to {request.path}, once more")
+        self._writer.queue.try_again(decision.ticket)
+
+    def _path(self, epoch: int, logs: Mapping[str, Any]) -> str:
+        template, run = self._template, self.run
+        values = template.values(
+            epoch, self._batch(), logs, run_id=run.id, timestamp=run.timestamp, worker=run.rank
+        )
+        missing = template.missing(values)
+        if missing:
+            self._tell_once(
+                f"{self.name}: nothing fills {{{missing[0]}}} in {self.filepath!r} here; "
+                "the name reads NA there."
+            )
+        return template.fill(values)
+
+    def _request(
+        self, path: str, epoch: int, logs: Mapping[str, Any], decision: Save
+    ) -> SaveRequest:
+        """What is to be written."""
+        watch = self.watches[0]
+        direction = watch.direction if self.ranks else None
+        retention = None
+        if self.keep_last is not None or self.keep_best is not None:
+            policy = keep_files(self.keep_last, self.keep_best, watch.monitor, direction)
+            retention = Retention(policy, self._goes_on)
+        return SaveRequest(
+            path,
+            os.path.abspath(path),
+            about_to_be_saved(
+                epoch,
+                self._batch(),
+                {key: to_number(one) for key, one in logs.items()},
+                monitor=watch.monitor,
+                mode=None if direction is None else direction.value,
+                value=to_number(logs.get(watch.monitor)),
+                run_id=self.run.id,
+                versions=self.run.host.versions(),
+            ),
+            goes_on=self._goes_on or self.initial_value_threshold is not None,
+            value=decision.value,
+            retention=retention,
+            replaces=self._template.is_fixed,
+            exempt=self._exempt if self.check_finite else None,
+            ticket=decision.ticket,
+        )
+
+    def _plan(self) -> PlannedFile | None:
+        return self._writer.placement.plan(
+            self.run.host, self.run.pool, self._template.suffix, self._tell_why_here
+        )
+
+    def _carry_out(self, request: SaveRequest, plan: PlannedFile | None) -> None:
+        try:
+            for event in self._writer.carry_out(
+                request,
+                plan,
+                host=self.run.host,
+                pool=self.run.pool,
+                folder=self._folder(),
+                tell=self._tell_why_here,
+            ):
+                if not isinstance(event, SaveBegun):
+                    self.learn(self._fact(event))
+        except BaseException as error:  # what came to nothing is not the value to beat
+            super().learn(Failed(request.ticket, _reason_of(error)))
+            raise
+        refused = self.state.refused
+        if refused is not None and self._writer.queue.refused is None:
+            super().learn(Failed(refused.ticket, "its copy was let go"))
+
+    def save_now(self, logs: Mapping[str, Any]) -> None:
+        """Save at once, whatever the schedule says.
+
+        Raises:
+            InvalidArgumentError: If files are ranked and `logs` does not hold the metric.
+        """
+        monitor = self.watches[0].monitor
+        if self.save_best_only and logs.get(monitor) is None:
+            raise InvalidArgumentError.for_argument(
+                "logs",
+                dict(logs),
+                f"a value of {monitor!r}, by which save_best_only ranks",
+                hint="pass the logs of your hook, or save with another ModelCheckpoint.",
+            )
+        self.run.new_moment()
+        moment = self.run.moment(logs)
+        if self.ranks:
+            self.look(self.watches[0], moment, logs)
+        self._take_over()
+        self._count_passed(moment)
+        for fact in self.news(moment):
+            self.learn(fact)
+        self._beaten = self.best
+        state, decisions = self.policy.ask(self.state, moment)
+        self.set_state(state)
+        self._let_go(decisions)
+        for decision in decisions:
+            self.apply(decision, moment, dict(logs))
+
+    # The end
+
+    def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
+        """At the end of training, all that was asked for is waited for."""
+        if moment.event is Event.TRAIN_END:
+            self.wait()
+
+    def settle(self) -> None:
+        """What the disk refused is tried once more."""
+        self.wait()
+        state, decisions = self.policy.try_again(self.state)
+        self.set_state(state)
+        self._let_go(decisions)
+        for decision in decisions:
+            if isinstance(decision, Save):
+                self._write_once_more(decision)
+        if decisions:
+            self.wait()
+
+    def finish_by(self, deadline: float) -> None:
+        """Training goes on meanwhile: only what is under way now is waited for."""
+        self._writer.queue.wait(max(deadline - time.monotonic(), 0.0))
+
+    # Words
+
+    def _say(self, message: str) -> None:
+        if self.verbose:
+            self.run.say(message)
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self.run.say(message)
+
+    def _tell_why_here(self, reason: str) -> None:
+        if not self.run.quiet:
+            self._tell_once(f"{self.name} writes {self.filepath} while training waits: {reason}.")
+
+    def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
+        """Keras's words."""
+        return (
+            f"Can save best model only with {monitor} available. "
+            f"Available metrics are: {','.join(logs)}"
+        )
+
+    def _pass_over(self, epoch: int, reason: str) -> None:
+        self._why_not = f"{self.monitor} {reason}"
+        before = "None" if self._beaten is None else f"{self._beaten:.5f}"
+        self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {before}")
+
+    def _refuse(self, epoch: int, defect: str) -> None:
+        self._why_not = defect
+        kept = f" {self.latest_path!r} stays as it is." if self.latest_path else ""
+        self.warn_once(
+            f"{self.name} does not save epoch {epoch + 1}: {defect}.{kept} "
+            "Pass check_finite=False to save such states.",
+            SaveWarning,
+        )
+
+    def _tell_committed(self, outcome: SaveOutcome) -> None:
+        path = outcome.request.path
+        if outcome.aside is not None:
+            self._tell_once(f"{path} was there before this run; it is kept as {outcome.aside}.")
+        if outcome.again and not self._template.is_fixed_in_a_run:
+            self.run.say(
+                f"{path} is the name of an earlier save of this run, too, and was replaced; put "
+                "{epoch} or {batch} into the name to keep both."
+            )
+        if outcome.trouble is not None:
+            self.warn_once(
+                f"{self.name} could not delete older files: {outcome.trouble}. {path!r} is safe.",
+                SaveWarning,
+            )
+        self._say(f"\nEpoch {outcome.request.saved.epoch + 1}: finished saving model to {path}")
+
+    def summary(self) -> Best | str | None:
+        """The best file, or why there is none."""
+        if self.latest_path is None and self.best_path is None:
+            return f"ModelCheckpoint saved nothing to {self.filepath!r}: {self._why_not}"
+        best = self.best
+        if self.best_path is None or best is None or self.best_epoch is None:
+            return None
+        return Best(self.monitor, best, self.best_epoch, f"saved in {self.best_path}")
+
+    # State
+
+    def place(self) -> str | None:
+        """States are filed by the template, too."""
+        return self.filepath
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the value to beat, as plain JSON.
+
+        In the next run the value counts only if the sidecar proves a file with it: what is known
+        of files comes from files.
+        """
+        return {**self.header(), **self.state.to_json()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; it counts for the next run."""
+        self.check_header(state)
+        self.set_state(CheckpointState.from_json(state))
+        self.is_loaded = True
+
+
+def _words_of(bad: frozenset[str]) -> str:
+    first, *others = sorted(bad)
+    more = f" and {len(others)} more" if others else ""
+    return f"{first}{more} holds NaN or infinity"
+
+
+def _reason_of(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,11 +1,26 @@
-"""What states of policies have in common: they are frozen, and most moments change little."""
+"""What states of policies have in common: they are frozen, and most moments change little.
+
+A state that comes from a file may be anything. `checked` sees that each field holds what its
+annotation says before a policy counts with it: a wait of "3" would raise at the end of an epoch.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import types
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["moved"]
+__all__ = ["UNUSABLE", "checked", "moved"]
+
+UNUSABLE: Final = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+"""What comes of using a state that is not as we write it."""
+
+_MOST: Final = 2**62
+"""No count of ours is higher, and no int above can become a float safely."""
 
 S = TypeVar("S")
 
@@ -27,3 +42,58 @@ def moved(state: S, **changes: Any) -> S:
         if now is not value and (type(now) is not type(value) or now != value):
             return replace(state, **changes)  # type: ignore[type-var]
     return state
+
+
+def checked(state: S) -> S:
+    """The state, if each field holds what its annotation says.
+
+    Raises:
+        TypeError: If one does not; it is named.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Count:
+        ...     n: int = 0
+        >>> checked(Count(3))
+        Count(n=3)
+        >>> checked(Count("3"))
+        Traceback (most recent call last):
+            ...
+        TypeError: n is a str
+    """
+    kind: Any = type(state)
+    if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
+        for name, annotation in get_type_hints(kind).items():
+            if not name.startswith("_") and get_origin(annotation) is not ClassVar:
+                value = getattr(state, name)
+                if not _fits(value, annotation):
+                    raise TypeError(f"{name} is a {type(value).__name__}")
+    return state
+
+
+def _fits(value: Any, annotation: Any) -> bool:  # noqa: PLR0911 - one for each kind
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in {Union, types.UnionType}:
+        return any(_fits(value, one) for one in inner)
+    if annotation is float or annotation is int:
+        if isinstance(value, float):
+            return annotation is float
+        return type(value) is int and -_MOST < value < _MOST
+    if origin is tuple:
+        if inner[1:] != (...,):
+            return (
+                isinstance(value, tuple)
+                and len(value) == len(inner)
+                and all(map(_fits, value, inner))
+            )
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            _fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items()
+        )
+    if annotation is None or annotation is type(None):
+        return value is None
+    if isinstance(annotation, type):
+        return isinstance(value, annotation) and checked(value) is value
+    return True  # a kind of annotation that no state of ours has

@@ -19,13 +19,14 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event, is_finite
+from peakhold.backup.state import FORMAT, checked, used
 from peakhold.errors import (
     BackupMismatchError,
-    CheckpointDamagedError,
     InvalidArgumentError,
     PeakholdError,
     SaveWarning,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE", "Keeping"]
 
-_FORMAT = 1
 STATE = "train_state"
 _PARTS = frozenset({WEIGHTS, OPTIMIZER, AVERAGE})
 
@@ -108,20 +108,17 @@ class Keeping(Keeper):
         if checkpoint is None:
             self._take_foreign(kept)
             return
-        state = checkpoint.parts.pop(STATE)
-        if state["format"] != _FORMAT:
-            raise CheckpointDamagedError.for_path(
-                str(checkpoint.entry.path), f"its format is {state['format']}, known is {_FORMAT}"
-            )
+        kept.path = str(checkpoint.entry.path)
+        state = checked(checkpoint.parts.pop(STATE, None), kept.path)
         run.resumes(state["run_id"], state["timestamp"])
         kept.state, kept.parts = state, checkpoint.parts
         if state["begins"]:
             self._give_states(kept, of_ours=True)
             return
         self._fit_model(kept)
-        epoch = int(state["epoch"])
-        self.current_epoch, kept.passed = epoch, _unpack(state["passed"])
-        stopped = state["stopped"]
+        epoch, stopped = int(state["epoch"]), state["stopped"]
+        with used("its record of epochs", kept.path):
+            self.current_epoch, kept.passed = epoch, _unpack(state["passed"])
         self.initial_epoch = max(epoch, run.epochs or 0) if stopped else epoch
         kept.resumption.set_first_epoch(self.initial_epoch)
         if self._is_over():
@@ -141,19 +138,23 @@ class Keeping(Keeper):
 
     def _fit_model(self, kept: _Run) -> None:
         """Build the model if need be, see that the backup is of this one, and fill it."""
-        if not kept.resumption.build(kept.state["build"]):
-            return  # the first epoch's begin sees to it
+        with used("how its model is built", kept.path):
+            if not kept.resumption.build(kept.state["build"]):
+                return  # the first epoch's begin sees to it
         words = kept.resumption.mismatches(kept.parts, kept.state["names"])
         if words:
             raise BackupMismatchError.for_tensors(self.backup_dir, words)
-        kept.resumption.put_back(kept.parts, kept.state["more"])
+        with used("what belongs to its model", kept.path):
+            kept.resumption.put_back(kept.parts, kept.state["more"])
 
     def _give_states(self, kept: _Run, *, of_ours: bool) -> None:
         """Give the states to those whose they are and who have none yet."""
         states: dict[str, Any] = kept.state["callbacks"]
         for name, callback in self._filed().items():
             if name in states and name not in kept.given and _is_ours(callback) == of_ours:
-                callback.load_state_dict(states[name])
+                # What a user's own callback raises is the user's.
+                with used(f"the state of {name}", kept.path) if of_ours else nullcontext():
+                    callback.load_state_dict(states[name])
                 kept.given.add(name)
 
     def _tell_what_is_lost(self, kept: _Run) -> None:
@@ -167,7 +168,7 @@ class Keeping(Keeper):
 
     def _give_snapshots(self, kept: _Run) -> None:
         known = self._filed()
-        for name, snapshots in kept.state.get("held", {}).items():
+        for name, snapshots in (kept.state.get("held") or {}).items():
             if name not in known or name in kept.held_given:
                 continue
             kept.held_given.add(name)
@@ -231,7 +232,8 @@ class Keeping(Keeper):
         self._tell_what_is_lost(kept)
         if kept.passed is not None:
             kept.resumption.set_passed(run.callbacks, kept.passed)
-        set_random_state(kept.state["random"])
+        with used("the state of its random generators", kept.path):
+            set_random_state(kept.state["random"])
         kept.state, kept.parts = {}, {}
 
     # Saving
@@ -290,7 +292,7 @@ class Keeping(Keeper):
         members = self._filed()
         best, extra = self._held_places(kept, members, held, step, keep)
         state = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "begins": False,
             "epoch": epoch,
             "batch": batch,
@@ -331,7 +333,7 @@ class Keeping(Keeper):
             if (link := link_of(one)) is not None and link.participant.adds_to_files
         }
         state = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "begins": True,
             "run_id": self.run.id,
             "timestamp": self.run.timestamp,
@@ -449,7 +451,9 @@ class _Run:
 
     def __init__(self, folder: BackupFolder, resumption: Resumption) -> None:
         self.folder, self.resumption = folder, resumption
-        self.state: dict[str, Any] = {}
+        self.path = ""
+        """The backup that is gone on from."""
+        self.state: Mapping[str, Any] = {}
         self.parts: dict[str, Any] = {}
         self.passed: EpochRecord | None = None
         self.places: dict[int, dict[str, Place]] = {}

@@ -33,6 +33,7 @@ from peakhold._core.numbers import (
 )
 from peakhold._core.observation import Event
 from peakhold._core.policy import Policy
+from peakhold._core.states import checked
 from peakhold.errors import InvalidArgumentError
 from peakhold.runtime.listening import LISTENERS, Trace
 
@@ -398,7 +399,7 @@ class Deciding(Participant, Generic[S]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; it counts for the next run."""
         self.check_header(state)
-        self.set_state(_from_json(type(self.policy.init()), state["state"]))
+        self.set_state(checked(_from_json(type(self.policy.init()), state["state"])))
         self.is_loaded = True
 
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast, overload
 
 from peakhold._core.observation import Event
+from peakhold._core.states import UNUSABLE
+from peakhold.errors import InvalidArgumentError, PeakholdError
 from peakhold.runtime import dispatch
 from peakhold.runtime.callback import Callback, Shown, no_op, plain_class
 from peakhold.runtime.describe import describe
@@ -126,9 +128,21 @@ class Participating(Callback):
             state: A dict from `state_dict()` of the same class.
 
         Raises:
-            InvalidArgumentError: If the state is of another class or another monitor.
+            InvalidArgumentError: If the state is of another class or another monitor, or is not as
+                `state_dict` returns it.
         """
-        self._peakhold_link.participant.load_state_dict(state)
+        participant = self._peakhold_link.participant
+        try:
+            participant.load_state_dict(state)
+        except PeakholdError:
+            raise
+        except UNUSABLE as error:
+            raise InvalidArgumentError.for_argument(
+                "state",
+                f"{type(error).__name__}: {error}",
+                f"what state_dict() of {participant.name} returned",
+                hint="it may be of another version, or was changed; train without it.",
+            ) from error
 
     # The hooks: they report, and nothing else
 

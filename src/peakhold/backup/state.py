@@ -1,0 +1,165 @@
+"""What a backup's state must look like before anything of it is used.
+
+A checksum says that a file is as it was written, not who wrote it: a backup of another program, of
+a later version, or of somebody who means harm is as whole as ours. So everything is looked at
+before it is used, and what nobody could look at beforehand (the states of callbacks, of random
+generators) ends, if it cannot be used, in an error that names the backup, never in a bare KeyError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from peakhold._core.states import UNUSABLE
+from peakhold.errors import CheckpointDamagedError, PeakholdError
+
+__all__ = ["FORMAT", "checked", "used"]
+
+FORMAT: Final = 1
+_MOST: Final = 2**62
+_RUN_ID: Final = re.compile(r"[0-9a-f]{8}")
+_TIMESTAMP: Final = re.compile(r"\d{8}T\d{6}Z")
+
+
+def checked(state: Any, path: str) -> Mapping[str, Any]:
+    """The state, if it is one of ours.
+
+    Args:
+        state: What the backup's part held.
+        path: The backup's folder, for messages.
+
+    Raises:
+        CheckpointDamagedError: If a field is missing, or holds something else than it should.
+    """
+    if not isinstance(state, Mapping):
+        raise CheckpointDamagedError.for_path(path, f"its state is {_shown(state)}")
+    if state.get("format") != FORMAT:
+        raise CheckpointDamagedError.for_path(
+            path, f"its format is {_shown(state.get('format'))}, known is {FORMAT}"
+        )
+    fields = _BEGINNING if state.get("begins") is True else _ALL
+    for name, holds in fields.items():
+        if not holds(state.get(name)):
+            raise CheckpointDamagedError.for_path(
+                path, f"its {name!r} is {_shown(state.get(name))}"
+            )
+    return state
+
+
+@contextlib.contextmanager
+def used(what: str, path: str) -> Iterator[None]:
+    """Use what cannot be looked at beforehand.
+
+    Args:
+        what: A part of the state, for messages.
+        path: The backup's folder.
+
+    Raises:
+        CheckpointDamagedError: In place of what using it raised; errors of ours pass.
+    """
+    try:
+        yield
+    except PeakholdError as error:
+        error.add_note(f"It is from the backup {path!r}.")
+        raise
+    except UNUSABLE as error:
+        raise CheckpointDamagedError.for_path(
+            path, f"{what} cannot be used ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    """A value for people, which may be a tree of any size, or one that cannot be shown."""
+    if value is None:
+        return "missing"
+    if isinstance(value, (str, int, float)):
+        try:
+            text = repr(value)
+        except ValueError:  # an int of more than 4,300 digits
+            return "a huge number"
+        return text if len(text) <= 60 else f"{text[:60]}…"
+    return f"a {type(value).__name__}"
+
+
+def _is_text(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _is_batch(value: Any) -> bool:
+    return value is None or _is_count(value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _are_states(value: Any) -> bool:
+    return _is_mapping(value) and all(map(_is_mapping, value.values()))
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+
+
+def _are_names(value: Any) -> bool:
+    return _is_mapping(value) and all(map(_are_texts, value.values()))
+
+
+def _is_place(value: Any) -> bool:
+    match value:
+        case [step, str()]:
+            return _is_count(step)
+    return False
+
+
+def _are_places(value: Any) -> bool:
+    """By callback, by what it calls a snapshot, by part."""
+    return value is None or (
+        _are_states(value)
+        and all(
+            _is_mapping(parts) and all(map(_is_place, parts.values()))
+            for snapshots in value.values()
+            for parts in snapshots.values()
+        )
+    )
+
+
+def _is_more(value: Any) -> bool:
+    if not _is_mapping(value):
+        return False
+    rates = value.get("rates", {})
+    return _is_mapping(rates) and all(isinstance(one, (int, float)) for one in rates.values())
+
+
+def _is_record(value: Any) -> bool:
+    return value is None or (
+        _is_mapping(value)
+        and hasattr(value.get("epochs"), "tolist")
+        and _is_mapping(value.get("metrics"))
+    )
+
+
+_BEGINNING: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "begins": lambda value: isinstance(value, bool),
+    "run_id": _is_text(_RUN_ID),
+    "timestamp": _is_text(_TIMESTAMP),
+    "callbacks": _are_states,
+}
+_ALL: Final[Mapping[str, Callable[[Any], bool]]] = {
+    **_BEGINNING,
+    "epoch": _is_count,
+    "batch": _is_batch,
+    "stopped": _are_texts,
+    "names": _are_names,
+    "more": _is_more,
+    "random": _is_mapping,
+    "held": _are_places,
+    "passed": _is_record,
+}

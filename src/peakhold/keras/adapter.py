@@ -64,9 +64,8 @@ def _take_over(adapted: Any) -> None:
 @cache
 def _adapted_class(cls: Any) -> Any:
     """The class itself and Keras's, in one; ours exist already."""
-    drop_ins = vars(__import__("peakhold.keras", fromlist=["keras"]))
-    known = drop_ins.get(cls.__name__)
-    if is_ours(cls) and isinstance(known, type) and issubclass(known, cls):
+    known = _drop_in_of(cls)
+    if is_ours(cls) and known is not KerasCallback:
         return known
 
     def reduce(self: Any) -> tuple[Any, ...]:
@@ -75,6 +74,14 @@ def _adapted_class(cls: Any) -> Any:
         original.__setstate__(self.__getstate__())
         return adapt, (original,)
 
-    return type(
-        cls.__name__, (cls, KerasCallback), {"__reduce__": reduce, "__module__": cls.__module__}
-    )
+    return type(cls.__name__, (cls, known), {"__reduce__": reduce, "__module__": cls.__module__})
+
+
+def _drop_in_of(cls: type) -> Any:
+    """The class of `peakhold.keras` that stands for a neutral one, or for what it derives from."""
+    drop_ins = vars(__import__("peakhold.keras", fromlist=["keras"]))
+    for base in filter(is_ours, cls.__mro__):
+        known = drop_ins.get(base.__name__)
+        if isinstance(known, type) and issubclass(known, base) and issubclass(known, KerasCallback):
+            return known
+    return KerasCallback

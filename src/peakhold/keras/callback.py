@@ -17,6 +17,7 @@ from peakhold.host.loop import LoopHost
 from peakhold.keras.files import saving
 from peakhold.keras.fit.frame import calling_list
 from peakhold.keras.host.keras_host import host_for
+from peakhold.keras.lending import init_past
 from peakhold.runtime import callback as neutral
 from peakhold.runtime.participant import Sparse
 
@@ -56,6 +57,9 @@ class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
     """
 
     _peakhold_seam = KerasSeam()
+
+    def __init__(self) -> None:
+        init_past(self)
 
     def set_model(self, model: Any) -> None:
         """Called by Keras when `fit` begins."""

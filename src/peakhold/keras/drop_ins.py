@@ -1,7 +1,12 @@
-"""The drop-ins: each neutral class is a Keras callback, too. One line each."""
+"""The drop-ins: each neutral class is a Keras callback, too, and says that it is Keras's own."""
 
+# mypy: disable-error-code="misc"
+# Keras has no types: mypy takes each of its classes for Any.
+
+import keras
 from peakhold import callbacks as neutral
 from peakhold.keras.callback import KerasCallback
+from peakhold.keras.lending import lends
 
 __all__ = [
     "Alert",
@@ -22,31 +27,42 @@ class Callback(KerasCallback):
     __doc__ = KerasCallback.__doc__
 
 
-class BackupAndRestore(neutral.BackupAndRestore, KerasCallback):
+@lends
+class BackupAndRestore(neutral.BackupAndRestore, KerasCallback, keras.callbacks.BackupAndRestore):
     __doc__ = neutral.BackupAndRestore.__doc__
 
 
-class EarlyStopping(neutral.EarlyStopping, KerasCallback):
+@lends
+class EarlyStopping(neutral.EarlyStopping, KerasCallback, keras.callbacks.EarlyStopping):
     __doc__ = neutral.EarlyStopping.__doc__
 
 
-class ModelCheckpoint(neutral.ModelCheckpoint, KerasCallback):
+@lends
+class ModelCheckpoint(neutral.ModelCheckpoint, KerasCallback, keras.callbacks.ModelCheckpoint):
     __doc__ = neutral.ModelCheckpoint.__doc__
 
 
-class ReduceLROnPlateau(neutral.ReduceLROnPlateau, KerasCallback):
+@lends
+class ReduceLROnPlateau(
+    neutral.ReduceLROnPlateau, KerasCallback, keras.callbacks.ReduceLROnPlateau
+):
     __doc__ = neutral.ReduceLROnPlateau.__doc__
 
 
-class CSVLogger(neutral.CSVLogger, KerasCallback):
+@lends
+class CSVLogger(neutral.CSVLogger, KerasCallback, keras.callbacks.CSVLogger):
     __doc__ = neutral.CSVLogger.__doc__
 
 
-class TerminateOnNaN(neutral.TerminateOnNaN, KerasCallback):
+@lends
+class TerminateOnNaN(neutral.TerminateOnNaN, KerasCallback, keras.callbacks.TerminateOnNaN):
     __doc__ = neutral.TerminateOnNaN.__doc__
 
 
-class LearningRateScheduler(neutral.LearningRateScheduler, KerasCallback):
+@lends
+class LearningRateScheduler(
+    neutral.LearningRateScheduler, KerasCallback, keras.callbacks.LearningRateScheduler
+):
     __doc__ = neutral.LearningRateScheduler.__doc__
 
 
@@ -58,5 +74,6 @@ class Alert(neutral.Alert, KerasCallback):
     __doc__ = neutral.Alert.__doc__
 
 
-class RemoteMonitor(neutral.RemoteMonitor, KerasCallback):
+@lends
+class RemoteMonitor(neutral.RemoteMonitor, KerasCallback, keras.callbacks.RemoteMonitor):
     __doc__ = neutral.RemoteMonitor.__doc__

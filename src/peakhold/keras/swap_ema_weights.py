@@ -24,6 +24,7 @@ from peakhold._core.observation import Event
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.host.keras_host import unshare
+from peakhold.keras.lending import lends
 from peakhold.runtime.participant import NOTHING, Lender, Measured, Needs
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.run_view import RunView
@@ -170,7 +171,8 @@ class Swapping(Lender):
                     yield variable, average
 
 
-class SwapEMAWeights(Participating, KerasCallback):
+@lends
+class SwapEMAWeights(Participating, KerasCallback, keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
     """Evaluate and predict with the moving average of the weights.
 
     For an optimizer with `use_ema=True`. Validation in `fit`, and `evaluate` and `predict` if it is

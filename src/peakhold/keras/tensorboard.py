@@ -15,6 +15,7 @@ from peakhold.callbacks.tensorboard import Boarding
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import profiler, tf_summary
 from peakhold.keras.callback import KerasCallback
+from peakhold.keras.lending import lends
 from peakhold.runtime.participant import Needs
 from peakhold.runtime.run_view import RunView
 from peakhold.tensorboard import TRAIN, VALIDATION, Embedding
@@ -200,7 +201,8 @@ class KerasBoarding(Boarding):
         return {**super().__getstate__(), "_summaries": None, "_profiler": None}
 
 
-class TensorBoard(neutral.TensorBoard, KerasCallback):
+@lends
+class TensorBoard(neutral.TensorBoard, KerasCallback, keras.callbacks.TensorBoard):  # type: ignore[misc]
     __doc__ = neutral.TensorBoard.__doc__
 
     _peakhold_kind = KerasBoarding

@@ -659,7 +659,7 @@ class Behaviours:
             f"Peakhold: best m 0.25000 at epoch 2, restored to the model, saved in {path}."
         )
         assert lines[2].startswith("Peakhold: 4 epochs took ")
-        assert "stopping saved 6 epochs, about " in lines[2]
+        assert "; ended 6 epochs early, about " in lines[2]
         assert len(lines) == 3
 
     def test_a_checkpoint_that_saved_nothing_says_so_and_why(self, rig, capsys, tmp_path):

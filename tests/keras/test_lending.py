@@ -82,6 +82,7 @@ def test_nothing_that_keras_s_class_defines_is_reached(name):
                 assert owner not in theirs_of(name), defined
                 lent += 1
             if not hasattr(callback, defined):
+                assert defined not in dir(callback)
                 with pytest.raises(AttributeError, match=rf"{defined}.*\nHint: "):
                     getattr(callback, defined)
     assert lent
@@ -95,7 +96,7 @@ def test_a_name_of_keras_s_class_is_free_for_whoever_sets_it(name):
             if defined.startswith("_") and not defined.startswith("__"):
                 if not hasattr(callback, defined):
                     setattr(callback, defined, "mine")
-                    assert getattr(callback, defined) == "mine"
+                    assert getattr(callback, defined) == "mine" and defined in dir(callback)
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -36,7 +36,7 @@ def test_p02_file_and_model_hold_an_early_best_in_any_order(
     assert "best val_loss 0.30000 at epoch 2" in best
     assert "restored to the model" in best
     assert str(path) in best
-    assert "stopping saved 7 epochs" in saved
+    assert "ended 7 epochs early" in saved
 
 
 def test_p02_a_checkpoint_that_saved_nothing_says_so_and_why(xy, classifier, tmp_path, summary):

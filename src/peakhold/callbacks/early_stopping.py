@@ -624,17 +624,17 @@ class _Stopping(Watching[EarlyStoppingState]):
             return []
         return [row(moment.at.epoch, values, state, checked)]
 
-    def summary(self) -> Best | None:
-        """The best epoch, and where its weights are."""
+    def summary(self) -> Best | str:
+        """The best epoch, and where its weights are; or that there is none."""
         state = self.shown_state()
         if state.best is None:
-            return None
+            return f"no epoch could be ranked by {self.watches[0].monitor}"
         if self._best is not None and self.restore_best_weights:
             where = "restored to the model"
         elif state.best_epoch == self.run.last_epoch:
-            where = "which the model holds, for it is the last epoch"
+            where = "which the model holds"
         else:
-            where = "which the model does not hold: it has the last epoch's weights"
+            where = "which the model does not hold (it has the last epoch's weights)"
         return Best(self.watches[0].monitor, state.best, state.best_epoch, where)
 
     # State

@@ -99,7 +99,8 @@ class Saving(Watching[CheckpointState]):
         self._exempt: frozenset[str] = frozenset()
         self._goes_on = self._took_over = False
         self._missing: MonitorNotFoundError | None = None  # raised when the next epoch begins
-        self._why_not = "no epoch ended"
+        self._why_not = ""
+        self._n_saved = 0
         self._beaten: float | None = None
         self._outcomes: dict[int, SaveOutcome] = {}
         self._passed: int | None = None
@@ -278,6 +279,7 @@ class Saving(Watching[CheckpointState]):
             self._failed(request, outcome.error)
         else:
             self.latest_path = request.path
+            self._n_saved += 1
             self._tell_committed(outcome)
 
     def _hear(self) -> None:
@@ -579,12 +581,20 @@ class Saving(Watching[CheckpointState]):
         self._say(f"\nEpoch {outcome.request.saved.epoch + 1}: finished saving model to {path}")
 
     def summary(self) -> Best | str | None:
-        """The best file, or why there is none."""
+        """The best file, or how many were saved, or why none was."""
         if self.latest_path is None and self.best_path is None:
-            return f"ModelCheckpoint saved nothing to {self.filepath!r}: {self._why_not}"
+            nothing_due = "no save was due" if self.run.n_epochs_done else "no epoch has ended"
+            there = ""
+            if self._template.is_fixed_in_a_run and os.path.exists(self.filepath):
+                there = " (the file that is there is an earlier run's)"
+            return (
+                f"ModelCheckpoint saved nothing to {self.filepath!r}{there}: "
+                f"{self._why_not or nothing_due}"
+            )
         best = self.best
         if self.best_path is None or best is None or self.best_epoch is None:
-            return None
+            times = "once, in" if self._n_saved == 1 else f"{self._n_saved} times, last in"
+            return f"ModelCheckpoint saved {times} {self.latest_path}"
         return Best(self.monitor, best, self.best_epoch, f"saved in {self.best_path}")
 
     # State

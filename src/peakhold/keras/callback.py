@@ -17,7 +17,7 @@ from peakhold.host.loop import LoopHost
 from peakhold.keras.files import saving
 from peakhold.keras.fit.frame import calling_list
 from peakhold.keras.host.keras_host import host_for
-from peakhold.keras.lending import init_past
+from peakhold.keras.lending import init_past, not_lent
 from peakhold.runtime import callback as neutral
 from peakhold.runtime.participant import Sparse
 
@@ -60,6 +60,10 @@ class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
 
     def __init__(self) -> None:
         init_past(self)
+
+    def __dir__(self) -> list[str]:
+        hidden = not_lent(type(self))
+        return [name for name in super().__dir__() if name not in hidden or name in vars(self)]
 
     def set_model(self, model: Any) -> None:
         """Called by Keras when `fit` begins."""

@@ -14,6 +14,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Final, TypeVar, final
 
 from keras.callbacks import Callback as KerasOwn
@@ -21,7 +22,7 @@ from keras.callbacks import Callback as KerasOwn
 import keras
 from peakhold.runtime.callback import Callback
 
-__all__ = ["init_past", "lenders_of", "lends"]
+__all__ = ["init_past", "lenders_of", "lends", "not_lent"]
 
 C = TypeVar("C", bound=type)
 
@@ -56,6 +57,16 @@ def lends(cls: C) -> C:
             if name not in _OF_EVERY_CLASS and _owner(cls, name) in _lenders:
                 setattr(cls, name, _NotLent(lender.__name__, name))
     return cls
+
+
+def not_lent(cls: type) -> set[str]:
+    """Names that a class has from Keras's class, and that are errors."""
+    return {
+        name
+        for lender in lenders_of(cls)
+        for name in vars(lender)
+        if isinstance(inspect.getattr_static(cls, name), _NotLent)
+    }
 
 
 def lenders_of(cls: type) -> list[type]:

@@ -97,6 +97,12 @@ class Progress:
             if not self.epoch_cut_short:
                 self.n_epochs_done += 1
 
+    @property
+    def running_epoch(self) -> int | None:
+        """Index of an epoch that has begun and not ended; None if there is none."""
+        has_begun = self.start_epoch is not None and self.last_epoch != self.epoch
+        return self.epoch if has_begun or self.epoch_cut_short else None
+
     # Moments
 
     def spent_seconds(self) -> float:

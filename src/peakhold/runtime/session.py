@@ -257,6 +257,7 @@ class Session:
             seconds=self.seconds(),
             reason=self.stop_reasons[0] if self.stop_reasons else None,
             interrupted=self.interrupted,
+            running_epoch=progress.running_epoch,
         )
 
     # What its progress asks: the host may be another until the first epoch has begun

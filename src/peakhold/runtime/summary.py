@@ -1,4 +1,8 @@
-"""The three lines at the end of a run: why it ended, what was best, what stopping saved."""
+"""The lines at the end of a run: why it ended, what was best and where it is, how long it took.
+
+Every end is one of a closed list, and so is every sentence here: `tests/runtime/test_summary.py`
+has each with its text.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any, final
 
 from peakhold.advice import differing
 
-__all__ = ["Best", "Ending", "duration", "summarize", "why"]
+__all__ = ["Best", "Ending", "duration", "shown", "summarize", "why"]
 
 
 @final
@@ -37,6 +41,8 @@ class Ending:
     seconds: float
     reason: str | None
     interrupted: bool
+    running_epoch: int | None = None
+    """Index, from 0, of an epoch that has begun and not ended; None if there is none."""
 
 
 def duration(seconds: float) -> str:
@@ -55,33 +61,42 @@ def duration(seconds: float) -> str:
 
 
 def summarize(ending: Ending, participants: Iterable[Any]) -> list[str]:
-    """The lines; none if nobody in the run ranks epochs."""
-    tellers = [one for one in participants if one.ranks_epochs]
-    if not tellers:
-        return []
-    told = [teller.summary() for teller in tellers]
+    """The lines; the second only if somebody has something to say of it."""
+    told = [one.summary() for one in participants if one.ranks_epochs]
     bests = [t for t in told if isinstance(t, Best)]
     notes = [t for t in told if isinstance(t, str)]
-    return [f"Peakhold: {line}" for line in (why(ending), _best(bests, notes), _saved(ending))]
+    lines = (why(ending), _best(bests, notes), _took(ending))
+    return [f"Peakhold: {line}" for line in lines if line]
 
 
 def why(ending: Ending) -> str:
     """One sentence: where a run ended, and by what."""
-    last = (
-        "before its first epoch"
-        if ending.last_epoch is None
-        else f"after epoch {ending.last_epoch + 1}"
-    )
-    of = f" of {ending.epochs}" if ending.epochs and ending.last_epoch is not None else ""
+    if ending.last_epoch is None and ending.running_epoch is None:
+        text = "training ended without an epoch"
+        return f"{text}: {'Ctrl-C' if ending.interrupted else ending.reason or 'none was run'}."
+    last = ending.last_epoch
+    if last is None or (ending.interrupted and ending.running_epoch is not None):
+        place = f"in epoch {(ending.running_epoch or 0) + 1}"
+    else:
+        place = f"after epoch {last + 1}"
+    text = f"training ended {place}" + (f" of {ending.epochs}" if ending.epochs else "")
     if ending.interrupted:
-        return f"training ended {last}{of}: Ctrl-C."
+        return f"{text}: Ctrl-C."
     if ending.reason is not None:
-        return f"training ended {last}{of}: {ending.reason}."
-    if ending.epochs is not None and (
-        ending.last_epoch is None or ending.last_epoch + 1 < ending.epochs
-    ):
-        return f"training ended {last}{of}: something set stop_training."
-    return f"training ended {last}{of}: all epochs were run."
+        return f"{text}: {ending.reason}."
+    if ending.epochs is not None and (last is None or last + 1 < ending.epochs):
+        return f"{text}: something set stop_training."
+    return f"{text}: all epochs were run."
+
+
+def shown(value: float) -> str:
+    """A metric for people: five decimals, or as many as it takes to tell it from 0.
+
+    Example:
+        >>> shown(0.97222222), shown(3e-8), shown(0.0), shown(1234.5)
+        ('0.97222', '3.00e-08', '0.00000', '1234.50000')
+    """
+    return f"{value:.5f}" if value == 0 or round(abs(value), 3) else f"{value:.2e}"
 
 
 def _best(bests: list[Best], notes: list[str]) -> str:
@@ -89,21 +104,25 @@ def _best(bests: list[Best], notes: list[str]) -> str:
     for best in bests:
         merged.setdefault((best.monitor, best.epoch), []).append(best)
     parts = [
-        f"best {monitor} {same[0].value:.5f} at epoch {epoch + 1}, "
+        f"best {monitor} {shown(same[0].value)} at epoch {epoch + 1}, "
         + ", ".join(dict.fromkeys(b.where for b in same))
         for (monitor, epoch), same in merged.items()
     ]
-    text = "; ".join([*parts, *dict.fromkeys(notes)]) or "no epoch could be ranked"
     named = differing((best.monitor, best.epoch) for best in bests)
-    return "; ".join([text, *(advice.text for advice in named)]) + "."
+    words = [*parts, *dict.fromkeys(notes), *(advice.text for advice in named)]
+    return "; ".join(words) + "." if words else ""
 
 
-def _saved(ending: Ending) -> str:
-    took = duration(ending.seconds)
-    if ending.epochs is None or ending.last_epoch is None:
-        return f"{ending.n_epochs_done} epochs took {took}."
-    left = ending.epochs - ending.last_epoch - 1
-    if left <= 0 or not ending.n_epochs_done:
-        return f"{ending.n_epochs_done} epochs took {took}; stopping saved none."
-    rest = duration(ending.seconds / ending.n_epochs_done * left)
-    return f"{ending.n_epochs_done} epochs took {took}; stopping saved {left} epochs, about {rest}."
+def _took(ending: Ending) -> str:
+    done, took = ending.n_epochs_done, duration(ending.seconds)
+    text = f"{_epochs(done)} took {took}"
+    left = 0
+    if ending.epochs is not None and ending.last_epoch is not None:
+        left = ending.epochs - ending.last_epoch - 1
+    if left <= 0 or not done:
+        return f"{text}."
+    return f"{text}; ended {_epochs(left)} early, about {duration(ending.seconds / done * left)}."
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"

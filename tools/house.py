@@ -86,6 +86,7 @@ def counted(tree: Path) -> dict[str, Figure]:
         "counters": number(
             "step counters: attributes named after steps or batches that are added to",
             syntax.step_counters(src),
+            1,
         ),
         "walkers": number(
             "tree walkers: modules that go down dicts, lists and tuples", syntax.tree_walkers(src)

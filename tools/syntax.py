@@ -167,14 +167,24 @@ def step_counters(src: Path) -> list[str]:
     """Attributes named after steps or batches that are added to."""
     return sorted(
         {
-            f"{name.split(':')[0]}: {node.target.attr}"
+            f"{name.split(':')[0]}: {target.attr}"
             for name, function in _functions(src)
             for node in _own(function)
-            if isinstance(node, ast.AugAssign)
-            and isinstance(node.target, ast.Attribute)
-            and _COUNTER.fullmatch(node.target.attr)
+            for target in _added_to(node)
+            if _COUNTER.fullmatch(target.attr)
         }
     )
+
+
+def _added_to(node: ast.AST) -> Iterator[ast.Attribute]:
+    """Attributes that this statement adds to: `a.n += 1`, and `a.n = a.n + 1`."""
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute):
+        yield node.target
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp):
+        old = {ast.unparse(node.value.left), ast.unparse(node.value.right)}
+        for target in node.targets:
+            if isinstance(target, ast.Attribute) and ast.unparse(target) in old:
+                yield target
 
 
 def tree_walkers(src: Path) -> list[str]:

@@ -21,6 +21,7 @@ def figures():
         "depth",
         "signatures",
         "handlers",
+        "counters",
         "circles",
         "free names",
     ],

@@ -30,6 +30,7 @@ from event_reader import (
 )  # fmt: skip
 from keras_helpers import data, fit, model
 from peakhold.errors import InvalidArgumentError
+from peakhold.keras import profiler
 
 RUN_GRAPH = "__run_graph__"
 """What TensorBoard calls the graph of a run; Keras 3 writes none."""
@@ -394,6 +395,33 @@ def test_a_batch_is_profiled_by_the_frameworks_own_profiler(tmp_path):
     assert sum(name.endswith(suffix) for name in traces) == 1
     if BACKEND == "tensorflow":
         assert "batch_3" in tags(opened(tmp_path / "train"))
+
+
+@pytest.mark.parametrize("compiled", ["steps_per_execution", "gradient_accumulation_steps"])
+def test_batches_to_profile_are_counted_as_batches(compiled, tmp_path, monkeypatch):
+    """However many of them a hook stands for, and however few updates they make."""
+    if BACKEND == "torch" and compiled == "steps_per_execution":
+        pytest.skip("Keras runs one step at a time there")
+    done = []
+    monkeypatch.setattr(profiler, "usable", lambda batches: True)
+    monkeypatch.setattr(profiler, "start", lambda folder: done.append("start") or folder)
+    monkeypatch.setattr(profiler, "stop", lambda running: done.append("stop"))
+    says = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: done.append(batch),
+        on_train_batch_end=lambda batch, logs: done.append(batch),
+    )
+    net = model()
+    if compiled == "steps_per_execution":
+        net.compile("sgd", "mse", steps_per_execution=2)
+        one = [0, 1, 2, 3]
+        expected = [*one, "start", 0, "stop", 1, 2, 3, *one]
+    else:
+        net.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), "mse")
+        one = [0, 0, 1, 1, 2, 2, 3, 3]
+        expected = [*one, "start", 0, 0, 1, "stop", 1, 2, 2, 3, 3, *one]
+    fit(net, [pk.TensorBoard(tmp_path, profile_batch=(5, 6)), says], 3)
+
+    assert done == expected
 
 
 def test_a_profile_that_training_does_not_reach_the_end_of_is_stopped(tmp_path):

@@ -69,3 +69,30 @@ def test_another_model_is_an_error(tmp_path):
 def test_a_loop_that_asks_twice_in_one_process_begins_anew(tmp_path):
     assert train(tmp_path, epochs=2)[0] == [0, 1]
     assert train(tmp_path, epochs=2)[0] == [0, 1]
+
+
+def test_a_hook_that_stands_for_several_batches_counts_for_all_of_them(tmp_path):
+    """`save_freq` is a number of batches, also where hooks are fewer (`steps_per_execution`)."""
+    backup = peakhold.BackupAndRestore(tmp_path / "b", save_freq=4, delete_checkpoint=False)
+    weights = {"w": np.zeros(1)}
+    host = peakhold.LoopHost(get_state=lambda: weights, set_state=weights.update)
+    callbacks = peakhold.CallbackList(backup, host=host, epochs=2, verbose=0)
+    saved_after = []
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        for batch in (1, 3, 5):
+            weights["w"] = weights["w"] + 1
+            newest = opened_newest(tmp_path / "b")
+            callbacks.on_train_batch_end(batch, {"loss": 0.5})
+            backup._peakhold_keeping.file(0, "train_state.json")  # waits for the writer
+            if opened_newest(tmp_path / "b") != newest:
+                saved_after.append((epoch, batch))
+        callbacks.on_epoch_end(epoch, {"loss": 0.5})
+    callbacks.on_train_end()
+
+    assert saved_after == [(0, 3), (1, 1), (1, 5)]
+
+
+def opened_newest(folder):
+    return max(path.name for path in folder.iterdir() if path.name.startswith("step-"))

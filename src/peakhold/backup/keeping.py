@@ -24,6 +24,12 @@ from typing import TYPE_CHECKING, Any, final
 
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event, is_finite
+from peakhold._core.policies.save_when import (
+    AtEnd,
+    SaveSchedule,
+    SaveScheduleState,
+    trigger_of,
+)
 from peakhold.backup.state import FORMAT, checked, used
 from peakhold.errors import (
     BackupMismatchError,
@@ -248,6 +254,7 @@ class Keeping(Keeper):
         if kept is None:
             return
         self.current_epoch, self.last_batch_seen = epoch + 1, 0
+        kept.due, _ = self._schedule.epoch_end(kept.due)
         kept.note(epoch, logs, run.callbacks)
         saved_within, kept.saved_within = kept.saved_within, False
         stops = bool(run.stop_reasons) or kept.resumption.stop_requested()
@@ -270,16 +277,18 @@ class Keeping(Keeper):
         kept, batch = self._kept, moment.at.batch
         if kept is None or moment.event is not Event.TRAIN_BATCH_END or batch is None:
             return
-        fresh = batch <= self.last_batch_seen
-        kept.batches += batch + 1 if fresh else batch - self.last_batch_seen
+        kept.due, due = self._schedule.batch_end(kept.due, batch)
         self.last_batch_seen = batch
-        every = self.save_freq if isinstance(self.save_freq, int) and self.save_freq else None
-        wanted = kept.wanted.is_set() and not kept.saved.is_set()
-        if wanted or (every is not None and kept.batches >= every):
-            kept.batches = 0
+        if due or (kept.wanted.is_set() and not kept.saved.is_set()):
+            kept.due = self._schedule.reset(kept.due)
             kept.saved_within = True
             self.run.new_moment()
             self._save(moment.at.epoch, batch, False)
+
+    @property
+    def _schedule(self) -> SaveSchedule:
+        """Counts batches for backups within epochs; those at their ends are `commit`'s."""
+        return SaveSchedule(trigger_of(self.save_freq or AtEnd()))
 
     def _save(self, epoch: int, batch: int | None, stops: bool) -> None:
         kept, run = self._kept, self.run
@@ -463,7 +472,7 @@ class _Run:
         self.held_given: set[str] = set()
         """The same for snapshots."""
         self.foreign: tuple[str, ...] = ()
-        self.batches = 0
+        self.due = SaveScheduleState()
         self.saved_within = False
         self.wanted, self.saved = threading.Event(), threading.Event()
         """Whether SIGTERM wants a backup, and whether one has been begun since."""

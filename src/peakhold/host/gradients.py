@@ -34,6 +34,8 @@ class GradientTally:
     """
 
     def __init__(self) -> None:
+        self.n_norms = 0
+        """Norms that have come in, forgotten ones included."""
         self.forget()
 
     def forget(self) -> None:
@@ -41,7 +43,7 @@ class GradientTally:
         self._facts = GradientFacts()
         self._pending: list[Any] = []
         self._before: Any = None
-        self._n_fetched = 0
+        self._n_forgotten = self.n_norms
 
     def add(self, norm: Any, before: Any = None) -> None:
         """Note one batch.
@@ -54,6 +56,7 @@ class GradientTally:
         if self._before is None and before is not None:
             self._before = before.detach().clone() if hasattr(before, "detach") else before
         self._pending.append(norm)
+        self.n_norms += 1
         if len(self._pending) == _MOST_PENDING:
             self._fetch()
 
@@ -64,9 +67,9 @@ class GradientTally:
 
     def _fetch(self) -> None:
         pending, self._pending = self._pending, []
-        for norm in _numbers(pending):
-            self._n_fetched += 1
-            step = None if self._before is None else int(self._before) + self._n_fetched
+        first = self.n_norms - len(pending) - self._n_forgotten + 1
+        for number, norm in enumerate(_numbers(pending), first):
+            step = None if self._before is None else int(self._before) + number
             self._facts = self._facts.after(norm, step)
 
 

@@ -42,7 +42,6 @@ class LoopGradients:
     ) -> None:
         self._model, self._optimizer, self._given = model, optimizer, given
         self._tally = GradientTally()
-        self._n_steps = 0
         self._watches = False
 
     @property
@@ -107,5 +106,5 @@ class LoopGradients:
         overflowed = getattr(optimizer, "found_inf", None)
         if overflowed is not None:
             norm = norm.masked_fill(overflowed.to(norm.device).bool(), 0.0)
-        self._tally.add(norm, self._n_steps)
-        self._n_steps += 1
+        # PyTorch's optimizers do not count; each step of theirs that has gradients is a norm here.
+        self._tally.add(norm, self._tally.n_norms)

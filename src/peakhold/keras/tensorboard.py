@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import keras
 from peakhold import callbacks as neutral
@@ -23,19 +23,39 @@ from peakhold.tensorboard import TRAIN, VALIDATION, Embedding
 __all__ = ["TensorBoard"]
 
 
+@final
+class _Numbers:
+    """The number of a batch in a run, from 1, out of all that is told of it: its index.
+
+    The optimizer's count is none of batches where gradients are accumulated, and a hook may stand
+    for several (`steps_per_execution`): it is told of the first that begins and the last that ends.
+    """
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._before = 0
+
+    def begin(self) -> None:
+        """The index begins anew."""
+        self._before = self.last
+
+    def of(self, batch: int) -> int:
+        """The number of the batch with this index."""
+        self.last = self._before + batch + 1
+        return self.last
+
+
 class KerasBoarding(Boarding):
     """What the session asks, with all that only Keras's models have."""
 
     # Of the class, for a participant made for a loop may be taken over by `adapt`.
     _summaries: tf_summary.Summaries | None = None
     _profiler: Any = None
-    _batches = 0
-    """Batches of training in this run: those that are profiled are counted by these."""
-    _test_batches = 0
 
     def _forget_run(self) -> None:
         super()._forget_run()
-        self._batches = self._test_batches = 0
+        self._numbers, self._test_numbers = _Numbers(), _Numbers()
+        self._has_profiled = False
 
     def needs(self, run: RunView) -> Needs:
         """As for a loop; and the names of layers must be right."""
@@ -109,15 +129,25 @@ class KerasBoarding(Boarding):
     def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
         """Write the moment down."""
         if moment.event is Event.TRAIN_BATCH_BEGIN:
-            self._batch_begins()
+            self._batch_begins(moment.at.batch or 0)
         elif moment.event is Event.TEST_BATCH_BEGIN:
-            self._test_batch_begins(moment.at.batch)
+            self._test_batch_begins(moment.at.batch or 0)
         else:
             super().record(moment, logs, decided)
 
-    def _batch_begins(self) -> None:
-        self._batches += 1
-        if self._batches == self.profile_batch[0]:
+    def _epoch_begins(self, epoch: int) -> None:
+        super()._epoch_begins(epoch)
+        self._numbers.begin()
+
+    def count(self, batch: int) -> None:
+        """A batch of training has ended."""
+        super().count(batch)
+        self._numbers.of(batch)
+
+    def _batch_begins(self, batch: int) -> None:
+        first = self.profile_batch[0]
+        if self.profiles and not self._has_profiled and self._numbers.of(batch) >= first:
+            self._has_profiled = True
             self._profiler = profiler.start(self._runs().path(TRAIN))
         if self._summaries is not None:
             self._summaries.step(self._done + 1)
@@ -128,17 +158,17 @@ class KerasBoarding(Boarding):
 
     def _batch_ends(self, logs: Mapping[str, Any]) -> None:
         super()._batch_ends(logs)
-        if self._batches == self.profile_batch[1] != 0:
+        if self._profiler is not None and self._numbers.last >= self.profile_batch[1]:
             self._stop_profile()
 
-    def _test_batch_begins(self, batch: int | None) -> None:
+    def _test_batch_begins(self, batch: int) -> None:
         runs = self._runs()
         if self._summaries is not None:
             if batch == 0:
+                self._test_numbers.begin()
                 runs.of(VALIDATION)
                 self._summaries.enter(runs.path(VALIDATION))
-            self._test_batches += 1
-            self._summaries.step(self._test_batches)
+            self._summaries.step(self._test_numbers.of(batch))
 
     def _test_ends(self, logs: Mapping[str, Any]) -> None:
         if self._summaries is not None:

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from fake_slack import SECRET, FakeSlack
-from peakhold.alerts.failure import Watch, words
+from peakhold.alerts.failure import OpenRun, words
 
 LOOP = """
 import os, signal, sys, threading, warnings
@@ -220,7 +220,7 @@ class Run:
 
 def test_a_watch_tells_once():
     told, run = [], Run()
-    watch = Watch(run, told.append)
+    watch = OpenRun(run, told.append)
     watch.fail("why")
     watch.fail("why")
     del run
@@ -230,7 +230,7 @@ def test_a_watch_tells_once():
 
 def test_a_closed_watch_tells_nothing():
     told, run = [], Run()
-    watch = Watch(run, told.append)
+    watch = OpenRun(run, told.append)
     watch.close()
     watch.close()
     del run
@@ -240,13 +240,13 @@ def test_a_closed_watch_tells_nothing():
 
 def test_what_tells_may_fail_itself():
     run = Run()
-    Watch(run, lambda reason: 1 / 0)
+    OpenRun(run, lambda reason: 1 / 0)
     del run
 
 
 def test_a_run_let_go_while_its_exception_is_dealt_with_has_a_name():
     told, run = [], [Run()]
-    Watch(run[0], told.append)
+    OpenRun(run[0], told.append)
     try:
         raise ValueError("first\nsecond")
     except ValueError:
@@ -268,9 +268,9 @@ def test_words():
 
 def test_the_hooks_are_chained_once():
     for _ in range(3):
-        Watch(Run(), lambda reason: None)
+        OpenRun(Run(), lambda reason: None)
     hook = sys.excepthook
-    Watch(Run(), lambda reason: None)
+    OpenRun(Run(), lambda reason: None)
 
     assert sys.excepthook is hook
     assert threading.excepthook.__module__ == "peakhold.alerts.failure"

@@ -4,9 +4,9 @@ from peakhold import LearningRateScheduler
 from peakhold._core.monitor import Direction
 from peakhold._core.patience import Seconds, Steps
 from peakhold.advice import (
-    Checkpoint,
     Plateau,
     RunSettings,
+    Saver,
     Schedule,
     Stopper,
     advise_on,
@@ -28,7 +28,7 @@ def plateau(patience, monitor="val_loss"):
 
 
 def checkpoint(*, best_only=False, overwrites=True, mode="auto"):
-    return {"checkpoints": (Checkpoint("m.h5", "val_accuracy", mode, best_only, overwrites),)}
+    return {"savers": (Saver("m.h5", "val_accuracy", mode, best_only, overwrites),)}
 
 
 RUN = {"epochs": 100, "steps": 10}

@@ -90,8 +90,8 @@ class Condition:
         Raises:
             ConditionError: If it is none; says where.
         """
-        reader = _Reader(text)
-        return cls(text, reader.read(), tuple(dict.fromkeys(reader.names)))
+        parser = _Parser(text)
+        return cls(text, parser.read(), tuple(dict.fromkeys(parser.names)))
 
     def holds(self, values: Mapping[str, float | None]) -> bool | None:
         """Whether it is true; None is "not yet".
@@ -103,7 +103,7 @@ class Condition:
 
 
 @final
-class _Reader:
+class _Parser:
     """From text to nodes."""
 
     def __init__(self, text: str) -> None:

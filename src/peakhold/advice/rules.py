@@ -67,7 +67,7 @@ def contradiction(facts: RunSettings) -> Iterator[Advice]:
 def last_weights(facts: RunSettings) -> Iterator[Advice]:
     """E4: early stopping keeps the last weights, not the best."""
     if facts.stoppers and not any(stopper.restores for stopper in facts.stoppers):
-        best = next((c.path for c in facts.checkpoints if c.best_only), None)
+        best = next((c.path for c in facts.savers if c.best_only), None)
         yield Advice(
             "E4",
             "notice",
@@ -130,12 +130,12 @@ def useless_patience(facts: RunSettings) -> Iterator[Advice]:
 
 def overwritten(facts: RunSettings) -> Iterator[Advice]:
     """E8: each save replaces the last, or two callbacks write one path."""
-    for checkpoint in facts.checkpoints:
-        if checkpoint.overwrites and not checkpoint.best_only and facts.epochs != 1:
+    for saver in facts.savers:
+        if saver.overwrites and not saver.best_only and facts.epochs != 1:
             yield Advice(
                 "E8",
                 "notice",
-                f"ModelCheckpoint({checkpoint.path!r}): each save replaces the last; to keep them "
+                f"ModelCheckpoint({saver.path!r}): each save replaces the last; to keep them "
                 "all, put {epoch:02d} into the name, to keep the best, write save_best_only=True.",
             )
     for path, n in Counter(facts.paths).items():

@@ -9,7 +9,7 @@ from typing import final
 from peakhold._core.monitor import Direction
 from peakhold._core.patience import Patience
 
-__all__ = ["Checkpoint", "Plateau", "RunSettings", "Schedule", "Stopper"]
+__all__ = ["Plateau", "RunSettings", "Saver", "Schedule", "Stopper"]
 
 
 @final
@@ -39,8 +39,8 @@ class Plateau:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A checkpoint of this run."""
+class Saver:
+    """What saves checkpoints of this run."""
 
     path: str
     monitor: str
@@ -78,7 +78,7 @@ class RunSettings:
     """What the metrics themselves tell, by training name."""
     stoppers: tuple[Stopper, ...] = ()
     plateaus: tuple[Plateau, ...] = ()
-    checkpoints: tuple[Checkpoint, ...] = ()
+    savers: tuple[Saver, ...] = ()
     schedules: tuple[Schedule, ...] = ()
     paths: tuple[str, ...] = ()
     """Every path that a callback writes over, templates included. Not the folder of
@@ -90,6 +90,6 @@ class RunSettings:
             yield "EarlyStopping", stopper.monitor, stopper.mode
         for plateau in self.plateaus:
             yield "ReduceLROnPlateau", plateau.monitor, plateau.mode
-        for checkpoint in self.checkpoints:
-            if checkpoint.best_only:
-                yield "ModelCheckpoint", checkpoint.monitor, checkpoint.mode
+        for saver in self.savers:
+            if saver.best_only:
+                yield "ModelCheckpoint", saver.monitor, saver.mode

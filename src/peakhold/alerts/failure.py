@@ -34,13 +34,13 @@ from peakhold import process
 # Imported before our own farewell is registered, so that the outboxes' comes after it.
 from peakhold.alerts.outbox import nothing
 
-__all__ = ["Watch"]
+__all__ = ["OpenRun"]
 
 _UNKNOWN = "it ended without on_train_end, most likely by an exception"
 
 
 @final
-class Watch:
+class OpenRun:
     """One open run.
 
     Args:
@@ -51,7 +51,7 @@ class Watch:
     Example:
         >>> class Run: ...
         >>> run = Run()
-        >>> watch = Watch(run, print)
+        >>> watch = OpenRun(run, print)
         >>> del run
         it ended without on_train_end, most likely by an exception
     """
@@ -99,7 +99,7 @@ def words(error: BaseException) -> str:
     return name
 
 
-_open: set[Watch] = set()
+_open: set[OpenRun] = set()
 _installed: set[str] = set()
 
 

@@ -24,14 +24,14 @@ import urllib.request
 from collections import deque
 from typing import Any, final
 
-__all__ = ["Sender", "post"]
+__all__ = ["RequestSender", "post"]
 
 MAX_WAITING = 100
 HANG_UP_TRIES = 20
 
 
 @final
-class Sender:
+class RequestSender:
     """Sends requests in order, in a thread that lives while there are any."""
 
     def __init__(self, timeout: float) -> None:

@@ -11,7 +11,7 @@ from peakhold._core.condition import Condition, ConditionError
 from peakhold.alerts.outcome import Sender
 from peakhold.alerts.secret import Secret
 from peakhold.errors import InvalidArgumentError
-from peakhold.runtime.alerting import Alerting, Receiver
+from peakhold.runtime.alerting import AddressKind, Alerting
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.session import session_of
 
@@ -20,7 +20,7 @@ __all__ = ["Alert", "SlackAlert"]
 EVENTS = ("best", "stop", "failure", "resume")
 
 
-class _Alert(Participating):
+class _ConditionalAlert(Participating):
     """An alert; subclasses say where to. See `SlackAlert` for the arguments."""
 
     when = Setting[Any]("The condition, as text or a function.")
@@ -34,7 +34,7 @@ class _Alert(Participating):
 
     def __init__(
         self,
-        receiver: Receiver,
+        address_kind: AddressKind,
         address: Any,
         when: str | Function[[int, Mapping[str, Any]], Any] | None,
         on: str | Iterable[str] | None,
@@ -47,7 +47,7 @@ class _Alert(Participating):
         timeout_s: float,
         exit_timeout_s: float,
     ) -> None:
-        secret, address = receiver.secret(address), None
+        secret, address = address_kind.secret(address), None
         condition = _parse(when) if isinstance(when, str) else None
         if when is not None and condition is None and not callable(when):
             raise InvalidArgumentError.for_argument(
@@ -66,7 +66,7 @@ class _Alert(Participating):
         super().__init__(
             Alerting(
                 type(self).__name__,
-                receiver,
+                address_kind,
                 secret,
                 when=when,
                 condition=condition,
@@ -164,11 +164,11 @@ def _apprise_sender(secret: Secret) -> Sender:
     return AppriseSender(secret)
 
 
-_SLACK = Receiver("webhook", "PEAKHOLD_SLACK_WEBHOOK", _slack_sender)
-_APPRISE = Receiver("url", "PEAKHOLD_ALERT_URL", _apprise_sender)
+_SLACK = AddressKind("webhook", "PEAKHOLD_SLACK_WEBHOOK", _slack_sender)
+_APPRISE = AddressKind("url", "PEAKHOLD_ALERT_URL", _apprise_sender)
 
 
-class SlackAlert(_Alert):
+class SlackAlert(_ConditionalAlert):
     """Send messages to Slack, or to whatever takes Slack's webhooks.
 
     The webhook's URL is a password: better in the environment than in a program. It is shown
@@ -245,7 +245,7 @@ class SlackAlert(_Alert):
         )
 
 
-class Alert(_Alert):
+class Alert(_ConditionalAlert):
     """Send messages through any service that Apprise knows: mail, Teams, Discord, Telegram, ….
 
     Like `SlackAlert` in everything but the address. Needs `pip install 'peakhold[alerts]'`. What

@@ -20,7 +20,7 @@ from peakhold.runtime.run_view import RunView
 if TYPE_CHECKING:
     import urllib.request
 
-    from peakhold.alerts.remote_sender import Sender
+    from peakhold.alerts.remote_sender import RequestSender
 
 __all__ = ["RemoteMonitor"]
 
@@ -105,7 +105,7 @@ class _Sending(Participant):
     ) -> None:
         self.root, self.path, self.field = root, path, field
         self.headers, self.send_as_json, self.timeout = headers, send_as_json, timeout
-        self.sender: Sender | None = None
+        self.sender: RequestSender | None = None
         self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,14 +120,14 @@ class _Sending(Participant):
         """Send an epoch's metrics, or put them into the queue."""
         if moment.event is not Event.EPOCH_END:
             return
-        from peakhold.alerts.remote_sender import Sender, post  # loads sockets and TLS
+        from peakhold.alerts.remote_sender import RequestSender, post  # loads sockets and TLS
 
         request = self._request(moment.at.epoch, logs)
         if not self.run.driven:
             self._tell_failure(post(request, self.timeout, []))
             return
         if self.sender is None:
-            self.sender = Sender(self.timeout)
+            self.sender = RequestSender(self.timeout)
         self.sender.push(request)
         self._tell_failure(self.sender.failure)
 

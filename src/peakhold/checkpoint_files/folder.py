@@ -152,7 +152,7 @@ class CheckpointFolder:
             standing = None  # somebody has been there since
         aside = None
 
-        def before_rename(committed: files.Committed) -> None:
+        def before_rename(committed: files.CommittedFile) -> None:
             nonlocal aside, standing
             if standing is None and os.path.exists(path):
                 standing = sidecar.entry_for(name)

@@ -38,7 +38,7 @@ class _TakenBackError(Exception):
 
 
 @final
-class _Save:
+class _SaveTask:
     """A request on its way to the disk.
 
     Args:
@@ -105,12 +105,12 @@ class _Save:
         """Whether it has ended, and still holds what it was to write."""
         return self.task.done and self._needs is not None
 
-    def again(self, ticket: int) -> _Save:
+    def again(self, ticket: int) -> _SaveTask:
         """Another save of the same, which has what this one held."""
         needs, self._needs = self._needs, None
         if needs is None:
             raise RuntimeError("its copy was let go")
-        return _Save(self._folder, replace(self.request, is_retry=True, ticket=ticket), *needs)
+        return _SaveTask(self._folder, replace(self.request, is_retry=True, ticket=ticket), *needs)
 
     def _commit(self) -> SaveOutcome:
         if self._needs is None:  # nobody waits for it any more
@@ -130,7 +130,7 @@ class _Save:
 
 
 _numbers = itertools.count()
-_under_way: dict[int, _Save] = {}
+_under_way: dict[int, _SaveTask] = {}
 """All saves of this process; a plain dict, for a lock might be held when somebody forks."""
 
 process.in_forked_child(_under_way.clear)
@@ -155,14 +155,14 @@ class SaveQueue:
     """
 
     def __init__(self) -> None:
-        self._saves: list[_Save] = []
-        self._refused: _Save | None = None
+        self._saves: list[_SaveTask] = []
+        self._refused: _SaveTask | None = None
         self._pid = os.getpid()
 
     def __reduce__(self) -> tuple[type[SaveQueue], tuple[()]]:
         return SaveQueue, ()
 
-    def _mine(self) -> list[_Save]:
+    def _mine(self) -> list[_SaveTask]:
         if self._pid != os.getpid():  # rule 4
             self._saves, self._refused, self._pid = [], None, os.getpid()
         return self._saves
@@ -188,9 +188,9 @@ class SaveQueue:
         held: Held,
     ) -> None:
         """Hand a save to the writer thread."""
-        self._submit(_Save(folder, request, plan, held))
+        self._submit(_SaveTask(folder, request, plan, held))
 
-    def _submit(self, save: _Save) -> None:
+    def _submit(self, save: _SaveTask) -> None:
         self._mine().append(save)
         background.submit(save.task)
 

@@ -30,7 +30,7 @@ from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
 from peakhold._core.policies.keep_files import keep_files
 from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigger_of
 from peakhold._core.watched import Watched
-from peakhold.advice import Checkpoint, RunSettings
+from peakhold.advice import RunSettings, Saver
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.checkpoint_files.placement import Placement
 from peakhold.checkpoint_files.queue import wait_for_saves_to
@@ -197,12 +197,10 @@ class Saving(Watching[CheckpointState]):
         path, watch = os.path.abspath(self.filepath), self.watches[0]
         one_name = self._template.is_fixed_in_a_run
         overwrites = one_name and not isinstance(self.save_freq, AtEnd)
-        checkpoint = Checkpoint(
-            self.filepath, watch.monitor, watch.mode, self.save_best_only, overwrites
-        )
+        saver = Saver(self.filepath, watch.monitor, watch.mode, self.save_best_only, overwrites)
         return replace(
             settings,
-            checkpoints=(*settings.checkpoints, checkpoint),
+            savers=(*settings.savers, saver),
             paths=(*settings.paths, path),
         )
 

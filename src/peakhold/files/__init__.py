@@ -1,7 +1,7 @@
 """One file, committed: whole under its name at every moment, and known by the sidecar beside it."""
 
 from peakhold.files.one_file import (
-    Committed,
+    CommittedFile,
     commit,
     flush,
     hash_file,
@@ -12,7 +12,7 @@ from peakhold.files.one_file import (
 )
 
 __all__ = [
-    "Committed",
+    "CommittedFile",
     "commit",
     "flush",
     "hash_file",

@@ -34,8 +34,8 @@ def delete(folder: str, checksums: Mapping[str, str], *, disk: Disk | None = Non
 
     Args:
         folder: Where they are.
-        checksums: By name, what the content must be (`Committed.checksum`). What is something else,
-            is gone, or is a symbolic link, is left alone.
+        checksums: By name, what the content must be (`CommittedFile.checksum`). What is something
+            else, is gone, or is a symbolic link, is left alone.
         disk: The calls to the system. Defaults to the real ones.
 
     Raises:

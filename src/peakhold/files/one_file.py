@@ -44,7 +44,7 @@ from peakhold.files.open_files import (
     HIDDEN,
     NEW,
     OLD,
-    Held,
+    HeldDescriptors,
     hidden_name,
     holding,
     is_regular,
@@ -53,7 +53,7 @@ from peakhold.files.scratch import SCRATCH, sweep_scratch
 from peakhold.files.written_file import WrittenFile, hash_of
 
 __all__ = [
-    "Committed",
+    "CommittedFile",
     "commit",
     "flush",
     "hash_file",
@@ -68,7 +68,7 @@ _CHUNK = 1 << 22  # copying in pieces of 4 MiB
 
 @final
 @dataclass(frozen=True, slots=True)
-class Committed:
+class CommittedFile:
     """What is known of a file at the moment of its commit."""
 
     path: str
@@ -114,9 +114,9 @@ def commit(
     path: str,
     write: Callable[[BinaryIO], Any],
     *,
-    before_rename: Callable[[Committed], Any] | None = None,
+    before_rename: Callable[[CommittedFile], Any] | None = None,
     disk: Disk | None = None,
-) -> Committed:
+) -> CommittedFile:
     """Write a file so that its final name always shows a whole one.
 
     Args:
@@ -135,7 +135,7 @@ def commit(
     """
     disk = DISK if disk is None else disk
     folder, name = os.path.split(os.path.realpath(path))
-    held = Held(disk)
+    held = HeldDescriptors(disk)
     try:
         root = held.open_folder(folder)
         new = _New(disk, held, root, name, held.create(name, root))
@@ -164,7 +164,7 @@ class _New:
     def __init__(
         self,
         disk: Disk,
-        held: Held,
+        held: HeldDescriptors,
         root: int,
         name: str,
         created: tuple[str, int, tuple[int, int]],
@@ -176,7 +176,7 @@ class _New:
         self._backup: str | None = None
         self._asked = self._renamed = self._done = False
 
-    def fill(self, path: str, write: Callable[[BinaryIO], Any]) -> Committed:
+    def fill(self, path: str, write: Callable[[BinaryIO], Any]) -> CommittedFile:
         """Write the content and make it durable under the hidden name."""
         self._old = old = self._disk.look(self._name, self._root)
         if old is not None and stat.S_ISREG(old.st_mode):
@@ -185,7 +185,7 @@ class _New:
         buffered = io.BufferedRandom(self.file, 1 << 17)
         write(cast("BinaryIO", buffered))
         buffered.flush()
-        return Committed(path, *self.file.finish())
+        return CommittedFile(path, *self.file.finish())
 
     def publish(self) -> None:
         """Give it its name, durably."""

@@ -28,7 +28,7 @@ __all__ = [
     "HIDDEN",
     "NEW",
     "OLD",
-    "Held",
+    "HeldDescriptors",
     "hidden_name",
     "holding",
     "is_regular",
@@ -64,7 +64,7 @@ def take_lock(disk: Disk, fd: int) -> bool:
 
 
 @final
-class Held:
+class HeldDescriptors:
     """Descriptors of one commit; closed at its end, and in a forked child at once."""
 
     def __init__(self, disk: Disk) -> None:
@@ -128,13 +128,13 @@ class Held:
 
 
 @contextlib.contextmanager
-def holding(disk: Disk, folder: str) -> Iterator[tuple[Held, int]]:
+def holding(disk: Disk, folder: str) -> Iterator[tuple[HeldDescriptors, int]]:
     """An open folder, and what is opened in it until the end."""
-    held = Held(disk)
+    held = HeldDescriptors(disk)
     try:
         yield held, held.open_folder(folder)
     finally:
         held.release()
 
 
-_alive = process.each_in_forked_child(Held.abandon)
+_alive = process.each_in_forked_child(HeldDescriptors.abandon)

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from peakhold.disk.disk import Disk
-from peakhold.files.open_files import DISK, Held, hidden_name, holding, take_lock
+from peakhold.files.open_files import DISK, HeldDescriptors, hidden_name, holding, take_lock
 
 __all__ = ["FOLDER", "SCRATCH", "scratch_folder", "sweep_scratch"]
 
@@ -57,7 +57,7 @@ def scratch_folder(folder: str, name: str, *, disk: Disk | None = None) -> Itera
                     _remove(disk, root, made)
 
 
-def _make(disk: Disk, held: Held, root: int, name: str) -> str:
+def _make(disk: Disk, held: HeldDescriptors, root: int, name: str) -> str:
     """Make the folder and lock it; a sweep may strike between the two, then again."""
     while True:
         made = hidden_name(name, FOLDER)

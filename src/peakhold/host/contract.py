@@ -21,14 +21,14 @@ __all__ = [
     "CallbackTraits",
     "CannotPlanError",
     "Host",
+    "Parts",
     "PlannedFile",
-    "Snapshot",
     "rate_key",
     "to_number",
 ]
 
-Snapshot = dict[str, Any]
-"""Copies in host memory of named parts: `weights`, and what else the host lists in `parts()`."""
+Parts = dict[str, Any]
+"""Named parts of a model's state: `weights`, and what else the host lists in `parts()`."""
 
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer"
@@ -88,7 +88,7 @@ class Host(Protocol):
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that `snapshot` can copy; empty if there is no state to reach."""
 
-    def borrow(self, parts: Iterable[str]) -> Snapshot:
+    def borrow(self, parts: Iterable[str]) -> Parts:
         """The parts as they are in the model, as far as possible without a copy.
 
         Trees of NumPy arrays, PyTorch tensors and plain values: to be copied at once, and let go
@@ -101,22 +101,22 @@ class Host(Protocol):
     def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
         """Names and arrays of a part's tree, for messages; may be looked at in another thread."""
 
-    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+    def snapshot(self, parts: Iterable[str]) -> Parts:
         """Copy parts; later changes of the model change nothing in the copy.
 
         For callbacks of a user's own; ours share their copies through the run's pool.
         """
 
-    def like_live(self, snapshot: Snapshot) -> Snapshot:
+    def like_live(self, snapshot: Parts) -> Parts:
         """Copied parts in the types that the live ones have, as the model's own functions do."""
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Parts) -> None:
         """Put copied parts back, in the types that the live ones have."""
 
     def nonfinite(self) -> frozenset[str]:
         """Names of float variables of model and optimizer that hold NaN or infinity now."""
 
-    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+    def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         """The same for the weights of a snapshot."""
 
     def state_bytes(self) -> int | None:

@@ -15,8 +15,8 @@ from peakhold.host.contract import (
     OPTIMIZER,
     WEIGHTS,
     CannotPlanError,
+    Parts,
     PlannedFile,
-    Snapshot,
 )
 from peakhold.host.finite import nonfinite_names
 from peakhold.host.gradients import GradientFacts
@@ -97,8 +97,8 @@ class LoopHost:
             (OPTIMIZER,) if has_optimizer else ()
         )
 
-    def borrow(self, parts: Iterable[str]) -> Snapshot:
-        trees: Snapshot = {}
+    def borrow(self, parts: Iterable[str]) -> Parts:
+        trees: Parts = {}
         for part in parts:
             if part == WEIGHTS and self._get_state:
                 trees[part] = taken_apart(self._get_state())
@@ -115,10 +115,10 @@ class LoopHost:
     def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
         return list(leaves(tree, convert=False))
 
-    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+    def snapshot(self, parts: Iterable[str]) -> Parts:
         return self.like_live(self.borrow(parts))
 
-    def like_live(self, snapshot: Snapshot) -> Snapshot:
+    def like_live(self, snapshot: Parts) -> Parts:
         return {part: self._like_live(part, tree) for part, tree in snapshot.items()}
 
     def _like_live(self, part: str, tree: Any) -> Any:
@@ -132,7 +132,7 @@ class LoopHost:
             return like_live(tree, self.optimizer.state_dict(), stray)
         return tree  # of a callback that was copied or pickled, without a model
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Parts) -> None:
         # In copies: a loop may train on from what it was given, and ours stays good.
         trees = self.like_live(snapshot)
         if WEIGHTS in trees and self._set_state:
@@ -143,7 +143,7 @@ class LoopHost:
     def nonfinite(self) -> frozenset[str]:
         return nonfinite_names(leaves(self._weights()))
 
-    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+    def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         return nonfinite_names(leaves(snapshot.get(WEIGHTS)))
 
     def state_bytes(self) -> int | None:

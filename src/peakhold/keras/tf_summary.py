@@ -75,9 +75,9 @@ class Summaries:
             writers[folder] = self._tf.summary.create_file_writer(folder)
         return writers[folder]
 
-    def sink(self, folder: str) -> _Sink:
+    def sink(self, folder: str) -> _SummarySink:
         """Where our events go."""
-        return _Sink(self._tf, self._writer(folder))
+        return _SummarySink(self._tf, self._writer(folder))
 
     def enter(self, folder: str) -> None:
         """Make the writer of a folder the default one."""
@@ -132,7 +132,7 @@ def _trace_anew(model: Any) -> None:
 
 
 @final
-class _Sink:
+class _SummarySink:
     """Hands our events to TensorFlow's writer, in whose file they stand in order."""
 
     path: str | None = None

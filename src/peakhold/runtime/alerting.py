@@ -43,13 +43,13 @@ from peakhold.runtime.run_view import RunView
 from peakhold.runtime.summary import why
 from peakhold.runtime.watching import Watch, Watching
 
-__all__ = ["Alerting", "Receiver"]
+__all__ = ["AddressKind", "Alerting"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Receiver:
-    """Where an alert's address comes from, and who sends to it."""
+class AddressKind:
+    """A kind of address that an alert may have: where it comes from, and who sends to it."""
 
     argument: str
     """Name of the argument that holds the address."""
@@ -92,7 +92,7 @@ class Alerting(Watching[AlertState]):
 
     Args:
         name: The class of its callback, for messages.
-        receiver: What kind of address it sends to.
+        address_kind: What kind of address it sends to.
         secret: The address.
         when: A parsed condition with its text, or a function of (epoch, logs), or None.
         condition: The parsed condition, if `when` is text.
@@ -112,7 +112,7 @@ class Alerting(Watching[AlertState]):
     def __init__(
         self,
         name: str,
-        receiver: Receiver,
+        address_kind: AddressKind,
         secret: Secret,
         *,
         when: str | Function[[int, Mapping[str, Any]], Any] | None,
@@ -132,9 +132,9 @@ class Alerting(Watching[AlertState]):
         self.called = name
         """What it is called in its run: its answers are filed under that."""
         super().__init__(name, [Watch(name, monitor, mode)])
-        self.receiver, self.secret = receiver, secret
+        self.address_kind, self.secret = address_kind, secret
         self.outbox: Outbox | None = self._new_outbox()
-        self.open_run: failure.Watch | None = None
+        self.open_run: failure.OpenRun | None = None
         """Notices that the run ended without its last hook."""
         self._limited = LimitState()
         self._logged: set[str] = set()
@@ -145,7 +145,7 @@ class Alerting(Watching[AlertState]):
 
     def _new_outbox(self) -> Outbox:
         return Outbox(
-            self.receiver.sender_for(self.secret),
+            self.address_kind.sender_for(self.secret),
             tries=self.tries,
             timeout_s=self.timeout_s,
             exit_timeout_s=self.exit_timeout_s,
@@ -204,12 +204,12 @@ class Alerting(Watching[AlertState]):
         self.called = run.name
         self._limited, self._logged = LimitState(), set()
         if self.outbox is None:
-            self.secret = self.secret or self.receiver.secret(None)
+            self.secret = self.secret or self.address_kind.secret(None)
             self.outbox = self._new_outbox()
         self._check_names(run)
         self.outbox.attended = run.driven
         if run.driver is not None and "failure" in self.on:
-            self.open_run = failure.Watch(run.driver, partial(self._fail, run, run.epochs))
+            self.open_run = failure.OpenRun(run.driver, partial(self._fail, run, run.epochs))
         return Needs(rates=self._wants_rates)
 
     def _check_names(self, run: RunView) -> None:

@@ -47,7 +47,7 @@ class Spill:
         return self._store.load(step, [part])[part]
 
 
-class _Parts(Mapping[str, Any]):
+class _PartsOnDisk(Mapping[str, Any]):
     """Parts that are read when they are asked for."""
 
     def __init__(self, spill: Spill, step: int, names: Iterable[str]) -> None:
@@ -68,7 +68,7 @@ class Spilled:
     """What was saved, in the place of a `Held`."""
 
     def __init__(self, spill: Spill, step: int, names: Iterable[str]) -> None:
-        self.parts: Mapping[str, Any] = _Parts(spill, step, names)
+        self.parts: Mapping[str, Any] = _PartsOnDisk(spill, step, names)
         """Tree of arrays by part, read anew each time."""
         self.token = Held.new_token()
         """Of this snapshot alone."""

@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
+from peakhold.snapshots.arrays import Array
+
 __all__ = ["LARGE", "copy_arrays"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
 Pair: TypeAlias = tuple[Array, Array]
 
 _PIECE: Final = 4 << 20

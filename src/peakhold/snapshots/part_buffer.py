@@ -15,18 +15,17 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import numpy as np
 
-from peakhold.snapshots.arrays import ArraySource, NotStorableError, source_of
+from peakhold.snapshots.arrays import Array, ArraySource, NotStorableError, source_of
 from peakhold.snapshots.copying import LARGE, copy_arrays
 from peakhold.snapshots.memory import HostMemory, file_order
 from peakhold.trees import leaf_list, with_leaves
 
 __all__ = ["PartBuffer", "fill", "tree_bytes"]
 
-Array: TypeAlias = np.ndarray[Any, Any]
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 

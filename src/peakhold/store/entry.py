@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from peakhold._core.policies.keep import CheckpointInfo
 from peakhold.errors import CheckpointDamagedError
 from peakhold.store.manifest import Manifest
 
-__all__ = ["Checkpoint", "Entry", "Finding"]
+__all__ = ["Checkpoint", "Entries", "Entry", "Finding", "Findings"]
 
 
 @final
@@ -109,3 +109,8 @@ class Finding:
     def ok(self) -> bool:
         """True if every byte is as it was saved."""
         return not self.damage
+
+
+# For classes with a method `list`, in whose annotations that name is the method.
+Entries: TypeAlias = list[Entry]
+Findings: TypeAlias = list[Finding]

@@ -25,16 +25,14 @@ from peakhold.errors import (
 )
 from peakhold.snapshots.arrays import Array, RawTensor
 from peakhold.store import manifest as manifests
-from peakhold.store.entry import Checkpoint, Entry, Finding
+from peakhold.store.entry import Checkpoint, Entries, Entry, Finding, Findings
 from peakhold.store.opened import GoneError, OpenCheckpoint, open_checkpoint
 
 __all__ = ["Reader", "Which"]
 
 Which: TypeAlias = "Entry | int | Literal['latest']"
 # Inside the class, `list` is the method.
-_Entries: TypeAlias = list[Entry]
 _Damage: TypeAlias = list[CheckpointDamagedError]
-_Findings: TypeAlias = list[Finding]
 _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
@@ -123,7 +121,7 @@ class Reader:
             if stamp is not None:
                 self._cache[entry.name] = stamp, entry
 
-    def scan(self) -> tuple[_Entries, _Damage]:
+    def scan(self) -> tuple[Entries, _Damage]:
         """Return the entries, oldest commit first, and what has a bad manifest.
 
         Between listing the names and opening the last of them a busy writer may have deleted all
@@ -135,8 +133,8 @@ class Reader:
                 if found is not None:
                     return found
 
-    def _scan_once(self, root: int) -> tuple[_Entries, _Damage] | None:
-        entries: _Entries = []
+    def _scan_once(self, root: int) -> tuple[Entries, _Damage] | None:
+        entries: Entries = []
         damaged: _Damage = []
         names = [n for n in self._disk.names(root) if manifests.parse_folder_name(n)]
         for name in sorted(names, reverse=True):
@@ -150,7 +148,7 @@ class Reader:
             self._cache.pop(gone, None)  # another thread may list at the same time
         return sorted(entries, key=attrgetter("commit")), damaged
 
-    def list(self) -> _Entries:
+    def list(self) -> Entries:
         """Return all checkpoints whose manifest is sound, oldest commit first.
 
         One whose manifest is damaged is left out, with a `CheckpointDamagedWarning` the first time.
@@ -200,7 +198,7 @@ class Reader:
             )
         return None
 
-    def _candidates(self, which: Which, *, older: bool) -> tuple[_Entries, _Damage]:
+    def _candidates(self, which: Which, *, older: bool) -> tuple[Entries, _Damage]:
         """What to try, in this order, and what cannot even be tried."""
         entries, damaged = self.scan()
         newest_first = entries[::-1]
@@ -215,7 +213,7 @@ class Reader:
             raise CheckpointNotFoundError.for_step(str(self.folder), which, steps)
         return chosen if older else chosen[:1], damaged
 
-    def _starting_at(self, which: object, newest_first: _Entries, damaged: _Damage) -> _Entries:
+    def _starting_at(self, which: object, newest_first: Entries, damaged: _Damage) -> Entries:
         if isinstance(which, Entry):
             same = [i for i, entry in enumerate(newest_first) if entry.name == which.name]
         elif isinstance(which, int) and not isinstance(which, bool):
@@ -312,7 +310,7 @@ class Reader:
 
     def _first_good(
         self,
-        candidates: _Entries,
+        candidates: Entries,
         older: bool,
         content: Callable[[OpenCheckpoint], Mapping[str, Any]],
         passed_over: dict[str, CheckpointDamagedError],
@@ -333,7 +331,7 @@ class Reader:
         first.add_note(f"{len(passed_over)} checkpoints were tried, all of them are damaged")
         raise first
 
-    def verify(self, which: Which | None = None) -> _Findings:
+    def verify(self, which: Which | None = None) -> Findings:
         """Read every byte of one checkpoint, or of all, and say what is damaged.
 
         Args:

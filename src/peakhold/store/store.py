@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias, TypeVar, final
+from typing import Any, Final, Literal, TypeVar, final
 
 from peakhold._core.policies.keep import KeepPolicy
 from peakhold._core.policies.keep import keep as commits_to_keep
@@ -43,7 +43,7 @@ from peakhold.snapshots.arrays import Array, RawTensor
 from peakhold.snapshots.host_buffers import Layout, PartDraft, Snapshot
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, commit, remove_tree
-from peakhold.store.entry import Checkpoint, Entry, Finding
+from peakhold.store.entry import Checkpoint, Entries, Entry, Findings
 from peakhold.store.opened import open_checkpoint
 from peakhold.store.owner import Ownership, make_root
 from peakhold.store.reader import Reader, Which
@@ -54,9 +54,6 @@ __all__ = ["Store"]
 
 T = TypeVar("T")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-# Inside the class, `list` is the method.
-_Entries: TypeAlias = list[Entry]
-_Findings: TypeAlias = list[Finding]
 
 
 @final
@@ -448,7 +445,7 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def list(self) -> _Entries:
+    def list(self) -> Entries:
         """Return all committed checkpoints, oldest commit first; see `Reader.list`."""
         self._check_open()
         return self._reader.list()
@@ -481,7 +478,7 @@ class Store:
         self._check_open()
         return self._reader.load_tensor(which, part, name)
 
-    def verify(self, which: Which | None = None) -> _Findings:
+    def verify(self, which: Which | None = None) -> Findings:
         """Read every byte and say what is damaged; see `Reader.verify`."""
         self._check_open()
         return self._reader.verify(which)

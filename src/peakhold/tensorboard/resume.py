@@ -24,7 +24,7 @@ __all__ = ["Left", "left_by"]
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Event:
+class _EventFound:
     path: str
     offset: int
     step: int
@@ -36,7 +36,7 @@ class _Event:
 class Left:
     """What a reader of a folder holds now, after all that was taken back already."""
 
-    events: list[_Event] = field(default_factory=list)
+    events: list[_EventFound] = field(default_factory=list)
     unfinished: bool = False
     """Whether the last run was ours and did not end: killed, or broken by an exception."""
 
@@ -66,7 +66,7 @@ class Left:
                     yield content
 
 
-def _is_stale(event: _Event, epoch: int, step: int | None) -> bool:
+def _is_stale(event: _EventFound, epoch: int, step: int | None) -> bool:
     if _counts_epochs(event.tag):
         return event.step >= epoch
     return step is not None and event.step > step
@@ -101,5 +101,5 @@ def left_by(log_dir: str) -> Left:
             if head.status == proto.START:
                 left.events = [event for event in left.events if event.step < head.step]
             if head.tag is not None:
-                left.events.append(_Event(path, offset, head.step, head.tag))
+                left.events.append(_EventFound(path, offset, head.step, head.tag))
     return left

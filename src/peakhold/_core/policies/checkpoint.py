@@ -36,11 +36,11 @@ from peakhold._core.policies.save_when import Every, SaveSchedule, SaveScheduleS
 from peakhold._core.states import moved
 from peakhold._core.watched import Seen, Watched
 
-__all__ = ["CheckpointPolicy", "CheckpointState", "Pending"]
+__all__ = ["CheckpointPolicy", "CheckpointState", "PendingSave"]
 
 
 @final
-class Pending(NamedTuple):
+class PendingSave(NamedTuple):
     """A save that was asked for, and of which nothing is known yet."""
 
     ticket: int
@@ -58,9 +58,9 @@ class CheckpointState:
     """Value of the best file."""
     due: SaveScheduleState = field(default_factory=SaveScheduleState)
     """What was trained since the last save that was due."""
-    pending: tuple[Pending, ...] = ()
+    pending: tuple[PendingSave, ...] = ()
     """Saves under way, in the order in which they were asked for."""
-    refused: Pending | None = None
+    refused: PendingSave | None = None
     """The best state whose file could not be written, and of which a copy was kept."""
     n_asked: int = 0
     """Saves that were asked for so far; the ticket of the last."""
@@ -93,8 +93,8 @@ class CheckpointState:
         """The state that `to_json` wrote; other keys beside the two are somebody else's."""
         kept = dict(fields["state"])
         kept["best"] = number_from_json(kept["best"])
-        pending = tuple(Pending(*one) for one in kept.pop("pending", ()))
-        refused = Pending(*kept.pop("refused")) if "refused" in kept else None
+        pending = tuple(PendingSave(*one) for one in kept.pop("pending", ()))
+        refused = PendingSave(*kept.pop("refused")) if "refused" in kept else None
         due = SaveScheduleState(**fields["due"])
         return cls(**kept, due=due, pending=pending, refused=refused)
 
@@ -333,12 +333,12 @@ class CheckpointPolicy:
     def _asked(self, state: CheckpointState, save: Save) -> Step:
         """Give a save its ticket. Where nothing is ranked, nothing hangs on what becomes of it."""
         ticket = state.n_asked + 1
-        one = Pending(ticket, save.value, is_retry=save.retry is not None)
+        one = PendingSave(ticket, save.value, is_retry=save.retry is not None)
         pending = (*state.pending, one) if self.best_only else state.pending
         return moved(state, n_asked=ticket, pending=pending), (moved(save, ticket=ticket),)
 
 
-def _committed(state: CheckpointState, told: Pending) -> CheckpointState:
+def _committed(state: CheckpointState, told: PendingSave) -> CheckpointState:
     if told.value is None:
         pending = tuple(one for one in state.pending if one is not told)
         return moved(state, pending=pending, has_saved=True)

@@ -49,12 +49,12 @@ class Attribute(NamedTuple):
         array = np.asarray(value)
         if array.dtype.kind not in "biufcS":
             raise TypeError(f"expected text, numbers or bytes, got {name}={value!r}")
-        return cls(name, _Array(array.dtype, array.shape), array.tobytes())
+        return cls(name, _ArrayType(array.dtype, array.shape), array.tobytes())
 
     def write(self, attributes: Any) -> None:
         """Give it to a group or dataset of h5py."""
         value: Any
-        if isinstance(self.type, _Array):
+        if isinstance(self.type, _ArrayType):
             value = np.frombuffer(self.value, self.type.dtype).reshape(self.type.shape)
         else:
             value = list(self.value) if isinstance(self.type, tuple) else self.value
@@ -64,12 +64,12 @@ class Attribute(NamedTuple):
 _PLAIN: Final = {str, bytes, bool, int, float}
 
 
-class _Array(NamedTuple):
+class _ArrayType(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
 
-class Entry(NamedTuple):
+class Hdf5Object(NamedTuple):
     """A group (without a shape), or a dataset."""
 
     path: str
@@ -78,7 +78,7 @@ class Entry(NamedTuple):
     dtype: np.dtype[Any] | None = None
 
 
-Structure = tuple[Entry, ...]
+Structure = tuple[Hdf5Object, ...]
 """All groups and datasets of a file, parents first; the root's path is empty."""
 
 
@@ -98,7 +98,7 @@ def structure_of(noted: Iterable[Noted]) -> Structure:
         TypeError: If an attribute cannot be compared.
     """
     return tuple(
-        Entry(path, tuple(itertools.starmap(Attribute.of, attributes.items())), shape, dtype)
+        Hdf5Object(path, tuple(itertools.starmap(Attribute.of, attributes.items())), shape, dtype)
         for path, attributes, shape, dtype in noted
     )
 
@@ -185,7 +185,7 @@ def image_of(structure: Structure) -> Image:
     return Image(parts, datasets, memory.size)
 
 
-def _allocate(file: Any, entry: Entry) -> Any:
+def _allocate(file: Any, entry: Hdf5Object) -> Any:
     import h5py
     from h5py import h5d, h5p, h5s, h5t
 

@@ -213,7 +213,7 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
 
     file = NotedFile()
 
-    class Store(lib.H5IOStore):  # type: ignore[misc]
+    class UnreadStore(lib.H5IOStore):  # type: ignore[misc]
         def _get_h5_file(self, *_: Any, **__: Any) -> NotedFile:
             return file
 
@@ -227,7 +227,7 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
             raise CannotPlanError(unread[0])
 
     unread: list[str] = []
-    store = Store(io.BytesIO(), mode="w")
+    store = UnreadStore(io.BytesIO(), mode="w")
     names = dict(vars(lib))
     keras_save_state = _copy_of(lib._save_state, names)
 

@@ -15,22 +15,22 @@ import numpy as np
 import keras
 from peakhold.keras.files.plan import FilePlan
 
-__all__ = ["Place", "PlannedKerasFile", "places_of"]
+__all__ = ["LeafPlace", "PlannedKerasFile", "places_of"]
 
-Place = tuple[str, int | str]
+LeafPlace = tuple[str, int | str]
 """Name of a part, and where in its list or dict."""
 
 
 def places_of(
     lists: Mapping[str, Sequence[Any]], dicts: Mapping[str, Sequence[Any]]
-) -> dict[int, Place]:
+) -> dict[int, LeafPlace]:
     """Where the copy of each variable is, by the variable's id.
 
     Args:
         lists: Variables of each part whose snapshot is a list of arrays.
         dicts: The same for parts whose snapshot is a dict of arrays by path.
     """
-    places: dict[int, Place] = {}
+    places: dict[int, LeafPlace] = {}
     for part, variables in dicts.items():
         counts = Counter(variable.path for variable in variables)
         # Of two variables with one path, only one is in the dict: neither is taken from it.
@@ -49,9 +49,9 @@ class PlannedKerasFile:
         places: As `places_of` returns them.
     """
 
-    def __init__(self, plan: FilePlan, places: Mapping[int, Place]) -> None:
+    def __init__(self, plan: FilePlan, places: Mapping[int, LeafPlace]) -> None:
         self._plan = plan
-        self._sources: list[Place | np.ndarray] = [
+        self._sources: list[LeafPlace | np.ndarray] = [
             place
             if (place := places.get(id(variable))) is not None
             else np.array(keras.ops.convert_to_numpy(variable))

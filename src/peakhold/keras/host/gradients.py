@@ -135,7 +135,7 @@ def _threading(base: Any) -> Any:
 
     # `variables` cannot call `super()`: in a class body that also sets `__class__`, the name that
     # `super()` needs is lost (bpo-12370).
-    class Watched(base):  # type: ignore[misc]
+    class WatchedOptimizer(base):  # type: ignore[misc]
         # The object was made as one of `base`, so no `__new__` of Keras's ever sees this class.
         __class__ = property(lambda _: base)
         __doc__ = base.__doc__
@@ -151,9 +151,9 @@ def _threading(base: Any) -> Any:
             function, arguments = base.__reduce__(self)
             return getattr(base, function.__name__), arguments
 
-    Watched.__name__, Watched.__qualname__ = base.__name__, base.__qualname__
-    Watched.__module__ = base.__module__
-    return Watched
+    WatchedOptimizer.__name__, WatchedOptimizer.__qualname__ = base.__name__, base.__qualname__
+    WatchedOptimizer.__module__ = base.__module__
+    return WatchedOptimizer
 
 
 def _check_saving() -> None:

@@ -27,7 +27,7 @@ from peakhold.host.contract import (
     OPTIMIZER,
     WEIGHTS,
     CannotPlanError,
-    Snapshot,
+    Parts,
 )
 from peakhold.host.finite import nonfinite_names
 from peakhold.host.gradients import GradientFacts
@@ -115,10 +115,10 @@ class KerasHost:
         others = {id(v) for v in (*self.model.weights, *self.model.metrics_variables)}
         return [v for v in self.model.variables if id(v) not in others]  # seed generators
 
-    def borrow(self, parts: Iterable[str]) -> Snapshot:
+    def borrow(self, parts: Iterable[str]) -> Parts:
         self._synced()
         known = {*self.parts(), *IN_EVERY_BACKUP}
-        trees = Snapshot()
+        trees = Parts()
         for part in parts:
             if part not in known:
                 continue
@@ -136,13 +136,13 @@ class KerasHost:
             return []
         return list(zip(paths, tree, strict=True))
 
-    def snapshot(self, parts: Iterable[str]) -> Snapshot:
+    def snapshot(self, parts: Iterable[str]) -> Parts:
         return {part: map_tree(tree, np.array) for part, tree in self.borrow(parts).items()}
 
-    def like_live(self, snapshot: Snapshot) -> Snapshot:
+    def like_live(self, snapshot: Parts) -> Parts:
         return snapshot  # Keras's functions give and take arrays of NumPy
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Parts) -> None:
         model = self._synced()
         if WEIGHTS in snapshot:
             _assign(WEIGHTS, self._variables(WEIGHTS), snapshot[WEIGHTS])
@@ -211,7 +211,7 @@ class KerasHost:
         arrays = ((v.path, _live(v)) for v in variables if _is_float(v))
         return nonfinite_names(arrays)
 
-    def nonfinite_in(self, snapshot: Snapshot) -> frozenset[str]:
+    def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         return nonfinite_names(self.named(WEIGHTS, snapshot.get(WEIGHTS)))
 
     def state_bytes(self) -> int | None:

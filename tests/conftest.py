@@ -6,13 +6,18 @@ is set here makes that quicker, and nothing else different: the same programs ar
 
 import gc
 import os
+import shutil
 import signal
 
 import pytest
 
+import child_runs
+
 pytest.register_assert_rewrite("behaviours", "free_names", "keras_helpers", "replaying")
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+CHILDREN = child_runs.prepare()
+"""Where processes that tests start report what they trained."""
 if BACKEND == "torch":
     import torch
 
@@ -63,7 +68,7 @@ def _what_the_tests_before_have_left_is_not_looked_at():
 
 @pytest.fixture(autouse=True)
 def _what_was_recorded_is_decided_again():
-    """Every run of every test, taken again by its policies (`replaying.py`)."""
+    """Every run of every test, taken again by its policies (`replaying.py`, `child_runs.py`)."""
     from peakhold.runtime.listening import listening
     from replaying import Replay
 
@@ -71,6 +76,10 @@ def _what_was_recorded_is_decided_again():
     with listening(replay):
         yield
     assert replay.wrong == []
+    in_children = child_runs.Told(CHILDREN).wrong
+    for path, _ in in_children:
+        os.unlink(path)  # told once
+    assert [words for _, words in in_children] == []
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -79,6 +88,17 @@ def pytest_terminal_summary(terminalreporter):
 
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     terminalreporter.write_line(f"peak memory: {peak_gb:.2f} GB")
+    told = child_runs.Told(CHILDREN)
+    if told.processes:
+        terminalreporter.write_line(
+            f"taken again in processes of tests: {told.steps} steps of {told.runs} runs, in "
+            f"{told.processes} processes"
+        )
+
+
+def pytest_unconfigure(config):
+    """Children are over."""
+    shutil.rmtree(CHILDREN, ignore_errors=True)
 
 
 # A shell starts background jobs with SIGINT ignored, which Peakhold respects: the tests of Ctrl-C

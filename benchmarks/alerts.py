@@ -1,6 +1,6 @@
 """What an alert costs training, whatever its webhook does.
 
-    python benchmarks/alerts.py [--rounds 9] [--write]
+    python benchmarks/alerts.py [--rounds 9] [--write] [--quick]
 
 The worst case: a message at every epoch, with no limit, and epochs of a few milliseconds. A round
 trains once for each behaviour of the webhook and once without an alert, in an order that turns;
@@ -22,6 +22,7 @@ import peakhold
 
 TESTS = Path(__file__).parents[1] / "tests"
 EPOCHS = 40
+QUICK = {"EPOCHS": 4}
 BEHAVIOURS = {
     "answers": "[]",
     "answers 429, `Retry-After: 1`": "[(429, {'Retry-After': '1'})] * 9999",
@@ -130,8 +131,10 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="small rounds: whether it runs")
     given = parser.parse_args(arguments)
-    text = table(given.rounds)
+    globals().update(QUICK if given.quick else {})
+    text = table(2 if given.quick else given.rounds)
     print(text)
     if given.write:
         from run import machine, write_section

@@ -1,6 +1,6 @@
 """What a batch of `model.fit` costs with our four callbacks, beside Keras's own four.
 
-    KERAS_BACKEND=torch python benchmarks/fit_overhead.py [--rounds 9] [--json]
+    KERAS_BACKEND=torch python benchmarks/fit_overhead.py [--rounds 9] [--json] [--quick]
 
 The four are EarlyStopping, ModelCheckpoint, ReduceLROnPlateau and CSVLogger, with the same
 arguments. The monitored metric is constant: the first epoch saves, no later one does, the rate
@@ -38,6 +38,7 @@ import peakhold.keras
 
 LIBRARIES = {"none": None, "keras": keras.callbacks, "peakhold": peakhold.keras}
 BATCHES, EPOCHS, HOOK_CALLS = 150, 11, 1500
+QUICK = {"BATCHES": 3, "EPOCHS": 2, "HOOK_CALLS": 5}
 
 
 class Constant(keras.metrics.Metric):
@@ -178,9 +179,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="a file for the seconds of every round")
+    parser.add_argument("--quick", action="store_true", help="small rounds: whether it runs")
     options = parser.parse_args(arguments)
+    globals().update(QUICK if options.quick else {})
     warnings.simplefilter("ignore")
-    seconds = measure(options.rounds)
+    seconds = measure(2 if options.quick else options.rounds)
     if options.json:
         options.json.write_text(json.dumps(seconds), "utf-8")
     print("\n".join([*HEADER, *rows(keras.backend.backend(), seconds)]))

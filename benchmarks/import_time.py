@@ -1,6 +1,6 @@
 """Importing Peakhold beside the bare interpreter, in one run: the time, and what it loads.
 
-    python benchmarks/import_time.py [--rounds 21]
+    python benchmarks/import_time.py [--rounds 21] [--quick]
 
 They take turns, each in a fresh process, so that a disturbance hits all. Bytecode is compiled
 beforehand, as an installation does it, into a folder of this run's own.
@@ -72,7 +72,9 @@ def table(rounds=21):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=21)
-    text, reached = table(parser.parse_args(arguments).rounds)
+    parser.add_argument("--quick", action="store_true", help="two rounds: whether it runs")
+    options = parser.parse_args(arguments)
+    text, reached = table(2 if options.quick else options.rounds)
     print(text)
     return 0 if reached else 1
 

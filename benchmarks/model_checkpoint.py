@@ -1,6 +1,6 @@
 """What a save of a 400 MB model adds to `fit`, beside a copy of the same bytes and Keras's class.
 
-    KERAS_BACKEND=torch python benchmarks/model_checkpoint.py [--what .keras] [--rounds 6]
+    KERAS_BACKEND=torch python benchmarks/model_checkpoint.py [--what .keras] [--rounds 6] [--quick]
 
 `--what backup` is `BackupAndRestore`, the others are the suffixes of `ModelCheckpoint`.
 
@@ -46,6 +46,7 @@ from peakhold import files
 from peakhold.store import store
 
 UNITS, BATCHES, BACKUP = 4096, 6, "backup"
+QUICK = {"UNITS": 32, "BATCHES": 2}
 
 
 class Clock(keras.callbacks.Callback):
@@ -200,7 +201,11 @@ def main(arguments=None):
     )
     parser.add_argument("--rounds", type=int, default=6, help="saves in a fit")
     parser.add_argument("--saturated", action="store_true", help="on busy cores, too")
+    parser.add_argument("--quick", action="store_true", help="two small saves: whether it runs")
     options = parser.parse_args(arguments)
+    if options.quick:
+        globals().update(QUICK)
+        options.rounds = 2
     warnings.simplefilter("ignore")
     backend = keras.backend.backend()
     lines = rows(backend, options.what, options.rounds + 1, saturated=False)

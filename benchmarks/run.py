@@ -1,6 +1,10 @@
 """`make bench`: every benchmark, printed as ratios and written to `RESULTS.md`.
 
     python benchmarks/run.py [--rounds 9] [--only store alerts]
+    python benchmarks/run.py --quick
+
+The second only shows that each still runs and has its rows: small, in one process on one backend,
+and nothing is written.
 
 Ratios, because machines differ; both sides of each were measured in one run, taking turns.
 """
@@ -8,7 +12,10 @@ Ratios, because machines differ; both sides of each were measured in one run, ta
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import importlib.metadata
+import io
 import os
 import platform
 import subprocess
@@ -18,6 +25,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 BACKENDS = ("torch", "jax", "tensorflow")
+QUICK: list[str] = []
+"""`--quick`, where that was asked for."""
 PACKAGES = ("peakhold", "keras", "torch", "jax", "tensorflow-cpu", "numpy")
 
 
@@ -38,8 +47,20 @@ def machine():
     )
 
 
+def on_this_backend(script, *options):
+    """The table of this process's backend."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        importlib.import_module(Path(script).stem).main([*options, *QUICK])
+    table = "\n".join(line for line in printed.getvalue().splitlines() if line.startswith("|"))
+    print(table, flush=True)
+    return table
+
+
 def on_each_backend(script, rounds, *options):
     """The table over all backends; each has a process of its own."""
+    if QUICK:
+        return on_this_backend(script, *options)
     # What the script prints is one backend's table: the header once, then everybody's rows.
     header, rows = [], []
     for backend in BACKENDS:
@@ -65,6 +86,8 @@ def on_each_backend(script, rounds, *options):
 
 def write_section(name, text):
     """Replace one section of `RESULTS.md`, leave the others."""
+    if QUICK:
+        return
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
     old = RESULTS.read_text("utf-8") if RESULTS.exists() else "# Results\n"
     if begin not in old:
@@ -119,7 +142,8 @@ along when it is first used."""
 def callbacks(rounds):
     import import_time
 
-    importing, _ = import_time.table()
+    importing, _ = import_time.table(2 if QUICK else 21)
+    print(importing)
     fitting = on_each_backend("fit_overhead.py", rounds)
     write_section("callbacks", f"{machine()}\n\n{FIT}\n\n{fitting}\n\n{IMPORT}\n\n{importing}")
 
@@ -145,13 +169,13 @@ def saving(rounds):
 def alerting(rounds):
     import alerts
 
-    alerts.main(["--rounds", str(rounds), "--write"])
+    alerts.main(QUICK or ["--rounds", str(rounds), "--write"])
 
 
 def storing(rounds):
     import store
 
-    store.main(["--write"])
+    store.main(QUICK or ["--write"])
 
 
 SECTIONS = {
@@ -168,12 +192,15 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="whether each runs; no figures")
     options = parser.parse_args(arguments)
+    QUICK[:] = ["--quick"] if options.quick else []
     print(machine())
     for name in options.only:
         print(f"\n{name}", flush=True)
         SECTIONS[name](options.rounds)
-    print(f"\nwritten to {RESULTS}")
+    if not options.quick:
+        print(f"\nwritten to {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What TensorBoard costs, ours beside Keras's, in one run.
 
-    KERAS_BACKEND=torch python benchmarks/tensorboard_cost.py [--rounds 7]
+    KERAS_BACKEND=torch python benchmarks/tensorboard_cost.py [--rounds 7] [--quick]
 
 Four things: one scalar into an event file; the batch hooks of a callback list with
 `TensorBoard(update_freq="epoch")`, as `fit` builds it, over those of a list without; an epoch's
@@ -33,7 +33,8 @@ import keras
 import peakhold.keras
 from peakhold.tensorboard import EventWriter
 
-N_SCALARS, N_BATCHES = 5000, 1500
+N_SCALARS, N_BATCHES, N_WEIGHTS, N_TURNS = 5000, 1500, 1000, 10
+QUICK = {"N_SCALARS": 20, "N_BATCHES": 5, "N_WEIGHTS": 2, "N_TURNS": 1}
 LIBRARIES = {"none": None, "keras": keras.callbacks, "peakhold": peakhold.keras}
 
 
@@ -87,7 +88,7 @@ class Many(keras.layers.Layer):
     """A layer with 1,000 weights of 10,000 numbers."""
 
     def build(self, shape):
-        for i in range(1000):
+        for i in range(N_WEIGHTS):
             self.add_weight(shape=(100, 100), initializer="random_normal", name=f"w{i}")
 
     def call(self, x):
@@ -139,16 +140,19 @@ def gradient_watch(rounds):
     }
     found = []
     for _ in range(rounds):
-        turns = [{name: epoch() for name, epoch in epochs.items()} for _ in range(10)]
+        turns = [{name: epoch() for name, epoch in epochs.items()} for _ in range(N_TURNS)]
         found.append({name: min(turn[name] for turn in turns) for name in epochs})
     return found
 
 
-def main():
+def main(arguments=None):
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--quick", action="store_true", help="one small round: whether it runs")
+    options = parser.parse_args(arguments)
+    globals().update(QUICK if options.quick else {})
+    rounds = 1 if options.quick else options.rounds
     small = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
     small.compile("sgd", "mse")
     small.fit(np.zeros((4, 8)), np.zeros((4, 1)), verbose=0)

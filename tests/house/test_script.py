@@ -34,3 +34,8 @@ def test_every_phase_is_something_that_is_done():
                     event,
                     phase,
                 )
+
+
+def test_every_event_has_its_scene():
+    """What no session ever tells of is no event."""
+    assert set(Event) == set(SCRIPT)

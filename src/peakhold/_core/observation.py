@@ -27,7 +27,10 @@ __all__ = ["Event", "is_finite"]
 
 @final
 class Event(enum.StrEnum):
-    """The hooks a callback may have; the value is the hook's name."""
+    """What a session tells of; the value is the name of the hook that it comes from.
+
+    Prediction is no part of a run, and that a batch of validation has ended tells nobody anything.
+    """
 
     TRAIN_BEGIN = "on_train_begin"
     TRAIN_END = "on_train_end"
@@ -38,13 +41,6 @@ class Event(enum.StrEnum):
     TEST_BEGIN = "on_test_begin"
     TEST_END = "on_test_end"
     TEST_BATCH_BEGIN = "on_test_batch_begin"
-    TEST_BATCH_END = "on_test_batch_end"
-    PREDICT_BEGIN = "on_predict_begin"
-    PREDICT_END = "on_predict_end"
-    PREDICT_BATCH_BEGIN = "on_predict_batch_begin"
-    PREDICT_BATCH_END = "on_predict_batch_end"
-    BATCH_BEGIN = "on_batch_begin"
-    BATCH_END = "on_batch_end"
 
 
 def is_finite(value: float | None) -> bool:

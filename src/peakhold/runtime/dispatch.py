@@ -35,9 +35,7 @@ __all__ = [
     "report",
 ]
 
-_BATCHES: Final = {
-    Event.TRAIN_BATCH_BEGIN, Event.TRAIN_BATCH_END, Event.TEST_BATCH_BEGIN, Event.TEST_BATCH_END,
-}  # fmt: skip
+_BATCHES: Final = {Event.TRAIN_BATCH_BEGIN, Event.TRAIN_BATCH_END, Event.TEST_BATCH_BEGIN}
 
 
 def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:

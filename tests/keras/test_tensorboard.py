@@ -378,6 +378,21 @@ def test_labels_for_a_layer_that_is_not_there_are_refused_before_training(tmp_pa
         embedding_model().fit(np.zeros((8, 3)), np.zeros((8, 1)), verbose=0, callbacks=[board])
 
 
+def test_a_model_of_another_framework_has_no_embedding_layers(tmp_path):
+    """Keras's list and its kind of the callback drive other loops, too."""
+    weights = {"w": np.zeros(3)}
+    host = peakhold.LoopHost(get_state=lambda: weights, set_state=weights.update)
+    callbacks = pk.CallbackList(pk.TensorBoard(tmp_path, embeddings_freq=1), host=host, verbose=0)
+    callbacks.set_model(None)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    callbacks.on_epoch_end(0, {"loss": 0.5})
+    callbacks.on_train_end()
+
+    assert steps(opened(tmp_path / "train"), "epoch_loss") == [0]
+    assert not (tmp_path / "projector_config.pbtxt").exists()
+
+
 # The profiler
 
 

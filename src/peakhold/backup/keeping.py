@@ -257,7 +257,7 @@ class Keeping(Keeper):
         kept.due, _ = self._schedule.epoch_end(kept.due)
         kept.note(epoch, logs, run.callbacks)
         saved_within, kept.saved_within = kept.saved_within, False
-        stops = bool(run.stop_reasons) or kept.resumption.stop_requested()
+        stops = bool(run.stop_reasons) or run.host.stop_requested()
         loss = moment.metrics.get("loss")
         if stops and (run.state_unusable or (loss is not None and not is_finite(loss))):
             run.mark_unusable()

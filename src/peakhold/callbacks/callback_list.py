@@ -65,7 +65,7 @@ class CallbackList(Callback):
         self.callbacks = flatten(callbacks)
         for callback in self.callbacks:
             _check_callback(callback)
-        self._peakhold_host = host or host_for(model, optimizer)
+        self._peakhold_host: Host = host or host_for(model, optimizer)
         self._model = model
         self.set_params(params)
         for callback in self.callbacks:
@@ -99,8 +99,7 @@ class CallbackList(Callback):
     def stop_training(self) -> bool:
         """Whether a callback has asked for the end."""
         return bool(
-            getattr(self._peakhold_host, "stop_training", False)
-            or getattr(self._model, "stop_training", False)
+            self._peakhold_host.stop_requested() or getattr(self._model, "stop_training", False)
         )
 
     # The hooks. Values are made numbers once for all, and per batch only if somebody looks.
@@ -118,9 +117,8 @@ class CallbackList(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        if self._peakhold_host is not None:
-            self._peakhold_host.clear_stop()
-        remember_loop(self._peakhold_host, sys._getframe(1))
+        self._peakhold_host.clear_stop()
+        self._peakhold_host.remember_loop(sys._getframe(1))
         self._call("on_train_begin", _numbers(logs))
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -186,13 +184,6 @@ class CallbackList(Callback):
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
         """Call it after a batch of prediction."""
         self._call_batch("on_predict_batch_end", batch, logs)
-
-
-def remember_loop(host: Any, frame: Any) -> None:
-    """Tell a host which loop trains, if it can use that."""
-    remember = getattr(host, "remember_loop", None)
-    if remember is not None:
-        remember(frame)
 
 
 def _check_callback(callback: Any) -> None:

@@ -21,6 +21,12 @@ __all__ = [
     "CallbackTraits",
     "CannotPlanError",
     "Host",
+    "HostFiles",
+    "HostGradients",
+    "HostLoop",
+    "HostMetrics",
+    "HostRates",
+    "HostState",
     "Parts",
     "PlannedFile",
     "rate_key",
@@ -74,17 +80,9 @@ class PlannedFile(Protocol):
         """
 
 
-class Host(Protocol):
-    """All that a callback may ask of the world of one training run.
+class HostState(Protocol):
+    """What a host knows of the state of model and optimizer."""
 
-    A method that cannot answer returns None where the type says so; what cannot be done raises
-    `HostError`. All methods are called on the thread that trains.
-    """
-
-    def describe(self) -> str:
-        """What is trained, in a few words, for messages."""
-
-    # State
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that `snapshot` can copy; empty if there is no state to reach."""
 
@@ -128,7 +126,10 @@ class Host(Protocol):
     def steps_done(self) -> int | None:
         """Updates of the model so far, in all runs, if the optimizer counts them."""
 
-    # Gradients
+
+class HostGradients(Protocol):
+    """What a host sees of gradients."""
+
     def gradient_facts(self) -> GradientFacts | None:
         """What the gradients amount to since `forget_gradients`; None where none can be seen.
 
@@ -147,7 +148,10 @@ class Host(Protocol):
     def check_gradients(self, callback: str, *, arrays: bool) -> None:
         """Raise now if there will be no facts or, with `arrays`, no arrays."""
 
-    # Learning rates
+
+class HostRates(Protocol):
+    """What a host knows of learning rates."""
+
     def learning_rates(self) -> dict[str, float]:
         """Rate by optimizer name (empty name: the only one); `{}` if there is none to read."""
 
@@ -163,17 +167,44 @@ class Host(Protocol):
         None without one, or if it has no end. A hint.
         """
 
-    # Control
+
+class HostLoop(Protocol):
+    """What a host knows of the loop that trains."""
+
     def request_stop(self) -> None:
         """Ask the loop to end at the next point where it looks. Safe in a signal handler."""
 
     def clear_stop(self) -> None:
         """Forget an earlier loop's request, so that the next one is not stopped by it."""
 
+    def stop_requested(self) -> bool:
+        """Whether somebody has asked for the end: here, or on the model itself."""
+
+    def remember_loop(self, frame: FrameType) -> None:
+        """A loop that somebody wrote begins; this frame is its own, or `fit`'s."""
+
     def owns_frame(self, frame: FrameType) -> bool:
         """Whether this frame is the loop that trains (a stale signal handler asks)."""
 
-    # Files
+    def runs_fit(self) -> bool:
+        """Whether the framework's own training loop is running, which reads no file of ours.
+
+        Nobody knows what a loop that a user wrote does right after an event.
+        """
+
+    def validates(self) -> bool | None:
+        """Whether validation will run. A hint: never a ground for an error."""
+
+    def first_validation(self) -> int | None:
+        """The epoch, from 1, after which validation is due first, in this run or beyond.
+
+        None if it was not asked for, or that cannot be seen. A hint.
+        """
+
+
+class HostFiles(Protocol):
+    """How a host writes the model to a file."""
+
     def file_suffixes(self) -> tuple[str, ...] | None:
         """Suffixes that `write` understands; None: any, the user's own function decides."""
 
@@ -193,36 +224,33 @@ class Host(Protocol):
             CannotPlanError: If this file cannot be written later, from copies.
         """
 
-    def runs_fit(self) -> bool:
-        """Whether the framework's own training loop is running, which reads no file of ours.
-
-        Nobody knows what a loop that a user wrote does right after an event.
-        """
-
     def versions(self) -> dict[str, str]:
         """Of Peakhold and of the framework, for what is written."""
 
-    # Resume
-    def resumption(self) -> Resumption:
-        """What a resume asks beyond this."""
 
-    # Metrics
+class HostMetrics(Protocol):
+    """What a host knows of the metrics that training logs."""
+
     def metric_names(self) -> tuple[str, ...] | None:
         """Names of the training metrics, if they are already known to be complete."""
 
     def metric_directions(self) -> dict[str, Direction | None]:
         """Direction by training name, as far as the metrics themselves tell."""
 
-    def validates(self) -> bool | None:
-        """Whether validation will run. A hint: never a ground for an error."""
 
-    def first_validation(self) -> int | None:
-        """The epoch, from 1, after which validation is due first, in this run or beyond.
+class Host(HostState, HostGradients, HostRates, HostLoop, HostFiles, HostMetrics, Protocol):
+    """All that a callback may ask of the world of one training run.
 
-        None if it was not asked for, or that cannot be seen. A hint.
-        """
+    A method that cannot answer returns None where the type says so; what cannot be done raises
+    `HostError`. All methods are called on the thread that trains.
+    """
 
-    # Words
+    def describe(self) -> str:
+        """What is trained, in a few words, for messages."""
+
+    def resumption(self) -> Resumption:
+        """What a resume asks beyond this."""
+
     def say(self, message: str) -> None:
         """Show a message to the person who watches training."""
 

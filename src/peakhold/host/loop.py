@@ -231,9 +231,11 @@ class LoopHost:
         with contextlib.suppress(AttributeError, TypeError):
             self.model.stop_training = stop
 
+    def stop_requested(self) -> bool:
+        return bool(self.stop_training or getattr(self.model, "stop_training", False))
+
     def remember_loop(self, frame: FrameType) -> None:
-        """Note whose loop this is, by its code; keeping the frame would keep its data alive."""
-        self._code = frame.f_code
+        self._code = frame.f_code  # keeping the frame would keep its data alive
 
     def owns_frame(self, frame: FrameType) -> bool:
         return frame.f_code is self._code

@@ -61,9 +61,6 @@ class Resumption(Protocol):
     def is_stateless(self, callback: Any) -> bool:
         """Whether this is a callback of the framework that a resume may begin anew."""
 
-    def stop_requested(self) -> bool:
-        """Whether somebody has asked for the end of training."""
-
     def call_batch_hooks(self, driver: Any) -> None:
         """See that hooks for a batch's end are called from now on, in the thread that trains."""
 
@@ -145,13 +142,6 @@ class LoopResumption:
     def is_stateless(self, callback: Any) -> bool:
         """Nothing is known."""
         return False
-
-    def stop_requested(self) -> bool:
-        """As the host was told."""
-        return bool(
-            getattr(self._host, "stop_training", False)
-            or getattr(self._host.model, "stop_training", False)
-        )
 
     def call_batch_hooks(self, driver: Any) -> None:
         """A loop's list always calls them."""

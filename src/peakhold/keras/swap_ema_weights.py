@@ -23,7 +23,7 @@ from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
-from peakhold.keras.host.keras_host import unshare
+from peakhold.keras.host.keras_host import KerasHost, unshare
 from peakhold.keras.lending import lends
 from peakhold.runtime.participant import NOTHING, Lender, Measured, Needs
 from peakhold.runtime.participating import Participating, Setting
@@ -87,7 +87,7 @@ class Swapping(Lender):
 
     def settle(self) -> None:
         """Whoever put it in (`fit`, or a restore) may have done so by the very buffers: rule 2."""
-        self._host._synced()
+        self._host.synced()
         unshare(self._pairs())
 
     # The two states
@@ -106,7 +106,7 @@ class Swapping(Lender):
         """Lay the raw weights aside and put the average in; False if there is nothing to do."""
         if self._aside is not None:
             return False
-        self._host._synced()
+        self._host.synced()
         pairs = list(self._pairs())
         aside = [(variable, average, _array(variable)) for variable, average in pairs]
         for variable, average, _ in aside:
@@ -120,7 +120,7 @@ class Swapping(Lender):
         aside, self._aside, self._borrowed = self._aside, None, False
         if aside is None:
             return False
-        self._host._synced()
+        self._host.synced()
         for variable, _, raw in aside:
             variable.assign(raw)
         self.run.new_moment()
@@ -129,7 +129,7 @@ class Swapping(Lender):
     def _recover(self) -> None:
         """After an exception: the raw weights again, unless the model has changed since."""
         if self._aside is not None:
-            self._host._synced()
+            self._host.synced()
             if all(np.array_equal(_array(v), _array(average)) for v, average, _ in self._aside):
                 self._take_out()
         self._aside, self._borrowed = None, False
@@ -143,7 +143,7 @@ class Swapping(Lender):
 
     def _optimizers(self) -> list[Any]:
         """Those that average; an error if none does."""
-        optimizer = getattr(self._host, "_optimizer", None)
+        optimizer = self._host.optimizer if isinstance(self._host, KerasHost) else None
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
         several = getattr(inner, "optimizers", None)
         averaging = [o for o in several or [inner] if getattr(o, "use_ema", False)]

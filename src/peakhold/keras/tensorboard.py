@@ -15,6 +15,7 @@ from peakhold.callbacks.tensorboard import Boarding
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import profiler, tf_summary
 from peakhold.keras.callback import KerasCallback
+from peakhold.keras.host.keras_host import KerasHost
 from peakhold.keras.lending import lends
 from peakhold.runtime.participant import Needs
 from peakhold.runtime.run_view import RunView
@@ -91,7 +92,8 @@ class KerasBoarding(Boarding):
         return [layer for layer in layers if isinstance(layer, keras.layers.Embedding)]
 
     def _embeddings(self) -> list[Embedding]:
-        self._host._synced()
+        if isinstance(self._host, KerasHost):  # some other loop may have Keras's layers, too
+            self._host.synced()
         labels = self.embeddings_metadata
         return [
             Embedding(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
 from peakhold._core.policies.keep import KeepLast
-from peakhold.host.contract import Host
+from peakhold.host.contract import HostState
 from peakhold.snapshots.pool import Held
 from peakhold.store.store import Store
 
@@ -80,7 +80,7 @@ class Spilled:
     def release(self) -> None:
         """As `Held.release`; the next save frees the disk."""
 
-    def restore(self, host: Host) -> None:
+    def restore(self, host: HostState) -> None:
         """Put the parts back into the model."""
         host.restore(dict(self.parts))
 

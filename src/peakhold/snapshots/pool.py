@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
-from peakhold.host.contract import WEIGHTS, Host
+from peakhold.host.contract import WEIGHTS, HostState
 from peakhold.host.finite import nonfinite_names
 from peakhold.snapshots.finite_check import FiniteCheck, start_checks
 from peakhold.trees import leaf_list, map_tree
@@ -114,7 +114,7 @@ class Held:
         own = {part: map_tree(tree, _own) for part, tree in self.parts.items()}
         return Held.of, (own,)
 
-    def restore(self, host: Host) -> None:
+    def restore(self, host: HostState) -> None:
         """Put the parts back into the model."""
         host.restore(self.parts)
 
@@ -152,7 +152,7 @@ def _buffer_for(part: str) -> PartBuffer:
     return PartBuffer(part)
 
 
-def _named(copy: _Copy, host: Host | None) -> list[tuple[str, Any]]:
+def _named(copy: _Copy, host: HostState | None) -> list[tuple[str, Any]]:
     tree = copy.buffer.tree
     if host is None:
         return [(str(number), leaf) for number, leaf in enumerate(leaf_list(tree))]
@@ -173,7 +173,7 @@ class SnapshotPool:
         host_of: The host of the run.
     """
 
-    def __init__(self, host_of: Callable[[], Host]) -> None:
+    def __init__(self, host_of: Callable[[], HostState]) -> None:
         self._host_of = host_of
         self.lock = threading.RLock()  # a garbage collection inside may release something
         self.budget: int | None = None
@@ -190,7 +190,7 @@ class SnapshotPool:
         self._closed = False
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostState:
         """The model."""
         return self._host_of()
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from keras.callbacks import CallbackList as KerasOwn
 
-from peakhold.callbacks.callback_list import flatten, remember_loop
+from peakhold.callbacks.callback_list import flatten
 from peakhold.host.contract import Host
 from peakhold.host.finding import host_for
 from peakhold.keras.adapter import adapt
@@ -80,13 +80,12 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
     def stop_training(self) -> bool:
         """Whether a callback has asked for the end."""
         return bool(
-            getattr(self._peakhold_host, "stop_training", False)
-            or getattr(self._model, "stop_training", False)
+            self._peakhold_host.stop_requested() or getattr(self._model, "stop_training", False)
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        remember_loop(self._peakhold_host, sys._getframe(1))
+        self._peakhold_host.remember_loop(sys._getframe(1))
         self._peakhold_host.clear_stop()
         super().on_train_begin(logs)
 

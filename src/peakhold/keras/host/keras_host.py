@@ -4,7 +4,7 @@ Rules of this file:
 
 1. Methods are tested for, never names of backends: more backends will come.
 2. On JAX a model's variables are stale inside an epoch until they are synced, and buffers are
-   donated to the next step: read through `_synced()`, and copy.
+   donated to the next step: read through `synced()`, and copy.
 3. A flag may be set on the model without a sync, also in a signal handler.
 """
 
@@ -78,12 +78,14 @@ class KerasHost:
         return model
 
     @property
-    def _optimizer(self) -> Any:
+    def optimizer(self) -> Any:
+        """The optimizer; None without one."""
         if self._given_optimizer is not None:
             return self._given_optimizer
         return getattr(self.model, "optimizer", None)  # a model that is not compiled has none
 
-    def _synced(self) -> Any:
+    def synced(self) -> Any:
+        """The model, with its variables as training has them now."""
         model = self.model
         sync = getattr(model, "state_sync", None) or getattr(model, "jax_state_sync", None)
         if sync is not None:
@@ -96,7 +98,7 @@ class KerasHost:
     # State
 
     def parts(self) -> tuple[str, ...]:
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         if optimizer is None:
             return (WEIGHTS,)
         average = (AVERAGE,) if _averages(optimizer) else ()
@@ -107,16 +109,16 @@ class KerasHost:
         if part == WEIGHTS:
             return list(self.model.weights)
         if part == AVERAGE:
-            return _average_variables(self._optimizer)
+            return _average_variables(self.optimizer)
         if part == OPTIMIZER:
-            return _optimizer_variables(self._optimizer)
+            return _optimizer_variables(self.optimizer)
         if part == METRICS:
             return list(self.model.metrics_variables)
         others = {id(v) for v in (*self.model.weights, *self.model.metrics_variables)}
         return [v for v in self.model.variables if id(v) not in others]  # seed generators
 
     def borrow(self, parts: Iterable[str]) -> Parts:
-        self._synced()
+        self.synced()
         known = {*self.parts(), *IN_EVERY_BACKUP}
         trees = Parts()
         for part in parts:
@@ -143,7 +145,7 @@ class KerasHost:
         return snapshot  # Keras's functions give and take arrays of NumPy
 
     def restore(self, snapshot: Parts) -> None:
-        model = self._synced()
+        model = self.synced()
         if WEIGHTS in snapshot:
             _assign(WEIGHTS, self._variables(WEIGHTS), snapshot[WEIGHTS])
         if OPTIMIZER in snapshot:
@@ -154,13 +156,13 @@ class KerasHost:
         if AVERAGE in snapshot:
             _assign(AVERAGE, self._variables(AVERAGE), snapshot[AVERAGE])
             # What `fit` does at its end: with `use_ema` the average is the result (K-E3).
-            self._optimizer.finalize_variable_values(model.trainable_variables)
-            inner = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+            self.optimizer.finalize_variable_values(model.trainable_variables)
+            inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
             averages = inner._model_variables_moving_average
             unshare(zip(inner._trainable_variables, averages, strict=True))
 
     def _restore_optimizer(self, arrays: dict[str, Any]) -> None:
-        if len(_optimizer_variables(self._optimizer)) < len(arrays):
+        if len(_optimizer_variables(self.optimizer)) < len(arrays):
             self._build_optimizer()
         variables = self.optimizer_variables(len(arrays))
         # Keras numbers names by what the process has built before: the order is what stays.
@@ -173,16 +175,16 @@ class KerasHost:
 
     def optimizer_variables(self, n_kept: int) -> list[Any]:
         """What a kept optimizer is put back into: a backup has the averages apart."""
-        whole = _optimizer_variables(self._optimizer)
+        whole = _optimizer_variables(self.optimizer)
         if n_kept == len(whole):
             return whole
-        averages = {id(variable) for variable in _average_variables(self._optimizer)}
+        averages = {id(variable) for variable in _average_variables(self.optimizer)}
         return [variable for variable in whole if id(variable) not in averages]
 
     def without_averages(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """A copied optimizer as a backup holds it."""
-        averages = {id(variable) for variable in _average_variables(self._optimizer)}
-        variables = _optimizer_variables(self._optimizer)
+        averages = {id(variable) for variable in _average_variables(self.optimizer)}
+        variables = _optimizer_variables(self.optimizer)
         doubles = {k for k, v in zip(_keys(variables), variables, strict=True) if id(v) in averages}
         return {key: array for key, array in arrays.items() if key not in doubles}
 
@@ -200,14 +202,14 @@ class KerasHost:
     def _build_optimizer(self) -> None:
         # JAX and PyTorch do so before training begins, TensorFlow within its first batch, when
         # memory for a copy would come too late. Not where a strategy decides on places.
-        model, optimizer = self.model, self._optimizer
+        model, optimizer = self.model, self.optimizer
         build = getattr(optimizer, "build", None)
         if build is not None and not optimizer.built and not _distributed(model):
             build(model.trainable_variables)
 
     def nonfinite(self) -> frozenset[str]:
-        model = self._synced()
-        variables = [*model.variables, *_optimizer_variables(self._optimizer)]
+        model = self.synced()
+        variables = [*model.variables, *_optimizer_variables(self.optimizer)]
         arrays = ((v.path, _live(v)) for v in variables if _is_float(v))
         return nonfinite_names(arrays)
 
@@ -218,11 +220,11 @@ class KerasHost:
         model = self.model
         if not model.built:
             return None
-        variables = [*model.variables, *_optimizer_variables(self._optimizer)]
+        variables = [*model.variables, *_optimizer_variables(self.optimizer)]
         return sum(_n_bytes(variable) for variable in variables)
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:
-        for variable in self._synced().weights:
+        for variable in self.synced().weights:
             yield variable.path, keras.ops.convert_to_numpy(variable)
 
     def steps_done(self) -> int | None:
@@ -248,35 +250,35 @@ class KerasHost:
         state = getattr(model, "_jax_state", None)
         if state and not getattr(model, "_jax_state_synced", True):
             values = state.get("optimizer_variables") or ()
-            for one, value in zip(self._optimizer.variables, values, strict=False):
+            for one, value in zip(self.optimizer.variables, values, strict=False):
                 if one is variable:
                     return value
-            self._synced()
+            self.synced()
         return variable
 
     # Gradients
 
     def gradient_facts(self) -> GradientFacts | None:
-        watch = watch_of(self._optimizer)
+        watch = watch_of(self.optimizer)
         return None if watch is None else watch.facts(self._value_now)
 
     def forget_gradients(self) -> None:
-        watch = watch_of(self._optimizer)
+        watch = watch_of(self.optimizer)
         if watch is not None:
-            self._synced()
+            self.synced()
             watch.forget()
 
     def gradients(self) -> Iterable[tuple[str, Any]] | None:
-        watch = watch_of(self._optimizer)
+        watch = watch_of(self.optimizer)
         if watch is None:
             return None
-        self._synced()
-        scaled = hasattr(self._optimizer, "inner_optimizer")
+        self.synced()
+        scaled = hasattr(self.optimizer, "inner_optimizer")
         gradients: Iterable[tuple[str, Any]] | None = watch.gradients(scaled=scaled)
         return gradients
 
     def check_gradients(self, callback: str, *, arrays: bool) -> None:
-        seen = watch_of(self._optimizer) is not None
+        seen = watch_of(self.optimizer) is not None
         if seen and not (arrays and self.gradients() is None):
             return
         raise HostError.lacks(
@@ -290,7 +292,7 @@ class KerasHost:
     # Learning rates
 
     def _optimizers(self) -> list[tuple[str, Any]]:
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         if optimizer is None:
             return []
         several = getattr(optimizer, "optimizers", None)
@@ -303,7 +305,7 @@ class KerasHost:
         }
 
     def set_learning_rate(self, name: str, value: float) -> None:
-        self._synced()
+        self.synced()
         dict(self._optimizers())[name].learning_rate = value
 
     def check_rates_settable(self, callback: str) -> None:
@@ -343,8 +345,11 @@ class KerasHost:
     def clear_stop(self) -> None:
         self.model.stop_training = False
 
+    def stop_requested(self) -> bool:
+        model = self._model()
+        return bool(getattr(model, "stop_training", False))
+
     def remember_loop(self, frame: FrameType) -> None:
-        """Note whose loop this is, if it is not `fit`."""
         self._code = None if is_fit_of(frame, self.model) else frame.f_code
 
     def owns_frame(self, frame: FrameType) -> bool:
@@ -357,16 +362,16 @@ class KerasHost:
         return saving.SUFFIXES
 
     def write(self, file: BinaryIO, suffix: str, scratch: str) -> None:
-        saving.write(self._synced(), file, suffix, scratch)
+        saving.write(self.synced(), file, suffix, scratch)
 
     def plan_file(self, suffix: str) -> PlannedKerasFile:
-        model = self._synced()
+        model = self.synced()
         try:
             plan = file_plan.plan(model, suffix)
         except ValueError as error:
             raise CannotPlanError(str(error)) from error
         lists = {WEIGHTS: model.weights}
-        dicts = {OPTIMIZER: _optimizer_variables(self._optimizer)}
+        dicts = {OPTIMIZER: _optimizer_variables(self.optimizer)}
         return PlannedKerasFile(plan, places_of(lists, dicts))
 
     def runs_fit(self) -> bool:

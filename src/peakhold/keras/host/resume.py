@@ -73,7 +73,7 @@ class KerasResumption:
             model.build_from_config(config)
         if not _is_built(model):
             return False
-        optimizer = self._host._optimizer
+        optimizer = self._host.optimizer
         if optimizer is not None and not optimizer.built:
             optimizer.build(model.trainable_variables)
         return True
@@ -158,9 +158,6 @@ class KerasResumption:
         return traits is not None and traits.stateless
 
     # The running fit
-
-    def stop_requested(self) -> bool:
-        return bool(getattr(self._host.model, "stop_training", False))
 
     def call_batch_hooks(self, driver: Any) -> None:
         if getattr(driver, "_async_train", False):

@@ -1,5 +1,7 @@
 """Arguments as people compute them: what has a meaning with Keras's class has it with ours."""
 
+import operator
+
 import numpy as np
 import pytest
 
@@ -118,3 +120,62 @@ def test_an_unknown_mode_warns_in_the_words_of_keras_and_says_what_was_meant(mod
             assert getattr(pk, name)("val_loss", mode=mode).mode == "auto"
 
         assert [str(one.message) for one in caught] == [words + hint]
+
+
+@pytest.mark.parametrize(
+    "op", [np.less, np.greater, operator.lt, operator.gt, keras.ops.less, None]
+)
+@pytest.mark.parametrize("name", ["EarlyStopping", "ReduceLROnPlateau"])
+def test_the_comparison_can_be_set_as_keras_s_can(name, op):
+    def run(library):
+        callback = getattr(library, name)("loss", patience=2)
+        callback.monitor_op = op
+        return told(callback)
+
+    theirs, ours = map(run, LIBRARIES)
+
+    assert ours == theirs
+
+
+def test_a_comparison_that_was_set_ranks_files_too():
+    saver = pk.ModelCheckpoint("m.keras", monitor="score", save_best_only=True)
+    saver.monitor_op = np.greater
+
+    assert saver.mode == "max" and saver.monitor_op is keras.ops.greater
+
+
+def test_several_metrics_have_a_comparison_each():
+    stopper = pk.EarlyStopping(["a", "b"])
+    stopper.monitor_op = [np.less, np.greater]
+
+    assert stopper.mode == ["min", "max"]
+
+
+def test_a_comparison_of_one_s_own_is_refused_with_what_to_do():
+    stopper = pk.EarlyStopping("loss")
+
+    with pytest.raises(ValueError, match=r"expected np.less.*, got monitor_op=.*\nHint: pass mode"):
+        stopper.monitor_op = lambda a, b: a < 0.9 * b
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("patience", 9), ("min_delta", 0.2), ("baseline", 0.1)]
+)
+def test_what_is_set_in_mid_run_counts_from_there(name, value):
+    def run(library):
+        stopper = library.EarlyStopping("loss", patience=3, mode="min")
+
+        class Sets(type(stopper)):
+            def on_epoch_begin(self, epoch, logs=None):
+                super().on_epoch_begin(epoch, logs)
+                if epoch == 3:
+                    setattr(
+                        self, name, -value if name == "min_delta" and library is not pk else value
+                    )
+
+        stopper = Sets("loss", patience=3, mode="min")
+        return told(stopper)
+
+    theirs, ours = map(run, LIBRARIES)
+
+    assert ours == theirs

@@ -26,7 +26,7 @@ from peakhold.runtime.participating import Participating, Setting, View
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
 from peakhold.runtime.summary import Best
-from peakhold.runtime.watching import Watch, Watching, check_steps_counted
+from peakhold.runtime.watching import Comparison, Watch, Watching, check_steps_counted
 from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class EarlyStopping(Participating):
 
     monitor = Setting[Any]("Name of the metric; a list of several.")
     mode = Setting[Any]("`min`, `max` or `auto`; a list for several metrics.")
+    monitor_op = Comparison()
     min_delta = Setting[Any]("Smallest change that counts; a list for several metrics.")
     baseline = Setting[Any]("A value that must be beaten within `patience`, or None.")
     patience = Setting[Any]("Epochs, steps or seconds without improvement to sit out.")
@@ -156,15 +157,6 @@ class EarlyStopping(Participating):
     def _peakhold_stopping(self) -> _Stopping:
         participant: Any = self._peakhold_link.participant
         return participant  # type: ignore[no-any-return]
-
-    @property
-    def monitor_op(self) -> Any:
-        """The comparison in use, None before it is known; with several metrics, a list."""
-        operations = [
-            None if watch.direction is None else self._peakhold_seam.comparison(watch.direction)
-            for watch in self._peakhold_stopping.watches
-        ]
-        return operations if len(operations) > 1 else operations[0]
 
     @property
     def best_weights(self) -> Any:

@@ -17,7 +17,7 @@ from peakhold.errors import (
     HostError,
 )
 from peakhold.runtime.participating import BatchHooks, Setting
-from peakhold.runtime.watching import Watch
+from peakhold.runtime.watching import Comparison, Watch
 
 __all__ = ["ModelCheckpoint"]
 
@@ -145,6 +145,7 @@ class ModelCheckpoint(BatchHooks):
     filepath = Setting[str]("The file, with its placeholders.")
     monitor = Setting[str]("Name of the metric that ranks.")
     mode = Setting[str]("`min`, `max` or `auto`.")
+    monitor_op = Comparison()
     verbose = Setting[int]("0 is silent, 1 says each save.")
     save_best_only = Setting[bool]("Whether only what is better than every file is saved.")
     save_weights_only = Setting[bool]("Whether weights are saved instead of the model.")
@@ -161,12 +162,6 @@ class ModelCheckpoint(BatchHooks):
     best_path = Setting[Any]("Path of the best committed file; None before.")
     best_epoch = Setting[Any]("Index of its epoch, from 0.")
     latest_path = Setting[Any]("Path of the newest committed file; None before.")
-
-    @property
-    def monitor_op(self) -> Any:
-        """The comparison in use (Keras's own function object in `fit`), None before it is known."""
-        direction = self._peakhold_saving.watches[0].direction
-        return None if direction is None else self._peakhold_seam.comparison(direction)
 
     @property
     def _peakhold_saving(self) -> Saving:

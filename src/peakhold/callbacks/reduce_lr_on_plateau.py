@@ -20,7 +20,7 @@ from peakhold.host.contract import rate_key
 from peakhold.runtime.participant import NOTHING, Measured, Needs
 from peakhold.runtime.participating import Participating, Setting, View
 from peakhold.runtime.run_view import RunView
-from peakhold.runtime.watching import Watch, Watching, check_steps_counted
+from peakhold.runtime.watching import Comparison, Watch, Watching, check_steps_counted
 
 __all__ = ["ReduceLROnPlateau"]
 
@@ -95,6 +95,7 @@ class ReduceLROnPlateau(Participating):
 
     monitor = Setting[str]("Name of the metric.")
     mode = Setting[str]("`min`, `max` or `auto`.")
+    monitor_op = Comparison()
     min_delta = Setting[Any]("Smallest change that counts.")
     factor = Setting[float]("New rate = old rate * `factor`.")
     patience = Setting[Any]("Epochs, steps or seconds without improvement before a cut.")
@@ -104,12 +105,6 @@ class ReduceLROnPlateau(Participating):
     best = View[float | None]("Best value so far.")
     wait = View[int]("Epochs without improvement so far.")
     cooldown_counter = View[int]("Epochs still to sit out.")
-
-    @property
-    def monitor_op(self) -> Any:
-        """The comparison in use (Keras's own function object in `fit`), None before it is known."""
-        direction = self._peakhold_link.participant.watches[0].direction  # type: ignore[attr-defined]
-        return None if direction is None else self._peakhold_seam.comparison(direction)
 
     def in_cooldown(self) -> bool:
         """Whether epochs are being sat out after a cut."""

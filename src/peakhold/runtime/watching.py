@@ -34,6 +34,7 @@ from peakhold.errors import (
     AdviceWarning,
     DirectionUnknownError,
     HostError,
+    InvalidArgumentError,
     MonitorNotFoundError,
     MonitorWarning,
     NotAScalarError,
@@ -42,7 +43,7 @@ from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs, Par
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.user_frame import depth_of_user
 
-__all__ = ["Watch", "Watching", "check_steps_counted"]
+__all__ = ["Comparison", "Watch", "Watching", "check_steps_counted"]
 
 S = TypeVar("S")
 
@@ -111,6 +112,50 @@ class Watch:
             self.direction = infer_direction(self.monitor, run.trained.metric_directions())
         if self.direction is None and names and self.monitor.removeprefix("val_") in names:
             raise DirectionUnknownError.for_monitor(name, self.monitor)
+
+
+class Comparison:
+    """The comparison in use, None before it is known; with several metrics, a list.
+
+    In `fit` it is Keras's own function object. It may be set, as Keras's may: to `np.less`,
+    `np.greater` or their like, which is what `mode="min"` and `"max"` say.
+    """
+
+    def __get__(self, callback: Any, owner: type) -> Any:
+        if callback is None:
+            return self
+        watches: list[Watch] = callback._peakhold_link.participant.watches
+        shown = [
+            None if one.direction is None else callback._peakhold_seam.comparison(one.direction)
+            for one in watches
+        ]
+        return shown if len(shown) > 1 else shown[0]
+
+    def __set__(self, callback: Any, comparison: Any) -> None:
+        watches: list[Watch] = callback._peakhold_link.participant.watches
+        given = comparison if isinstance(comparison, (list, tuple)) else [comparison] * len(watches)
+        for watch, one in zip(watches, given, strict=True):
+            direction = None if one is None else _direction_of(one)
+            watch.mode = "auto" if direction is None else str(direction)
+            watch.direction = direction
+
+
+_DIRECTIONS = {
+    "less": Direction.MIN, "lt": Direction.MIN, "greater": Direction.MAX, "gt": Direction.MAX,
+}  # fmt: skip
+
+
+def _direction_of(comparison: Any) -> Direction:
+    """Which way is better by a comparison that is known by its name, as NumPy's and Keras's are."""
+    direction = _DIRECTIONS.get(getattr(comparison, "__name__", ""))
+    if direction is None:
+        raise InvalidArgumentError.for_argument(
+            "monitor_op",
+            comparison,
+            "np.less, np.greater, or Keras's, PyTorch's or Python's of that name",
+            hint="pass mode='min' or mode='max', and min_delta for a margin.",
+        )
+    return direction
 
 
 class Watching(Deciding[S]):

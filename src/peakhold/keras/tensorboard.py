@@ -135,16 +135,13 @@ class KerasBoarding(Boarding):
         elif moment.event is Event.TEST_BATCH_BEGIN:
             self._test_batch_begins(moment.at.batch or 0)
         else:
+            if moment.event is Event.TRAIN_BATCH_END and self.profiles:  # then all come here
+                self._numbers.of(moment.at.batch or 0)
             super().record(moment, logs, decided)
 
     def _epoch_begins(self, epoch: int) -> None:
         super()._epoch_begins(epoch)
         self._numbers.begin()
-
-    def count(self, batch: int) -> None:
-        """A batch of training has ended."""
-        super().count(batch)
-        self._numbers.of(batch)
 
     def _batch_begins(self, batch: int) -> None:
         first = self.profile_batch[0]

@@ -1,5 +1,7 @@
 """A model of one array, and requests to save it: all that the organs need of a run."""
 
+import os
+
 import numpy as np
 
 from peakhold import LoopHost
@@ -33,12 +35,12 @@ class Model:
         if policy is not None:
             more["retention"] = Retention(policy, goes_on=False)
         saved = about_to_be_saved(
-            epoch, None, logs, monitor="loss", mode="min", value=value, run_id=self.run, versions={}
+            epoch, None, logs, monitor="loss", mode="min", run_id=self.run, versions={}
         )
         return SaveRequest(path, path, saved, **more)
 
     def save(self, epoch, value=None, **more):
         return self.folder.save(self.request(epoch, value, **more), self.write)
 
-    def write(self, file, scratch):
-        self.host.write(file, ".safetensors", scratch)
+    def write(self, file):
+        self.host.write(file, ".safetensors", os.path.dirname(self.template))

@@ -3,7 +3,7 @@
 import pytest
 
 from checkpoint_files.organs import NBYTES, Model
-from peakhold.checkpoint_files.placement import Placement
+from peakhold.checkpoint_files.writer import Placement
 from peakhold.host.contract import WEIGHTS
 
 

@@ -1,34 +1,34 @@
 """What is handed from hand to hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from checkpoint_files.organs import Model
 from peakhold._core.numbers import numbers_to_json
 from peakhold.checkpoint_files.requests import SaveOutcome, about_to_be_saved
+from peakhold.checkpoint_files.writer import bad_now
 
 
 def test_what_the_sidecar_will_say():
-    logs = {"loss": math.nan, "val_loss": 0.5, "word": None, "auc": math.inf}
-    saved = about_to_be_saved(
-        3, 7, logs, monitor="val_loss", mode="min", value=0.5, run_id="r", versions={}
-    )
+    logs = {"loss": math.nan, "val_loss": 0.5, "auc": math.inf}
+    saved = about_to_be_saved(3, 7, logs, monitor="val_loss", mode="min", run_id="r", versions={})
     words = {"auc": "Infinity", "loss": "NaN", "val_loss": 0.5}
     assert numbers_to_json(saved.metrics) == words
     assert (saved.epoch, saved.batch, saved.value, saved.finite) == (3, 7, 0.5, False)
-    for value in (None, math.nan, math.inf):
-        saved = about_to_be_saved(
-            3, None, {}, monitor="m", mode=None, value=value, run_id="r", versions={}
-        )
+    for metrics in ({}, {"m": math.nan}, {"m": math.inf}):
+        saved = about_to_be_saved(3, None, metrics, monitor="m", mode=None, run_id="r", versions={})
         assert (saved.value, saved.finite) == (None, True)
 
 
 def test_variables_are_looked_at_only_if_they_could_forbid_a_save(tmp_path):
     model = Model(tmp_path)
     request = model.request(0, exempt=frozenset({"mask"}))
-    assert request.bad_among(lambda: frozenset({"mask", "w"})) == {"w"}
-    model.request(0, exempt=None).bad_among(lambda: pytest.fail("nobody asked"))
+    host = SimpleNamespace(nonfinite=lambda: frozenset({"mask", "w"}))
+    assert bad_now(request, host) == {"w"}
+    host.nonfinite = lambda: pytest.fail("nobody asked")
+    assert bad_now(model.request(0, exempt=None), host) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ RUN = {"run_id": "r", "timestamp": "t", "worker": 3}
 )
 def test_names(filepath, batch, logs, path):
     template = CheckpointTemplate(filepath)
-    assert template.fill(template.values(1, batch, logs, **RUN)) == path
+    assert template.fill(1, batch, logs, **RUN)[0] == path
 
 
 def test_what_nothing_fills_is_listed():
     template = CheckpointTemplate("{b}_{a}_{epoch}.h5")
-    assert template.missing(template.values(0, None, {}, **RUN)) == ["a", "b"]
+    assert template.fill(0, None, {}, **RUN)[1] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Saver:
             self.files.write(
                 path,
                 entry(epoch, self.run, **more),
-                lambda file, _, e=epoch: file.write(data(e, self.run)),
+                lambda file, e=epoch: file.write(data(e, self.run)),
                 goes_on=goes_on,
             )
 
@@ -178,7 +178,7 @@ def test_one_folder_does_not_count_twice(tmp_path, monkeypatch):
         folder.write(
             f"r1/w_{epoch}.bin",
             entry(epoch),
-            lambda f, _, e=epoch: f.write(data(e)),
+            lambda f, e=epoch: f.write(data(e)),
             goes_on=True,
         )
         folder.retain(KeepLast(2), goes_on=True)

@@ -4,7 +4,7 @@ saving       the participant: it asks the policy, and has written what it decide
 arguments    what can be wrong with an argument
 template     the name of a file, with places to fill
 requests     a save that was asked for, and what became of it
-placement    which thread writes, and from how many copies of the state
+writer       which thread writes, from how many copies of the state, and what it waits for
 queue        the saves that are under way
 folder       the files that are there: committed, known by their sidecar
 retention    which of them may go

@@ -98,7 +98,7 @@ class CheckpointFolder:
         for folder in self._folders(goes_on=True):
             files.sweep(folder, disk=self._disk)
 
-    def save(self, request: SaveRequest, write: Function[[BinaryIO, str], Any]) -> SaveOutcome:
+    def save(self, request: SaveRequest, write: Function[[BinaryIO], Any]) -> SaveOutcome:
         """Commit one file, then delete those that need not stay any more.
 
         Raises:
@@ -109,12 +109,12 @@ class CheckpointFolder:
         aside = self.write(request.target, request.saved, write, goes_on=request.goes_on)
         if aside is not None:
             aside = os.path.join(os.path.dirname(request.path), os.path.basename(aside))
-        return SaveOutcome(request, aside, again, self._clear_away(request.retention))
+        retention = request.retention
+        trouble = None if retention is None else self._clear_away(retention)
+        return SaveOutcome(request, aside, again, trouble)
 
-    def _clear_away(self, retention: Retention | None) -> str | None:
+    def _clear_away(self, retention: Retention) -> str | None:
         """Delete what need not stay; why that failed, or None."""
-        if retention is None:
-            return None
         try:
             done = self.retain(retention.policy, goes_on=retention.goes_on)
         except OSError as error:
@@ -128,7 +128,7 @@ class CheckpointFolder:
         self,
         path: str,
         saved: SavedFile,
-        write: Function[[BinaryIO, str], Any],
+        write: Function[[BinaryIO], Any],
         *,
         goes_on: bool,
     ) -> str | None:
@@ -137,7 +137,7 @@ class CheckpointFolder:
         Args:
             path: Its final name.
             saved: What is known of it, but for checksum and size.
-            write: Writes the content to an open file; gets a scratch folder, too.
+            write: Writes the content to an open file.
             goes_on: Whether this run goes on from a file of ours under this name.
 
         Returns:
@@ -145,7 +145,8 @@ class CheckpointFolder:
         """
         folder, name = os.path.split(path)
         folder = folder or "."
-        files.make_folder(folder, disk=self._disk)
+        if not os.path.isdir(folder):
+            files.make_folder(folder, disk=self._disk)
         sidecar = self.sidecar(folder)
         standing = self._written.get(path)
         if standing is not None and sidecar.entry_by_look(name) != standing:
@@ -170,12 +171,7 @@ class CheckpointFolder:
             self._written[path], self._order = full, full.order
 
         try:
-            files.commit(
-                path,
-                lambda file: write(file, folder),
-                before_rename=before_rename,
-                disk=self._disk,
-            )
+            files.commit(path, write, before_rename=before_rename, disk=self._disk)
         except BaseException:
             # The entry may be recorded, the file is not there: what stands now must be looked up.
             self._written.pop(path, None)

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 from peakhold import process
@@ -69,9 +70,9 @@ class _SaveTask:
         with self._looking:
             if self._bad is None:
                 self._bad = frozenset()
-                if self._needs is not None:
+                if self._needs is not None and self.request.exempt is not None:
                     plan, held = self._needs
-                    self._bad = self.request.bad_among(lambda: held.nonfinite(plan.parts))
+                    self._bad = held.nonfinite(plan.parts) - self.request.exempt
             return self._bad
 
     def cancel(self) -> bool:
@@ -83,8 +84,7 @@ class _SaveTask:
 
     def outcome(self) -> SaveOutcome:
         """What became of it, once it has ended."""
-        error = self.task.error
-        return self.task.result() if error is None else SaveOutcome(self.request, error=error)
+        return self.task.value or SaveOutcome(self.request, error=self.task.error)
 
     def _write(self) -> SaveOutcome:
         stays = False
@@ -119,7 +119,7 @@ class _SaveTask:
         request = self.request
         if request.must_know_whether_finite:
             request = request.found(finite=not held.nonfinite(plan.parts))
-        return self._folder.save(request, lambda file, _: plan.write(file, held.parts))
+        return self._folder.save(request, partial(plan.write, held=held.parts))
 
     def let_go(self) -> None:
         """The buffers are somebody else's from here on, before anybody hears that it has ended."""
@@ -156,7 +156,8 @@ class SaveQueue:
 
     def __init__(self) -> None:
         self._saves: list[_SaveTask] = []
-        self._refused: _SaveTask | None = None
+        self.kept: _SaveTask | None = None
+        """The best state that the disk refused, with its copy."""
         self._pid = os.getpid()
 
     def __reduce__(self) -> tuple[type[SaveQueue], tuple[()]]:
@@ -164,7 +165,7 @@ class SaveQueue:
 
     def _mine(self) -> list[_SaveTask]:
         if self._pid != os.getpid():  # rule 4
-            self._saves, self._refused, self._pid = [], None, os.getpid()
+            self._saves, self.kept, self._pid = [], None, os.getpid()
         return self._saves
 
     @property
@@ -198,7 +199,7 @@ class SaveQueue:
     def refused(self) -> SaveRequest | None:
         """The best state that the disk refused and whose copy is still there."""
         self._mine()
-        return None if self._refused is None else self._refused.request
+        return None if self.kept is None else self.kept.request
 
     @property
     def is_empty(self) -> bool:
@@ -211,13 +212,13 @@ class SaveQueue:
         Args:
             ticket: Names the decision that asked for it.
         """
-        refused, self._refused = self._refused, None
+        refused, self.kept = self.kept, None
         if refused is not None:
             self._submit(refused.again(ticket))
 
     def give_up(self) -> None:
         """Let go of what was refused."""
-        refused, self._refused = self._refused, None
+        refused, self.kept = self.kept, None
         if refused is not None:
             refused.let_go()
 
@@ -263,5 +264,5 @@ class SaveQueue:
             save = saves.pop(0)
             if save.may_be_tried_again:
                 self.give_up()
-                self._refused = save
+                self.kept = save
             yield save.outcome()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable as Function
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
-from peakhold._core.observation import is_finite
 from peakhold.checkpoint_files.retention import Retention
 from peakhold.files.sidecar import SavedFile
 
-__all__ = ["SaveBegun", "SaveOutcome", "SaveRequest", "about_to_be_saved"]
+__all__ = ["SaveOutcome", "SaveRequest", "about_to_be_saved"]
 
 
 @final
@@ -40,10 +39,6 @@ class SaveRequest:
     ticket: int = 0
     """Names the decision that asked for it."""
 
-    def bad_among(self, nonfinite: Function[[], frozenset[str]]) -> frozenset[str]:
-        """Names of variables that forbid this save; they are looked at only if one could."""
-        return frozenset() if self.exempt is None else nonfinite() - self.exempt
-
     @property
     def must_know_whether_finite(self) -> bool:
         """Whether retention has to know if the file holds a bad state, and nothing refuses one."""
@@ -52,14 +47,6 @@ class SaveRequest:
     def found(self, *, finite: bool) -> SaveRequest:
         """The same, now that the variables have been looked at."""
         return replace(self, saved=replace(self.saved, finite=self.saved.finite and finite))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SaveBegun:
-    """A save is under way: a ranked one is the value to beat from here on."""
-
-    request: SaveRequest
 
 
 @final
@@ -87,11 +74,10 @@ class SaveOutcome:
 def about_to_be_saved(
     epoch: int,
     batch: int | None,
-    numbers: Mapping[str, float | None],
+    numbers: Mapping[str, float],
     *,
     monitor: str,
     mode: str | None,
-    value: float | None,
     run_id: str,
     versions: Mapping[str, str],
 ) -> SavedFile:
@@ -100,14 +86,13 @@ def about_to_be_saved(
     Args:
         epoch: Index of the epoch, from 0.
         batch: Index of the batch, from 0; None if batches are not looked at.
-        numbers: All that was logged; None for what is no number.
-        monitor: Name of the metric that ranks.
+        numbers: All that were logged, NaN and infinity, too.
+        monitor: Name of the metric that ranks; only a finite value does.
         mode: `min` or `max`; None if nothing is ranked.
-        value: The monitored metric.
         run_id: The run that writes.
         versions: Of Peakhold and of the framework.
     """
-    loss = numbers.get("loss")
+    finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
     return SavedFile(
         checksum="",
         size=0,
@@ -115,10 +100,10 @@ def about_to_be_saved(
         batch=batch,
         monitor=monitor,
         mode=mode,
-        value=value if is_finite(value) else None,
+        value=finite.get(monitor),
         saved_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         run_id=run_id,
-        metrics={k: v for k, v in sorted(numbers.items()) if v is not None},
+        metrics=dict(sorted(numbers.items())),
         versions=dict(versions),
-        finite=loss is None or is_finite(loss),
+        finite="loss" not in numbers or "loss" in finite,
     )

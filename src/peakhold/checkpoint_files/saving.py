@@ -16,6 +16,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,18 +32,12 @@ from peakhold._core.policies.keep_files import keep_files
 from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigger_of
 from peakhold._core.watched import Watched
 from peakhold.advice import RunSettings, Saver
-from peakhold.checkpoint_files.folder import CheckpointFolder
-from peakhold.checkpoint_files.placement import Placement
-from peakhold.checkpoint_files.queue import wait_for_saves_to
-from peakhold.checkpoint_files.requests import (
-    SaveBegun,
-    SaveOutcome,
-    SaveRequest,
-    about_to_be_saved,
-)
+from peakhold.checkpoint_files import words
+from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest, about_to_be_saved
 from peakhold.checkpoint_files.retention import Retention
-from peakhold.checkpoint_files.template import CheckpointTemplate, static_folder
-from peakhold.checkpoint_files.writer import CheckpointWriter
+from peakhold.checkpoint_files.run_files import RunFiles
+from peakhold.checkpoint_files.template import CheckpointTemplate
+from peakhold.checkpoint_files.writer import CheckpointWriter, Placement, bad_now
 from peakhold.errors import (
     InvalidArgumentError,
     MonitorNotFoundError,
@@ -50,7 +45,6 @@ from peakhold.errors import (
     SaveError,
     SaveWarning,
 )
-from peakhold.host.contract import PlannedFile, to_number
 from peakhold.runtime.participant import Needs, Start
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.summary import Best
@@ -70,7 +64,6 @@ class Saving(Watching[CheckpointState]):
     """
 
     ranks_epochs = True
-    filepath = ""
     verbose = 0
     save_best_only = save_weights_only = False
     initial_value_threshold: float | None = None
@@ -83,21 +76,26 @@ class Saving(Watching[CheckpointState]):
 
     def __init__(self, name: str, watch: Watch, accepted: tuple[str, ...] | None) -> None:
         self._accepted = accepted
+        self._files = RunFiles("")
         self._writer = CheckpointWriter()
         self._save_freq: Any = "epoch"
         self._schedule = SaveSchedule(trigger_of("epoch"))
         self._forget_run()
         super().__init__(name, [watch])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is set on a copy must not be set on the original.
+        return {**super().__getstate__(), "_files": copy.copy(self._files)}
+
     def _forget_run(self) -> None:
         """What belongs to one run, at its beginning."""
+        self._files = RunFiles(self.filepath)
         self.best_path: str | None = None
         self.latest_path: str | None = None
         self.best_epoch: int | None = None
-        self._files: CheckpointFolder | None = None
         self._writer.placement = Placement()
         self._exempt: frozenset[str] = frozenset()
-        self._goes_on = self._took_over = False
+        self._took_over = False
         self._missing: MonitorNotFoundError | None = None  # raised when the next epoch begins
         self._why_not = ""
         self._n_saved = 0
@@ -106,6 +104,15 @@ class Saving(Watching[CheckpointState]):
         self._passed: int | None = None
 
     # The configuration
+
+    @property
+    def filepath(self) -> str:
+        """The template."""
+        return self._files.filepath
+
+    @filepath.setter
+    def filepath(self, value: str) -> None:
+        self._files.template = CheckpointTemplate(value)
 
     @property
     def save_freq(self) -> Any:
@@ -146,16 +153,6 @@ class Saving(Watching[CheckpointState]):
     def best(self, value: float | None) -> None:
         self.set_state(replace(self.state, best=value, pending=(), replayed=None))
 
-    @property
-    def _template(self) -> CheckpointTemplate:
-        return CheckpointTemplate(self.filepath)
-
-    def _folder(self) -> CheckpointFolder:
-        if self._files is None:
-            filepath = os.path.abspath(self.filepath)
-            self._files = CheckpointFolder(filepath, self._template.suffix, self.run.id)
-        return self._files
-
     # Before training
 
     def needs(self, run: RunView) -> Needs:
@@ -164,21 +161,13 @@ class Saving(Watching[CheckpointState]):
         self._writer.queue.give_up()
         super().needs(run)
         self._forget_run()
-        self._template.check_suffix(run.host, self.name, self._accepted)
-        if not run.has_user_callbacks:  # a user's callback may log what fills a place
-            counts_batches = self._schedule.needs_batches
-            self._template.check_placeholders(run.host, counts_batches=counts_batches)
-        self._folder().check(run.host.state_bytes())
-        wait_for_saves_to(self.filepath)  # another callback's fit may have raised
-        self._folder().sweep()
+        self._files.prepare(
+            run, self.name, self._accepted, counts_batches=self._schedule.needs_batches
+        )
         if self.check_finite:
             self._exempt = run.host.nonfinite()
             if self._exempt:
-                self.warn_once(
-                    f"{self.name}: {', '.join(sorted(self._exempt)[:5])} hold NaN or infinity "
-                    "before training; they are not checked.",
-                    SaveWarning,
-                )
+                self.warn_once(words.exempt(self.name, self._exempt), SaveWarning)
         return Needs(memory_budget=self.memory_budget)
 
     def buffers_needed(self, run: RunView) -> Mapping[str, int]:
@@ -189,13 +178,13 @@ class Saving(Watching[CheckpointState]):
             later = fit_alone and not run.user_callbacks_follow()
         self._writer.placement = Placement(in_background=later)
         return self._writer.placement.buffers_needed(
-            run.host, run.pool, self._template.suffix, self._tell_why_here
+            run.host, run.pool, self._files.template.suffix, self._tell_why_here
         )
 
     def advise(self, settings: RunSettings) -> RunSettings:
         """Its path, and what it saves."""
         path, watch = os.path.abspath(self.filepath), self.watches[0]
-        one_name = self._template.is_fixed_in_a_run
+        one_name = self._files.template.is_fixed_in_a_run
         overwrites = one_name and not isinstance(self.save_freq, AtEnd)
         saver = Saver(self.filepath, watch.monitor, watch.mode, self.save_best_only, overwrites)
         return replace(
@@ -207,9 +196,7 @@ class Saving(Watching[CheckpointState]):
     def begin(self, run: RunView, start: Start) -> None:
         """Whether files of an earlier run are gone on from."""
         super().begin(run, start)
-        self._goes_on = start.goes_on
-        if self._files is None or self._files.run_id != run.id:  # a backup has named the run anew
-            self._files = None
+        self._files.goes_on = start.goes_on
 
     def listens(self, event: Event) -> bool:
         """Whether batches must be looked at."""
@@ -252,10 +239,10 @@ class Saving(Watching[CheckpointState]):
         ticket = outcome.request.ticket
         self._outcomes[ticket] = outcome
         if outcome.bad:
-            return NotFinite(ticket, _words_of(outcome.bad))
+            return NotFinite(ticket, words.bad_variables(outcome.bad))
         if outcome.error is not None:
             kept = self._writer.queue.refused is outcome.request
-            return Failed(ticket, _reason_of(outcome.error), may_retry=kept)
+            return Failed(ticket, words.reason_of(outcome.error), may_retry=kept)
         return Committed(ticket)
 
     def learn(self, fact: Fact) -> None:
@@ -269,16 +256,26 @@ class Saving(Watching[CheckpointState]):
         if outcome is None:
             return
         request = outcome.request
-        if outcome.committed and request.value is not None:
-            self.best_path, self.best_epoch = request.path, request.saved.epoch
         if outcome.bad:
-            self._refuse(request.saved.epoch, _words_of(outcome.bad))
+            self._refuse(request.saved.epoch, words.bad_variables(outcome.bad))
         elif outcome.error is not None:
             self._failed(request, outcome.error)
         else:
-            self.latest_path = request.path
-            self._n_saved += 1
-            self._tell_committed(outcome)
+            self._committed(request, outcome)
+
+    def _committed(self, request: SaveRequest, outcome: SaveOutcome) -> None:
+        self.latest_path = request.path
+        self._n_saved += 1
+        if request.value is not None:
+            self.best_path, self.best_epoch = request.path, request.saved.epoch
+        if outcome.aside is not None:
+            self._tell_once(words.kept_aside(outcome))
+        if outcome.again and not self._files.template.is_fixed_in_a_run:
+            self.run.say(words.replaced(request.path))
+        if outcome.trouble is not None:
+            self.warn_once(words.undeleted(self.name, outcome), SaveWarning)
+        if self.verbose:
+            self.run.say(words.committed(request))
 
     def _hear(self) -> None:
         for outcome in self._writer.queue.news():
@@ -291,19 +288,15 @@ class Saving(Watching[CheckpointState]):
         return ended
 
     def _failed(self, request: SaveRequest, error: BaseException) -> None:
-        self._why_not = _reason_of(error)
+        self._why_not = words.reason_of(error)
+        queue = self._writer.queue
         if self.on_save_error == "raise":
-            self._writer.queue.give_up()
+            queue.give_up()
             raise SaveError.for_path(
                 request.path, self._why_not, expected="a file that can be written"
             ) from error
-        is_kept = self._writer.queue.refused is request
-        again = " A copy of its state is kept, to try once more." if is_kept else ""
-        self.run.warn(
-            f"{self.name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
-            f"{self._why_not}. What was saved before is as it was; training goes on.{again}",
-            SaveWarning,
-        )
+        kept = queue.refused is request
+        self.run.warn(words.failed(self.name, request, self._why_not, kept=kept), SaveWarning)
         if not isinstance(error, (OSError, MemoryError)):
             # The next one is written by the framework's own functions.
             self._writer.placement.in_background = False
@@ -315,7 +308,7 @@ class Saving(Watching[CheckpointState]):
         if moment.event in {Event.TRAIN_BATCH_END, Event.EPOCH_END, Event.TRAIN_END}:
             self._take_over()
         self._count_passed(moment)
-        self._beaten = self.best
+        self._beaten = self.best if self.verbose else None
         decisions = super().decide(moment)
         self._let_go(decisions)
         return decisions
@@ -323,26 +316,25 @@ class Saving(Watching[CheckpointState]):
     def _let_go(self, decisions: Sequence[Decision]) -> None:
         """Where the policy wants what was refused no more, its copy may go."""
         asked = any(isinstance(one, Save) and one.retry is not None for one in decisions)
-        if self.state.refused is None and not asked:
-            self._writer.queue.give_up()
+        queue = self._writer.queue
+        if queue.kept is not None and self.state.refused is None and not asked:
+            queue.give_up()
 
     def _take_over(self) -> None:
         """In a run that goes on: take the best from the files that are there, once."""
         watch = self.watches[0]
-        if not self._goes_on or self._took_over:
+        if not self._files.goes_on or self._took_over:
             return
         if self.save_best_only and watch.direction is None:
             return
         self._took_over = True
         if not self.save_best_only or watch.direction is None:
             return
-        found = self._folder().best(watch.monitor, watch.direction)
+        found = self._files.find_best(self.run.id, watch.monitor, watch.direction)
         if found is None:
             self.learn(Found(None))
             return
-        path, saved = found
-        folder, name = static_folder(self.filepath), os.path.basename(path)
-        self.best_path = name if folder == "." else os.path.join(folder, name)
+        self.best_path, saved = found
         self.best_epoch = saved.epoch
         self.learn(Found(saved.value, saved.epoch))
 
@@ -379,100 +371,90 @@ class Saving(Watching[CheckpointState]):
             return
         self.miss(decision, logs)
 
-    def _batch(self) -> int | None:
-        """Index of the last batch, if batches are looked at."""
-        return self.state.due.last_batch if self._schedule.needs_batches else None
-
     def _write(self, decision: Save, moment: Moment, logs: Mapping[str, Any]) -> None:
-        epoch, path = moment.at.epoch, self._path(moment.at.epoch, logs)
-        plan, request = self._plan(), self._request(path, epoch, logs, decision)
-        bad = request.bad_among(self.run.host.nonfinite) if plan is None else frozenset()
+        run, files, epoch = self.run, self._files, moment.at.epoch
+        host, pool = run.host, run.pool
+        batch = self.state.due.last_batch if self._schedule.needs_batches else None
+        path, unfilled = files.template.fill(
+            epoch,
+            batch,
+            {**logs, **moment.metrics},
+            run_id=run.id,
+            timestamp=run.timestamp,
+            worker=run.rank,
+        )
+        if unfilled:
+            self._tell_once(words.nothing_fills(self.name, unfilled[0], self.filepath))
+        plan = self._writer.placement.plan(host, pool, files.template.suffix, self._tell_why_here)
+        request = self._request(path, decision, moment, batch, run.id, host.versions())
+        bad = bad_now(request, host) if plan is None else frozenset()
         if bad:
-            self._refuse(epoch, _words_of(bad))
-            super().learn(NotFinite(decision.ticket, _words_of(bad)))
+            self._refuse(epoch, words.bad_variables(bad))
+            super().learn(NotFinite(decision.ticket, words.bad_variables(bad)))
             return
-        text = f"saving model to {path}"
-        if decision.value is not None:
-            before = "None" if self._beaten is None else f"{self._beaten:.5f}"
-            text = f"{self.monitor} improved from {before} to {decision.value:.5f}, {text}"
-        self._say(f"\nEpoch {epoch + 1}: {text}")
-        self._carry_out(request, plan)
+        if self.verbose:
+            run.say(words.begun(epoch, path, self.monitor, self._beaten, decision.value))
+        try:
+            for outcome in self._writer.carry_out(
+                request,
+                plan,
+                host=host,
+                pool=pool,
+                folder=files.folder(request.saved.run_id),
+                tell=self._tell_why_here,
+            ):
+                self.learn(self._fact(outcome))
+        except BaseException as error:  # what came to nothing is not the value to beat
+            super().learn(Failed(request.ticket, words.reason_of(error)))
+            raise
+        refused = self.state.refused
+        if refused is not None and self._writer.queue.refused is None:
+            super().learn(Failed(refused.ticket, "its copy was let go"))
+
+    def _request(
+        self,
+        path: str,
+        decision: Save,
+        moment: Moment,
+        batch: int | None,
+        run_id: str,
+        versions: Mapping[str, str],
+    ) -> SaveRequest:
+        """What is to be written."""
+        watch, files = self.watches[0], self._files
+        direction = watch.direction if self.ranks else None
+        retention = None
+        if self.keep_last is not None or self.keep_best is not None:
+            policy = keep_files(self.keep_last, self.keep_best, watch.monitor, direction)
+            retention = Retention(policy, files.goes_on)
+        return SaveRequest(
+            path,
+            os.path.abspath(path),
+            about_to_be_saved(
+                moment.at.epoch,
+                batch,
+                moment.metrics,
+                monitor=watch.monitor,
+                mode=None if direction is None else direction.value,
+                run_id=run_id,
+                versions=versions,
+            ),
+            goes_on=files.goes_on or self.initial_value_threshold is not None,
+            value=decision.value,
+            retention=retention,
+            replaces=files.template.is_fixed,
+            exempt=self._exempt if self.check_finite else None,
+            ticket=decision.ticket,
+        )
 
     def _write_once_more(self, decision: Save) -> None:
         request = self._writer.queue.refused
         if request is None:  # its copy was let go meanwhile
             super().learn(Failed(decision.ticket, "its copy was let go"))
             return
-        self._say(f"\nEpoch {request.saved.epoch + 1}: saving model to {request.path}, once more")
+        if self.verbose:
+            self.run.say(words.once_more(request))
         self._writer.queue.try_again(decision.ticket)
-
-    def _path(self, epoch: int, logs: Mapping[str, Any]) -> str:
-        template, run = self._template, self.run
-        values = template.values(
-            epoch, self._batch(), logs, run_id=run.id, timestamp=run.timestamp, worker=run.rank
-        )
-        missing = template.missing(values)
-        if missing:
-            self._tell_once(
-                f"{self.name}: nothing fills {{{missing[0]}}} in {self.filepath!r} here; "
-                "the name reads NA there."
-            )
-        return template.fill(values)
-
-    def _request(
-        self, path: str, epoch: int, logs: Mapping[str, Any], decision: Save
-    ) -> SaveRequest:
-        """What is to be written."""
-        watch = self.watches[0]
-        direction = watch.direction if self.ranks else None
-        retention = None
-        if self.keep_last is not None or self.keep_best is not None:
-            policy = keep_files(self.keep_last, self.keep_best, watch.monitor, direction)
-            retention = Retention(policy, self._goes_on)
-        return SaveRequest(
-            path,
-            os.path.abspath(path),
-            about_to_be_saved(
-                epoch,
-                self._batch(),
-                {key: to_number(one) for key, one in logs.items()},
-                monitor=watch.monitor,
-                mode=None if direction is None else direction.value,
-                value=to_number(logs.get(watch.monitor)),
-                run_id=self.run.id,
-                versions=self.run.host.versions(),
-            ),
-            goes_on=self._goes_on or self.initial_value_threshold is not None,
-            value=decision.value,
-            retention=retention,
-            replaces=self._template.is_fixed,
-            exempt=self._exempt if self.check_finite else None,
-            ticket=decision.ticket,
-        )
-
-    def _plan(self) -> PlannedFile | None:
-        return self._writer.placement.plan(
-            self.run.host, self.run.pool, self._template.suffix, self._tell_why_here
-        )
-
-    def _carry_out(self, request: SaveRequest, plan: PlannedFile | None) -> None:
-        try:
-            for event in self._writer.carry_out(
-                request,
-                plan,
-                host=self.run.host,
-                pool=self.run.pool,
-                folder=self._folder(),
-                tell=self._tell_why_here,
-            ):
-                if not isinstance(event, SaveBegun):
-                    self.learn(self._fact(event))
-        except BaseException as error:  # what came to nothing is not the value to beat
-            super().learn(Failed(request.ticket, _reason_of(error)))
-            raise
-        refused = self.state.refused
-        if refused is not None and self._writer.queue.refused is None:
-            super().learn(Failed(refused.ticket, "its copy was let go"))
 
     def save_now(self, logs: Mapping[str, Any]) -> None:
         """Save at once, whatever the schedule says.
@@ -496,7 +478,7 @@ class Saving(Watching[CheckpointState]):
         self._count_passed(moment)
         for fact in self.news(moment):
             self.learn(fact)
-        self._beaten = self.best
+        self._beaten = self.best if self.verbose else None
         state, decisions = self.policy.ask(self.state, moment)
         self.set_state(state)
         self._let_go(decisions)
@@ -528,10 +510,6 @@ class Saving(Watching[CheckpointState]):
 
     # Words
 
-    def _say(self, message: str) -> None:
-        if self.verbose:
-            self.run.say(message)
-
     def _tell_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
@@ -539,7 +517,7 @@ class Saving(Watching[CheckpointState]):
 
     def _tell_why_here(self, reason: str) -> None:
         if not self.run.quiet:
-            self._tell_once(f"{self.name} writes {self.filepath} while training waits: {reason}.")
+            self._tell_once(words.written_here(self.name, self.filepath, reason))
 
     def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
         """Keras's words."""
@@ -550,40 +528,19 @@ class Saving(Watching[CheckpointState]):
 
     def _pass_over(self, epoch: int, reason: str) -> None:
         self._why_not = f"{self.monitor} {reason}"
-        before = "None" if self._beaten is None else f"{self._beaten:.5f}"
-        self._say(f"\nEpoch {epoch + 1}: {self.monitor} did not improve from {before}")
+        if self.verbose:
+            self.run.say(words.not_improved(epoch, self.monitor, self._beaten))
 
     def _refuse(self, epoch: int, defect: str) -> None:
         self._why_not = defect
-        kept = f" {self.latest_path!r} stays as it is." if self.latest_path else ""
-        self.warn_once(
-            f"{self.name} does not save epoch {epoch + 1}: {defect}.{kept} "
-            "Pass check_finite=False to save such states.",
-            SaveWarning,
-        )
-
-    def _tell_committed(self, outcome: SaveOutcome) -> None:
-        path = outcome.request.path
-        if outcome.aside is not None:
-            self._tell_once(f"{path} was there before this run; it is kept as {outcome.aside}.")
-        if outcome.again and not self._template.is_fixed_in_a_run:
-            self.run.say(
-                f"{path} is the name of an earlier save of this run, too, and was replaced; put "
-                "{epoch} or {batch} into the name to keep both."
-            )
-        if outcome.trouble is not None:
-            self.warn_once(
-                f"{self.name} could not delete older files: {outcome.trouble}. {path!r} is safe.",
-                SaveWarning,
-            )
-        self._say(f"\nEpoch {outcome.request.saved.epoch + 1}: finished saving model to {path}")
+        self.warn_once(words.refused(self.name, epoch, defect, self.latest_path), SaveWarning)
 
     def summary(self) -> Best | str | None:
         """The best file, or how many were saved, or why none was."""
         if self.latest_path is None and self.best_path is None:
             nothing_due = "no save was due" if self.run.n_epochs_done else "no epoch has ended"
             there = ""
-            if self._template.is_fixed_in_a_run and os.path.exists(self.filepath):
+            if self._files.template.is_fixed_in_a_run and os.path.exists(self.filepath):
                 there = " (the file that is there is an earlier run's)"
             return (
                 f"ModelCheckpoint saved nothing to {self.filepath!r}{there}: "
@@ -614,13 +571,3 @@ class Saving(Watching[CheckpointState]):
         self.check_header(state)
         self.set_state(CheckpointState.from_json(state))
         self.is_loaded = True
-
-
-def _words_of(bad: frozenset[str]) -> str:
-    first, *others = sorted(bad)
-    more = f" and {len(others)} more" if others else ""
-    return f"{first}{more} holds NaN or infinity"
-
-
-def _reason_of(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from peakhold._core.file_template import BUILT_IN, FileTemplate
 from peakhold.errors import HostError, InvalidArgumentError
-from peakhold.host.contract import Host, rate_key, to_number
+from peakhold.host.contract import Host, rate_key
 
 __all__ = ["CheckpointTemplate", "static_folder"]
 
@@ -30,34 +30,24 @@ class CheckpointTemplate:
 
     Example:
         >>> template = CheckpointTemplate("runs/{epoch:02d}_{loss:.1f}.weights.h5")
-        >>> values = template.values(0, None, {"loss": 0.5}, run_id="a", timestamp="b", worker=0)
-        >>> template.fill(values), template.suffix
-        ('runs/01_0.5.weights.h5', '.weights.h5')
+        >>> template.fill(0, None, {"loss": 0.5}, run_id="a", timestamp="b", worker=0)
+        ('runs/01_0.5.weights.h5', [])
     """
 
     def __init__(self, filepath: str) -> None:
+        name = os.path.basename(filepath)
         self.filepath = filepath
-        self._parsed = FileTemplate.parse(filepath)
-
-    @property
-    def suffix(self) -> str:
+        self._parsed = parsed = FileTemplate.parse(filepath)
+        self.suffix = ".weights.h5" if name.endswith(".weights.h5") else os.path.splitext(name)[1]
         """The suffix that names the format, `.weights.h5` whole."""
-        name = os.path.basename(self.filepath)
-        return ".weights.h5" if name.endswith(".weights.h5") else os.path.splitext(name)[1]
-
-    @property
-    def is_fixed(self) -> bool:
+        self.is_fixed = parsed.is_fixed
         """Whether every save has the same name."""
-        return self._parsed.is_fixed
-
-    @property
-    def is_fixed_in_a_run(self) -> bool:
+        self.is_fixed_in_a_run = parsed.is_fixed_in_a_run
         """Whether every save of a run has the same name, another run's perhaps another."""
-        return self._parsed.is_fixed_in_a_run
 
     # At a save
 
-    def values(
+    def fill(
         self,
         epoch: int,
         batch: int | None,
@@ -66,13 +56,13 @@ class CheckpointTemplate:
         run_id: str,
         timestamp: str,
         worker: int,
-    ) -> dict[str, Any]:
-        """What can be filled in at a save; a logged metric wins over a name of ours.
+    ) -> tuple[str, list[str]]:
+        """The path of one save, and the places that nothing fills; a metric wins over our names.
 
         Args:
             epoch: Index of the epoch, from 0.
             batch: Index of the batch, from 0; None if batches are not looked at.
-            logs: Metrics of that moment.
+            logs: What was logged: numbers, or what is shown as it is.
             run_id: The run's.
             timestamp: When the run began.
             worker: The worker that writes.
@@ -85,18 +75,8 @@ class CheckpointTemplate:
         }
         if batch is not None:
             values["batch"] = batch + 1
-        for key, value in logs.items():
-            number = to_number(value)
-            values[key] = value if number is None else number
-        return values
-
-    def missing(self, values: Mapping[str, Any]) -> list[str]:
-        """The places that `values` cannot fill, sorted."""
-        return self._parsed.missing(values)
-
-    def fill(self, values: Mapping[str, Any]) -> str:
-        """The path of one save."""
-        return self._parsed.fill(values)
+        values.update(logs)
+        return self._parsed.fill(values), self._parsed.missing(values)
 
     # Before training
 

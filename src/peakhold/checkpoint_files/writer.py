@@ -8,23 +8,91 @@ Rules of this file:
    fixed name lets the newer save take the place of one that has not begun, for it would replace its
    file. Before that the newer state is looked at: what is not finite replaces nothing.
 3. What cannot be written from copies is written while training waits, after what is under way.
-4. What happens is told as facts, on the thread that trains, each before the next step is taken.
+4. What becomes of a save is told on the thread that trains, before the next step is taken.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable as Function
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import final
 
 from peakhold.checkpoint_files.folder import CheckpointFolder
-from peakhold.checkpoint_files.placement import Placement
 from peakhold.checkpoint_files.queue import SaveQueue, wait_for_saves_to
-from peakhold.checkpoint_files.requests import SaveBegun, SaveOutcome, SaveRequest
-from peakhold.host.contract import Host, PlannedFile
+from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
+from peakhold.host.contract import OPTIMIZER, WEIGHTS, CannotPlanError, Host, PlannedFile
 from peakhold.snapshots.pool import SnapshotPool
 
-__all__ = ["CheckpointWriter"]
+__all__ = ["CheckpointWriter", "Placement", "bad_now"]
+
+_MOST = 2
+"""Copies at a time: one is written, one is taken. Where the disk is slower than the epochs, the
+second one would otherwise be allocated in mid-training, which takes ten times as long as the copy.
+"""
+
+
+@final
+class Placement:
+    """In the background from copies as long as that can be done, else while training waits.
+
+    Args:
+        in_background: Whether the background was asked for.
+    """
+
+    def __init__(self, *, in_background: bool = False) -> None:
+        self.in_background = in_background
+        self.copies = 1
+        """How many copies may be held at a time, at least 1."""
+        self._counted = False
+
+    def buffers_needed(
+        self, host: Host, pool: SnapshotPool, suffix: str, tell: Function[[str], None]
+    ) -> Mapping[str, int]:
+        """What host memory to book before training: copies of each part at a time.
+
+        What only a first plan costs is paid here. Where there can be none, the files will be
+        written while training waits.
+        """
+        if not self.in_background:
+            return {}
+        if host.state_bytes() is None:  # not built: what a file needs is seen at the first save
+            return dict.fromkeys({WEIGHTS, OPTIMIZER}.intersection(host.parts()), _MOST)
+        plan = self.plan(host, pool, suffix, tell)
+        self.in_background = plan is not None
+        return {} if plan is None else dict.fromkeys(plan.parts, self.copies)
+
+    def plan(
+        self, host: Host, pool: SnapshotPool, suffix: str, tell: Function[[str], None]
+    ) -> PlannedFile | None:
+        """What a file of the model as it is now holds, to be written later.
+
+        Args:
+            host: The model.
+            pool: Where the copies for it will be taken.
+            suffix: The kind of file.
+            tell: Called with the reason if the background was asked for and cannot be had.
+
+        Returns:
+            The plan; None if the file must be written while training waits.
+        """
+        if not self.in_background:
+            return None
+        try:
+            plan = host.plan_file(suffix)
+        except CannotPlanError as reason:
+            tell(str(reason))
+            return None
+        if not self._counted:
+            self._counted = True
+            sizes = range(_MOST, 0, -1)
+            copies = next((n for n in sizes if pool.affordable(plan.parts, n, plan.extra_bytes)), 0)
+            if not copies:
+                self.in_background = False
+                tell(f"a copy of its state does not fit into memory_budget={pool.budget:,}")
+                return None
+            self.copies = copies
+        return plan
 
 
 @final
@@ -49,7 +117,7 @@ class CheckpointWriter:
         pool: SnapshotPool,
         folder: CheckpointFolder,
         tell: Function[[str], None],
-    ) -> Iterator[SaveBegun | SaveOutcome]:
+    ) -> Iterator[SaveOutcome]:
         """Write one file; the facts must be taken one after the other, to the last.
 
         Args:
@@ -61,15 +129,15 @@ class CheckpointWriter:
             tell: Called with the reason if there is a plan and training has to wait nevertheless.
 
         Yields:
-            What has become of earlier saves, that this one has begun, and, if training waited for
-            it or it is refused, what has become of this one.
+            What has become of earlier saves, and, if training waited for this one or it is refused,
+            of this one.
 
         Raises:
             Exception: What the framework raises if the model cannot be written at all.
         """
         if plan is not None:
             if request.replaces and self.queue.waiting == request.path:
-                bad = request.bad_among(host.nonfinite)
+                bad = bad_now(request, host)
                 if bad:
                     yield SaveOutcome(request, bad=bad)
                     return
@@ -85,20 +153,24 @@ class CheckpointWriter:
             else:
                 if request.exempt is not None:
                     held.start_check(plan.parts)
-                yield SaveBegun(request)
                 self.queue.begin(folder, request, plan, held)
                 return
         self.queue.wait()
         wait_for_saves_to(folder.filepath)
         yield from self.queue.news()
-        yield SaveBegun(request)
         yield _write_now(request, host, folder)
+
+
+def bad_now(request: SaveRequest, host: Host) -> frozenset[str]:
+    """Variables of the model that forbid this save; they are looked at only if one could."""
+    return frozenset() if request.exempt is None else host.nonfinite() - request.exempt
 
 
 def _write_now(request: SaveRequest, host: Host, folder: CheckpointFolder) -> SaveOutcome:
     if request.must_know_whether_finite:
         request = request.found(finite=not host.nonfinite())
+    scratch = os.path.dirname(request.target) or "."
     try:
-        return folder.save(request, lambda file, scratch: host.write(file, folder.suffix, scratch))
+        return folder.save(request, lambda file: host.write(file, folder.suffix, scratch))
     except (OSError, MemoryError) as error:
         return SaveOutcome(request, error=error)

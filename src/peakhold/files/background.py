@@ -35,12 +35,13 @@ class Task(Generic[T]):
         self._work: Callable[[], T] | None = work
         self._ended = threading.Event()
         self._pid = os.getpid()
-        self._value: T | None = None
         self._claim = threading.Lock()
         self.done = False
         """True when the job has ended, well or not."""
         self.error: BaseException | None = None
         """What the job raised, or None; None while it runs."""
+        self.value: T | None = None
+        """What it returned; None while it runs, and if it raised."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end, whatever it is; False if it has not come in time.
@@ -67,7 +68,7 @@ class Task(Generic[T]):
             raise TimeoutError(f"the job has not ended within {timeout_s} s")
         if self.error is not None:
             raise self.error
-        return self._value  # type: ignore[return-value]  # set when there is no error
+        return self.value  # type: ignore[return-value]  # set when there is no error
 
     def run(self) -> None:
         """Do the job, once; nothing escapes."""
@@ -76,7 +77,7 @@ class Task(Generic[T]):
         if work is None:
             return
         try:
-            self._value = work()
+            self.value = work()
         except BaseException as exc:
             self.error = exc
         # The event is set before the job is dropped: the job may hold the last reference to a

@@ -18,8 +18,9 @@ import math
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, final
+from dataclasses import dataclass, field, fields, replace
+from operator import methodcaller
+from typing import Any, Final, final
 
 from peakhold import files
 from peakhold._core.monitor import Criterion, Direction
@@ -104,8 +105,10 @@ def infos_of(saved: Sequence[SavedFile]) -> list[CheckpointInfo]:
     ]
 
 
+_FIELDS: Final = tuple(one.name for one in fields(SavedFile))
+
+
 def _read_entry(raw: Any) -> SavedFile | None:
-    known = {f.name for f in fields(SavedFile)}
     if not isinstance(raw, dict):
         return None
     value = raw.get("value")
@@ -118,14 +121,10 @@ def _read_entry(raw: Any) -> SavedFile | None:
     if not all(isinstance(number, int) for number in numbers):
         return None
     try:
-        saved = SavedFile(**{key: value for key, value in raw.items() if key in known})
-        return replace(saved, metrics=numbers_from_json(saved.metrics))
+        known = {name: raw[name] for name in _FIELDS if name in raw}
+        return SavedFile(**{**known, "metrics": numbers_from_json(raw.get("metrics", {}))})
     except (TypeError, AttributeError):
         return None
-
-
-def _to_json(saved: SavedFile) -> dict[str, Any]:
-    return {**asdict(saved), "metrics": numbers_to_json(saved.metrics)}
 
 
 @final
@@ -234,13 +233,14 @@ class Sidecar:
             if other != name and os.path.lexists(os.path.join(self.folder, other))
         }
         merged[name] = [entry, *(e for e in old[:2] if e.checksum != entry.checksum)]
-        content = {
-            "format": FORMAT,
-            "template": self.template,
-            "files": {key: [_to_json(saved) for saved in merged[key]] for key in sorted(merged)},
-        }
+        rows: dict[str, list[dict[str, Any]]] = {key: [] for key in sorted(merged)}
+        for key, row in rows.items():
+            for saved in merged[key]:
+                words = numbers_to_json(saved.metrics)
+                row.append({name: getattr(saved, name) for name in _FIELDS} | {"metrics": words})
+        content = {"format": FORMAT, "template": self.template, "files": rows}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        files.commit(self.path, lambda file: file.write(text.encode()), disk=self._disk)
+        files.commit(self.path, methodcaller("write", text.encode()), disk=self._disk)
         self._entries = merged
         return entry
 

@@ -1,0 +1,116 @@
+"""A run that was interrupted, as its backup has it: each is given what is theirs, once.
+
+Callbacks may join a run after it has been resumed: whoever finds no state yet finds it then. What
+nobody has taken by the end is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, final
+
+from peakhold.errors import BackupMismatchError, CheckpointDamagedError, PeakholdError
+from peakhold.host.resume import Resumption
+from peakhold.runtime.callback import link_of
+from peakhold.snapshots.pool import Held
+
+if TYPE_CHECKING:
+    from peakhold.backup.folder import BackupFolder, Place
+
+__all__ = ["FORMAT", "STATE", "Interrupted"]
+
+FORMAT = 1
+STATE = "train_state"
+"""The part of a backup that holds all but the model."""
+
+
+@final
+class Interrupted:
+    """What one backup holds.
+
+    Args:
+        parts: As it was saved.
+        path: Of the backup, for messages.
+
+    Attributes:
+        state: All but the model.
+        begins: Whether it holds only how the run began.
+
+    Raises:
+        CheckpointDamagedError: If a newer version of Peakhold wrote it.
+    """
+
+    def __init__(self, parts: dict[str, Any], path: str) -> None:
+        self.state: dict[str, Any] = parts.pop(STATE)
+        self._parts = parts
+        self._given: set[str] = set()
+        """Whose states were given back, by the names that they are filed under."""
+        self._held_given: set[str] = set()
+        """The same for snapshots."""
+        if self.state["format"] != FORMAT:
+            raise CheckpointDamagedError.for_path(
+                path, f"its format is {self.state['format']}, known is {FORMAT}"
+            )
+        self.begins = bool(self.state["begins"])
+
+    def fit_model(self, resumption: Resumption, backup_dir: str) -> bool:
+        """Build the model if need be, see that the backup is of this one, and fill it.
+
+        Returns:
+            Whether it could be built.
+
+        Raises:
+            BackupMismatchError: If the backup is of another model.
+        """
+        if not resumption.build(self.state["build"]):
+            return False
+        words = resumption.mismatches(self._parts, self.state["names"])
+        if words:
+            raise BackupMismatchError.for_tensors(backup_dir, words)
+        resumption.put_back(self._parts, self.state["more"])
+        return True
+
+    def give_states(self, callbacks: Mapping[str, Any], *, of_ours: bool) -> None:
+        """Give the states to those whose they are and who have none yet.
+
+        Args:
+            callbacks: By the names that they are filed under.
+            of_ours: Whether it is the turn of our callbacks, or of all others.
+        """
+        states: dict[str, Any] = self.state["callbacks"]
+        for name, callback in callbacks.items():
+            is_ours = link_of(callback) is not None
+            if name in states and name not in self._given and is_ours == of_ours:
+                callback.load_state_dict(states[name])
+                self._given.add(name)
+
+    def give_snapshots(
+        self, callbacks: Mapping[str, Any], folder: BackupFolder, warn: Callable[[str], None]
+    ) -> dict[int, dict[str, Place]]:
+        """Give what was held in memory to those who held it.
+
+        Returns:
+            Where on disk the parts of each are, by its token.
+        """
+        found: dict[int, dict[str, Place]] = {}
+        for name, snapshots in self.state.get("held", {}).items():
+            if name not in callbacks or name in self._held_given:
+                continue
+            self._held_given.add(name)
+            taken: dict[str, Held] = {}
+            for called, places in snapshots.items():
+                try:
+                    parts = {part: folder.part(tuple(place)) for part, place in places.items()}
+                except PeakholdError as error:
+                    warn(f"BackupAndRestore lost what {name} held in memory ({called}): {error}")
+                    continue
+                taken[called] = held = Held.of(parts)
+                found[held.token] = {p: (int(w[0]), w[1]) for p, w in places.items()}
+            link = link_of(callbacks[name])
+            if taken and link is not None:
+                link.participant.load_snapshots(taken)
+        return found
+
+    def lost(self) -> list[str]:
+        """The names of those whose states nobody has taken."""
+        return sorted(self.state["callbacks"].keys() - self._given)

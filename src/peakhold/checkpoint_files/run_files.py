@@ -1,0 +1,84 @@
+"""The files of one run: what can be wrong with their name, where they are, and which is the best.
+
+Rules of this file:
+
+1. What is wrong with the name or the folder is said before training.
+2. What an earlier run left is known from the sidecar alone, and only in a run that goes on from it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import final
+
+from peakhold._core.monitor import Direction
+from peakhold.checkpoint_files.folder import CheckpointFolder
+from peakhold.checkpoint_files.queue import wait_for_saves_to
+from peakhold.checkpoint_files.template import CheckpointTemplate, static_folder
+from peakhold.files.sidecar import SavedFile
+from peakhold.runtime.run_view import RunView
+
+__all__ = ["RunFiles"]
+
+
+@final
+class RunFiles:
+    """The files that one run writes under a template.
+
+    Args:
+        filepath: The template, as the user wrote it.
+
+    Attributes:
+        template: The same, as names are made from it.
+        goes_on: Whether the run goes on from files that are there.
+    """
+
+    def __init__(self, filepath: str) -> None:
+        self.template = CheckpointTemplate(filepath)
+        self.goes_on = False
+        self._folder: CheckpointFolder | None = None
+
+    @property
+    def filepath(self) -> str:
+        """The template, as the user wrote it."""
+        return self.template.filepath
+
+    def prepare(
+        self, run: RunView, name: str, accepted: tuple[str, ...] | None, *, counts_batches: bool
+    ) -> None:
+        """See that such files can be written, and clear away what killed writers left.
+
+        Args:
+            run: The run.
+            name: The class of the callback, for messages.
+            accepted: Suffixes that this class takes for any model; None: it takes all.
+            counts_batches: Whether batches are looked at.
+
+        Raises:
+            PeakholdError: If they cannot.
+        """
+        host = run.host
+        self.template.check_suffix(host, name, accepted)
+        if not run.has_user_callbacks:  # a user's callback may log what fills a place
+            self.template.check_placeholders(host, counts_batches=counts_batches)
+        folder = self.folder(run.id)
+        folder.check(host.state_bytes())
+        wait_for_saves_to(self.filepath)  # another callback's fit may have raised
+        folder.sweep()
+
+    def folder(self, run_id: str) -> CheckpointFolder:
+        """Where they are; known by the name that the run has now, which a backup may have given."""
+        if self._folder is None or self._folder.run_id != run_id:
+            path = os.path.abspath(self.filepath)
+            self._folder = CheckpointFolder(path, self.template.suffix, run_id)
+        return self._folder
+
+    def find_best(
+        self, run_id: str, monitor: str, direction: Direction
+    ) -> tuple[str, SavedFile] | None:
+        """Path of the best file that an earlier run left, there and whole, and what it is."""
+        found = self.folder(run_id).best(monitor, direction)
+        if found is None:
+            return None
+        folder, name = static_folder(self.filepath), os.path.basename(found[0])
+        return (name if folder == "." else os.path.join(folder, name)), found[1]

@@ -1,0 +1,120 @@
+"""What `ModelCheckpoint` says: words alone; when they are said, `saving.py` knows.
+
+Epochs are counted from 0 here and from 1 where a person reads.
+"""
+
+from __future__ import annotations
+
+from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
+
+__all__ = [
+    "bad_variables",
+    "begun",
+    "committed",
+    "exempt",
+    "failed",
+    "kept_aside",
+    "not_improved",
+    "nothing_fills",
+    "once_more",
+    "reason_of",
+    "refused",
+    "replaced",
+    "undeleted",
+    "written_here",
+]
+
+
+def bad_variables(names: frozenset[str]) -> str:
+    """Why a state is not saved."""
+    first, *others = sorted(names)
+    more = f" and {len(others)} more" if others else ""
+    return f"{first}{more} holds NaN or infinity"
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file could not be written."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def exempt(name: str, variables: frozenset[str]) -> str:
+    """Before training: these are not looked at."""
+    return (
+        f"{name}: {', '.join(sorted(variables)[:5])} hold NaN or infinity "
+        "before training; they are not checked."
+    )
+
+
+def nothing_fills(name: str, place: str, filepath: str) -> str:
+    """A place in the name stays empty."""
+    return f"{name}: nothing fills {{{place}}} in {filepath!r} here; the name reads NA there."
+
+
+def written_here(name: str, filepath: str, reason: str) -> str:
+    """Training waits for each file."""
+    return f"{name} writes {filepath} while training waits: {reason}."
+
+
+def begun(epoch: int, path: str, monitor: str, before: float | None, value: float | None) -> str:
+    """A save is decided; of one that is ranked, what it is better than."""
+    text = f"saving model to {path}"
+    if value is not None:
+        text = f"{monitor} improved from {_number(before)} to {value:.5f}, {text}"
+    return f"\nEpoch {epoch + 1}: {text}"
+
+
+def once_more(request: SaveRequest) -> str:
+    """What the disk refused is tried again."""
+    return f"\nEpoch {request.saved.epoch + 1}: saving model to {request.path}, once more"
+
+
+def not_improved(epoch: int, monitor: str, before: float | None) -> str:
+    """Keras's words."""
+    return f"\nEpoch {epoch + 1}: {monitor} did not improve from {_number(before)}"
+
+
+def refused(name: str, epoch: int, defect: str, latest: str | None) -> str:
+    """A state is not worth its file."""
+    kept = f" {latest!r} stays as it is." if latest else ""
+    return (
+        f"{name} does not save epoch {epoch + 1}: {defect}.{kept} "
+        "Pass check_finite=False to save such states."
+    )
+
+
+def failed(name: str, request: SaveRequest, reason: str, *, kept: bool) -> str:
+    """The disk has refused a file."""
+    again = " A copy of its state is kept, to try once more." if kept else ""
+    return (
+        f"{name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
+        f"{reason}. What was saved before is as it was; training goes on.{again}"
+    )
+
+
+def committed(request: SaveRequest) -> str:
+    """A file is there."""
+    return f"\nEpoch {request.saved.epoch + 1}: finished saving model to {request.path}"
+
+
+def kept_aside(outcome: SaveOutcome) -> str:
+    """Another file had the name."""
+    return f"{outcome.request.path} was there before this run; it is kept as {outcome.aside}."
+
+
+def replaced(path: str) -> str:
+    """A file of this run had the name."""
+    return (
+        f"{path} is the name of an earlier save of this run, too, and was replaced; put "
+        "{epoch} or {batch} into the name to keep both."
+    )
+
+
+def undeleted(name: str, outcome: SaveOutcome) -> str:
+    """Old files are still there."""
+    return (
+        f"{name} could not delete older files: {outcome.trouble}. {outcome.request.path!r} is safe."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "None" if value is None else f"{value:.5f}"

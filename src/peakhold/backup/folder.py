@@ -122,7 +122,7 @@ class BackupFolder:
             refers_to: Steps of earlier backups that this one needs.
             reason: Why, for people.
         """
-        step = self.next_step()
+        step = self.last_step + 1
         try:
             self._pending = self._store.save(
                 step,
@@ -136,10 +136,6 @@ class BackupFolder:
             self.last_step = step
             # The writer does one job after the other: when this one runs, the files are written.
             submit(partial(_release, held))
-
-    def next_step(self) -> int:
-        """The step of the next backup."""
-        return self.last_step + 1
 
     def has(self, step: int) -> bool:
         """Whether a backup of this run, or of the one before, was written well; waits for it."""

@@ -7,19 +7,22 @@ nobody has taken by the end is said.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
-from peakhold.errors import BackupMismatchError, CheckpointDamagedError, PeakholdError
-from peakhold.host.resume import Resumption
+from peakhold.backup.record import unpack
+from peakhold.backup.state import checked, used
+from peakhold.errors import BackupMismatchError, PeakholdError
+from peakhold.host.resume import EpochRecord, Resumption
 from peakhold.runtime.callback import link_of
+from peakhold.runtime.random_state import set_random_state
 from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
     from peakhold.backup.folder import BackupFolder, Place
 
-__all__ = ["FORMAT", "STATE", "Interrupted"]
+__all__ = ["STATE", "Interrupted"]
 
-FORMAT = 1
 STATE = "train_state"
 """The part of a backup that holds all but the model."""
 
@@ -37,21 +40,28 @@ class Interrupted:
         begins: Whether it holds only how the run began.
 
     Raises:
-        CheckpointDamagedError: If a newer version of Peakhold wrote it.
+        CheckpointDamagedError: If its state is not one of ours.
     """
 
     def __init__(self, parts: dict[str, Any], path: str) -> None:
-        self.state: dict[str, Any] = parts.pop(STATE)
+        self.path = path
+        self.state = checked(parts.pop(STATE, None), path)
         self._parts = parts
         self._given: set[str] = set()
         """Whose states were given back, by the names that they are filed under."""
         self._held_given: set[str] = set()
         """The same for snapshots."""
-        if self.state["format"] != FORMAT:
-            raise CheckpointDamagedError.for_path(
-                path, f"its format is {self.state['format']}, known is {FORMAT}"
-            )
         self.begins = bool(self.state["begins"])
+
+    def passed(self) -> EpochRecord | None:
+        """What the epochs before have logged."""
+        with used("its record of epochs", self.path):
+            return unpack(self.state["passed"])
+
+    def put_random_state_back(self) -> None:
+        """To be done last: whoever draws a number changes it."""
+        with used("the state of its random generators", self.path):
+            set_random_state(self.state["random"])
 
     def fit_model(self, resumption: Resumption, backup_dir: str) -> bool:
         """Build the model if need be, see that the backup is of this one, and fill it.
@@ -62,12 +72,14 @@ class Interrupted:
         Raises:
             BackupMismatchError: If the backup is of another model.
         """
-        if not resumption.build(self.state["build"]):
-            return False
+        with used("how its model is built", self.path):
+            if not resumption.build(self.state["build"]):
+                return False
         words = resumption.mismatches(self._parts, self.state["names"])
         if words:
             raise BackupMismatchError.for_tensors(backup_dir, words)
-        resumption.put_back(self._parts, self.state["more"])
+        with used("what belongs to its model", self.path):
+            resumption.put_back(self._parts, self.state["more"])
         return True
 
     def give_states(self, callbacks: Mapping[str, Any], *, of_ours: bool) -> None:
@@ -81,7 +93,9 @@ class Interrupted:
         for name, callback in callbacks.items():
             is_ours = link_of(callback) is not None
             if name in states and name not in self._given and is_ours == of_ours:
-                callback.load_state_dict(states[name])
+                # What a user's own callback raises is the user's.
+                with used(f"the state of {name}", self.path) if of_ours else nullcontext():
+                    callback.load_state_dict(states[name])
                 self._given.add(name)
 
     def give_snapshots(
@@ -93,7 +107,7 @@ class Interrupted:
             Where on disk the parts of each are, by its token.
         """
         found: dict[int, dict[str, Place]] = {}
-        for name, snapshots in self.state.get("held", {}).items():
+        for name, snapshots in (self.state.get("held") or {}).items():
             if name not in callbacks or name in self._held_given:
                 continue
             self._held_given.add(name)

@@ -19,31 +19,22 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event, is_finite
-from peakhold._core.policies.save_when import (
-    AtEnd,
-    SaveSchedule,
-    SaveScheduleState,
-    trigger_of,
-)
-from peakhold.backup.state import FORMAT, checked, used
-from peakhold.errors import (
-    BackupMismatchError,
-    InvalidArgumentError,
-    PeakholdError,
-    SaveWarning,
-)
-from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS, to_number
+from peakhold._core.policies.save_when import AtEnd, SaveSchedule, SaveScheduleState, trigger_of
+from peakhold.backup.interrupted import STATE, Interrupted
+from peakhold.backup.record import pack
+from peakhold.backup.state import FORMAT
+from peakhold.errors import BackupMismatchError, InvalidArgumentError, SaveWarning
+from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.resume import EpochRecord, Resumption
 from peakhold.runtime import filing
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.driver import run_ahead
 from peakhold.runtime.participant import Keeper
-from peakhold.runtime.random_state import random_state, set_random_state
+from peakhold.runtime.random_state import random_state
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.session import session_of
 from peakhold.runtime.summary import Ending
@@ -52,9 +43,8 @@ from peakhold.snapshots.pool import Held
 if TYPE_CHECKING:
     from peakhold.backup.folder import BackupFolder, Place
 
-__all__ = ["STATE", "Keeping"]
+__all__ = ["Keeping"]
 
-STATE = "train_state"
 _PARTS = frozenset({WEIGHTS, OPTIMIZER, AVERAGE})
 
 
@@ -114,85 +104,46 @@ class Keeping(Keeper):
         if checkpoint is None:
             self._take_foreign(kept)
             return
-        kept.path = str(checkpoint.entry.path)
-        state = checked(checkpoint.parts.pop(STATE, None), kept.path)
+        kept.interrupted = was = Interrupted(checkpoint.parts, str(checkpoint.entry.path))
+        state = was.state
         run.resumes(state["run_id"], state["timestamp"])
-        kept.state, kept.parts = state, checkpoint.parts
-        if state["begins"]:
-            self._give_states(kept, of_ours=True)
+        if was.begins:
+            was.give_states(self._filed(), of_ours=True)
             return
-        self._fit_model(kept)
-        epoch, stopped = int(state["epoch"]), state["stopped"]
-        with used("its record of epochs", kept.path):
-            self.current_epoch, kept.passed = epoch, _unpack(state["passed"])
+        was.fit_model(kept.resumption, self.backup_dir)  # or the first epoch's begin sees to it
+        epoch = int(state["epoch"])
+        self.current_epoch, kept.passed = epoch, was.passed()
+        stopped = state["stopped"]
         self.initial_epoch = max(epoch, run.epochs or 0) if stopped else epoch
         kept.resumption.set_first_epoch(self.initial_epoch)
         if self._is_over():
             run.set_last_epoch(epoch - 1 if epoch else None, stopped)
-        self._give_states(kept, of_ours=True)
-        self._give_snapshots(kept)
+        self._give(kept, was)
         run.ahead_of_all("on_epoch_begin", run.put_back)
         run.ahead_of_all("on_train_end", run.put_back)
-        self._say(self._where_it_goes_on(kept, epoch))
+        self._say(self._where_it_goes_on(state, epoch))
 
     def welcome(self, run: RunView) -> None:
         """Others have joined the run since `resume`: give them what is theirs."""
         kept = self._kept
-        if kept is not None and kept.state:
-            self._give_states(kept, of_ours=True)
-            self._give_snapshots(kept)
+        if kept is not None and kept.interrupted is not None:
+            self._give(kept, kept.interrupted)
 
-    def _fit_model(self, kept: _Run) -> None:
-        """Build the model if need be, see that the backup is of this one, and fill it."""
-        with used("how its model is built", kept.path):
-            if not kept.resumption.build(kept.state["build"]):
-                return  # the first epoch's begin sees to it
-        words = kept.resumption.mismatches(kept.parts, kept.state["names"])
-        if words:
-            raise BackupMismatchError.for_tensors(self.backup_dir, words)
-        with used("what belongs to its model", kept.path):
-            kept.resumption.put_back(kept.parts, kept.state["more"])
+    def _give(self, kept: _Run, was: Interrupted) -> None:
+        callbacks = self._filed()
+        was.give_states(callbacks, of_ours=True)
+        kept.places |= was.give_snapshots(
+            callbacks, kept.folder, lambda text: self.run.warn(text, SaveWarning)
+        )
 
-    def _give_states(self, kept: _Run, *, of_ours: bool) -> None:
-        """Give the states to those whose they are and who have none yet."""
-        states: dict[str, Any] = kept.state["callbacks"]
-        for name, callback in self._filed().items():
-            if name in states and name not in kept.given and _is_ours(callback) == of_ours:
-                # What a user's own callback raises is the user's.
-                with used(f"the state of {name}", kept.path) if of_ours else nullcontext():
-                    callback.load_state_dict(states[name])
-                kept.given.add(name)
-
-    def _tell_what_is_lost(self, kept: _Run) -> None:
-        lost = sorted(kept.state["callbacks"].keys() - kept.given)
+    def _tell_what_is_lost(self, was: Interrupted) -> None:
+        lost = was.lost()
         if lost:
             self.run.warn(
                 f"BackupAndRestore: no callback of this run takes the state of "
                 f"{', '.join(lost)}, which was in the run that is resumed.",
                 SaveWarning,
             )
-
-    def _give_snapshots(self, kept: _Run) -> None:
-        known = self._filed()
-        for name, snapshots in (kept.state.get("held") or {}).items():
-            if name not in known or name in kept.held_given:
-                continue
-            kept.held_given.add(name)
-            taken: dict[str, Held] = {}
-            for called, places in snapshots.items():
-                try:
-                    parts = {part: kept.part(tuple(place)) for part, place in places.items()}
-                except PeakholdError as error:
-                    self.run.warn(
-                        f"BackupAndRestore lost what {name} held in memory ({called}): {error}",
-                        SaveWarning,
-                    )
-                    continue
-                taken[called] = held = Held.of(parts)
-                kept.places[held.token] = {p: (int(w[0]), w[1]) for p, w in places.items()}
-            link = link_of(known[name])
-            if taken and link is not None:
-                link.participant.load_snapshots(taken)
 
     def _take_foreign(self, kept: _Run) -> None:
         files = kept.resumption.foreign_backup(self.backup_dir)
@@ -220,33 +171,30 @@ class Keeping(Keeper):
         if kept is None:
             return
         kept.resumption.set_first_epoch(None)  # `fit` has read it
-        if not kept.state:
+        was, kept.interrupted = kept.interrupted, None
+        if was is None:
             if kept.folder.last_step < 0 and self.save_freq is not False and run.driven:
                 self._record_beginning(kept)
             return
-        if kept.state["begins"]:
-            self._tell_what_is_lost(kept)
-            kept.state, kept.parts = {}, {}
+        if was.begins:
+            self._tell_what_is_lost(was)
             return
-        if run.start_epoch is not None or not self._is_over():
-            if not kept.resumption.build(kept.state["build"]):
-                raise BackupMismatchError.for_tensors(
-                    self.backup_dir, ["the model is not built, and shapes are not enough to do it"]
-                )
-            self._fit_model(kept)
-        self._give_states(kept, of_ours=False)
-        self._tell_what_is_lost(kept)
+        trains = run.start_epoch is not None or not self._is_over()
+        if trains and not was.fit_model(kept.resumption, self.backup_dir):
+            raise BackupMismatchError.for_tensors(
+                self.backup_dir, ["the model is not built, and shapes are not enough to do it"]
+            )
+        was.give_states(self._filed(), of_ours=False)
+        self._tell_what_is_lost(was)
         if kept.passed is not None:
             kept.resumption.set_passed(run.callbacks, kept.passed)
-        with used("the state of its random generators", kept.path):
-            set_random_state(kept.state["random"])
-        kept.state, kept.parts = {}, {}
+        was.put_random_state_back()
 
     # Saving
 
     def buffers_needed(self, run: RunView) -> Mapping[str, int]:
         """Two copies of all that a backup holds: one is written, one taken."""
-        return dict.fromkeys(self._parts(), 2)
+        return dict.fromkeys([part for part in run.host.parts() if part in _PARTS], 2)
 
     def commit(self, moment: Moment, logs: dict[str, Any]) -> None:
         """Back up what all have just decided."""
@@ -294,12 +242,13 @@ class Keeping(Keeper):
         kept, run = self._kept, self.run
         if kept is None:
             return
-        folder, step = kept.folder, kept.folder.next_step()
+        host, folder, resumption = run.host, kept.folder, kept.resumption
         folder.wait()  # also tells whether what this one would refer to is there
-        held = run.pool.take(self._parts())
-        keep = [held]
+        step = folder.last_step + 1
+        held = run.pool.take([part for part in host.parts() if part in _PARTS])
+        keep, parts = [held], held.parts
         members = self._filed()
-        best, extra = self._held_places(kept, members, held, step, keep)
+        best, extra = self._held_places(kept, members, held, parts, step, keep)
         state = {
             "format": FORMAT,
             "begins": False,
@@ -308,21 +257,21 @@ class Keeping(Keeper):
             "stopped": (run.stop_reasons or ["something set stop_training"]) if stops else [],
             "run_id": run.id,
             "timestamp": run.timestamp,
-            "versions": run.host.versions(),
-            "build": kept.resumption.build_config(),
-            "names": kept.resumption.names(),
-            "more": kept.resumption.more(),
+            "versions": host.versions(),
+            "build": resumption.build_config(),
+            "names": resumption.names(),
+            "more": resumption.more(),
             "random": random_state(),
             "callbacks": filing.collect(members),
             "held": best,
-            "passed": _pack(kept.passed),
+            "passed": pack(kept.passed),
         }
         reason = (
             f"after epoch {epoch}" if batch is None else f"batch {batch + 1} of epoch {epoch + 1}"
         )
         try:
             folder.save(
-                {**kept.resumption.to_write(held.parts), **extra, STATE: state},
+                {**resumption.to_write(parts), **extra, STATE: state},
                 keep,
                 epoch=epoch,
                 refers_to=[step for places in kept.places.values() for step, _ in places.values()],
@@ -352,40 +301,44 @@ class Keeping(Keeper):
         kept.folder.wait()  # before the first row is written
 
     def _held_places(
-        self, kept: _Run, members: Mapping[str, Any], now: Held, step: int, keep: list[Held]
+        self,
+        kept: _Run,
+        members: Mapping[str, Any],
+        now: Held,
+        parts_now: Mapping[str, Any],
+        step: int,
+        keep: list[Held],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Where what callbacks hold in memory is, or will be, on disk; and what to write for it."""
         best: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         places: dict[int, dict[str, Place]] = {}
-        for name, member in members.items():
-            link = link_of(member)
+        links = {name: link_of(member) for name, member in members.items()}
+        for name, link in links.items():
             if link is None:
                 continue
             for called, held in link.participant.snapshots().items():
                 known = kept.places.get(held.token, {})
                 parts: dict[str, Place] = {}
-                for part in held.parts:
-                    if held.token == now.token and part in now.parts:
+                for part, tree in held.parts.items():
+                    if held.token == now.token and part in parts_now:
                         parts[part] = (step, part)
                     elif part in known and kept.folder.has(known[part][0]):
                         parts[part] = known[part]
                     else:
                         parts[part] = (step, f"held-{len(extra)}")
-                        extra[parts[part][1]] = held.parts[part]
+                        extra[parts[part][1]] = tree
                         keep.append(held.share())
                 places[held.token] = {**places.get(held.token, {}), **parts}
                 best.setdefault(name, {})[called] = {p: list(w) for p, w in parts.items()}
-        places.setdefault(now.token, {part: (step, part) for part in now.parts})
+        places.setdefault(now.token, {part: (step, part) for part in parts_now})
         kept.places = places
         return best, extra
 
-    def _parts(self) -> list[str]:
-        return [part for part in self.run.host.parts() if part in _PARTS]
-
     def _filed(self) -> dict[str, Any]:
-        own = self.run.callback
-        return filing.filed(cb for cb in self.run.callbacks if cb is not own)
+        run = self.run
+        own = run.callback
+        return filing.filed([one for one in run.callbacks if one is not own])
 
     # The end
 
@@ -419,16 +372,16 @@ class Keeping(Keeper):
         if not self.run.quiet:
             self.run.say(f"Peakhold: BackupAndRestore {text}")
 
-    def _where_it_goes_on(self, kept: _Run, epoch: int) -> str:
+    def _where_it_goes_on(self, state: Mapping[str, Any], epoch: int) -> str:
         epochs = self.run.epochs
         if self._is_over():
-            why = "; ".join(kept.state["stopped"]) or "no epoch is left"
+            why = "; ".join(state["stopped"]) or "no epoch is left"
             return (
                 f"trains nothing: training was over after epoch {epoch} ({why}). Delete "
                 f"{self.backup_dir!r} to train anew."
             )
         text = f"goes on with epoch {epoch + 1}" + (f" of {epochs}" if epochs else "")
-        batch = kept.state["batch"]
+        batch = state["batch"]
         if batch is not None:
             text += f", from its first batch, with the weights it had after batch {batch + 1}"
         return f"{text}, from {self.backup_dir!r}."
@@ -451,34 +404,21 @@ class Keeping(Keeper):
         return self._kept.folder.file(which, name)
 
 
-def _is_ours(callback: Any) -> bool:
-    return link_of(callback) is not None
-
-
 class _Run:
     """What belongs to one run."""
 
     def __init__(self, folder: BackupFolder, resumption: Resumption) -> None:
         self.folder, self.resumption = folder, resumption
-        self.path = ""
-        """The backup that is gone on from."""
-        self.state: Mapping[str, Any] = {}
-        self.parts: dict[str, Any] = {}
+        self.interrupted: Interrupted | None = None
+        """What it goes on from, until all have what is theirs."""
         self.passed: EpochRecord | None = None
         self.places: dict[int, dict[str, Place]] = {}
         """Where on disk the parts of a snapshot are, by its token."""
-        self.given: set[str] = set()
-        """Whose states were given back, by the names that they are filed under."""
-        self.held_given: set[str] = set()
-        """The same for snapshots."""
         self.foreign: tuple[str, ...] = ()
         self.due = SaveScheduleState()
         self.saved_within = False
         self.wanted, self.saved = threading.Event(), threading.Event()
         """Whether SIGTERM wants a backup, and whether one has been begun since."""
-
-    def part(self, place: Place) -> Any:
-        return self.folder.part(place)
 
     def note(self, epoch: int, logs: Mapping[str, Any], callbacks: Iterable[Any]) -> None:
         """Add an epoch to the record. The framework's own knows what was logged after us."""
@@ -491,44 +431,3 @@ class _Run:
         for key, value in logs.items():
             passed.metrics.setdefault(key, []).append(value)
         self.passed = passed
-
-
-def _pack(passed: EpochRecord | None) -> dict[str, Any] | None:
-    """A record as a tree; what are floats all along, as arrays: small and quick to write."""
-    import numpy as np
-
-    if passed is None:
-        return None
-    return {
-        "epochs": np.array(passed.epochs, np.int64),
-        "metrics": {
-            key: np.array(values, np.float64)
-            if all(type(value) is float for value in values)
-            else [_plain(value) for value in values]
-            for key, values in passed.metrics.items()
-        },
-    }
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    number = to_number(value)
-    if number is not None and not hasattr(value, "dtype"):
-        return number
-    try:
-        import numpy as np
-
-        array = np.array(value)  # a copy: whoever logged it may go on changing it
-    except (TypeError, ValueError, RuntimeError):
-        return repr(value)
-    return repr(value) if array.dtype.kind == "O" else array
-
-
-def _unpack(packed: Mapping[str, Any] | None) -> EpochRecord | None:
-    if packed is None:
-        return None
-    return EpochRecord(
-        packed["epochs"].tolist(),
-        {k: v.tolist() if hasattr(v, "tolist") else list(v) for k, v in packed["metrics"].items()},
-    )

@@ -9,7 +9,8 @@ import os
 from typing import Any
 
 from peakhold._core.arguments import check_count, check_number, check_text
-from peakhold.backup.keeping import STATE, Keeping
+from peakhold.backup.interrupted import STATE
+from peakhold.backup.keeping import Keeping
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import WEIGHTS
 from peakhold.runtime.participating import BatchHooks, Setting

@@ -189,11 +189,9 @@ class SaveQueue:
         held: Held,
     ) -> None:
         """Hand a save to the writer thread."""
-        self._submit(_SaveTask(folder, request, plan, held))
-
-    def _submit(self, save: _SaveTask) -> None:
-        self._mine().append(save)
-        background.submit(save.task)
+        saves = self._mine()
+        saves.append(_SaveTask(folder, request, plan, held))
+        background.submit(saves[-1].task)
 
     @property
     def refused(self) -> SaveRequest | None:
@@ -214,7 +212,9 @@ class SaveQueue:
         """
         refused, self.kept = self.kept, None
         if refused is not None:
-            self._submit(refused.again(ticket))
+            saves = self._mine()
+            saves.append(refused.again(ticket))
+            background.submit(saves[-1].task)
 
     def give_up(self) -> None:
         """Let go of what was refused."""

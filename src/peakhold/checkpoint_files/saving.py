@@ -80,6 +80,7 @@ class Saving(Watching[CheckpointState]):
         self._writer = CheckpointWriter()
         self._save_freq: Any = "epoch"
         self._schedule = SaveSchedule(trigger_of("epoch"))
+        self._counts_batches = False
         self._forget_run()
         super().__init__(name, [watch])
 
@@ -125,6 +126,7 @@ class Saving(Watching[CheckpointState]):
         is_count = isinstance(trigger, Every) and not isinstance(value, (Every, str))
         self._save_freq = trigger.batches if is_count else value  # type: ignore[union-attr]
         self._schedule = SaveSchedule(trigger)
+        self._counts_batches = self._schedule.needs_batches
         self.set_state(replace(self.state, due=self._schedule.init()))
 
     @property
@@ -161,9 +163,7 @@ class Saving(Watching[CheckpointState]):
         self._writer.queue.give_up()
         super().needs(run)
         self._forget_run()
-        self._files.prepare(
-            run, self.name, self._accepted, counts_batches=self._schedule.needs_batches
-        )
+        self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
         if self.check_finite:
             self._exempt = run.host.nonfinite()
             if self._exempt:
@@ -200,7 +200,7 @@ class Saving(Watching[CheckpointState]):
 
     def listens(self, event: Event) -> bool:
         """Whether batches must be looked at."""
-        return event is Event.TRAIN_BATCH_END and self._schedule.needs_batches
+        return self._counts_batches and event is Event.TRAIN_BATCH_END
 
     def passes(self, event: Event, batch: int, logs: dict[str, Any]) -> bool:
         """A batch at which nothing is due is no moment; it is counted with the next that is."""
@@ -373,20 +373,20 @@ class Saving(Watching[CheckpointState]):
 
     def _write(self, decision: Save, moment: Moment, logs: Mapping[str, Any]) -> None:
         run, files, epoch = self.run, self._files, moment.at.epoch
-        host, pool = run.host, run.pool
-        batch = self.state.due.last_batch if self._schedule.needs_batches else None
+        host, pool, run_id = run.host, run.pool, run.id
+        batch = self.state.due.last_batch if self._counts_batches else None
         path, unfilled = files.template.fill(
             epoch,
             batch,
             {**logs, **moment.metrics},
-            run_id=run.id,
+            run_id=run_id,
             timestamp=run.timestamp,
             worker=run.rank,
         )
         if unfilled:
             self._tell_once(words.nothing_fills(self.name, unfilled[0], self.filepath))
         plan = self._writer.placement.plan(host, pool, files.template.suffix, self._tell_why_here)
-        request = self._request(path, decision, moment, batch, run.id, host.versions())
+        request = self._request(path, decision, moment, batch, run_id, host.versions())
         bad = bad_now(request, host) if plan is None else frozenset()
         if bad:
             self._refuse(epoch, words.bad_variables(bad))
@@ -400,7 +400,7 @@ class Saving(Watching[CheckpointState]):
                 plan,
                 host=host,
                 pool=pool,
-                folder=files.folder(request.saved.run_id),
+                folder=files.folder(run_id),
                 tell=self._tell_why_here,
             ):
                 self.learn(self._fact(outcome))

@@ -137,8 +137,7 @@ def commit(
     folder, name = os.path.split(os.path.realpath(path))
     held = HeldDescriptors(disk)
     try:
-        root = held.open_folder(folder)
-        new = _New(disk, held, root, name, held.create(name, root))
+        new = _New(disk, held, name, *held.begin(folder, name))
         try:
             committed = new.fill(os.path.join(folder, name), write)
             if before_rename is not None:
@@ -151,7 +150,7 @@ def commit(
                 )
             raise
         finally:
-            new.file.close()  # from here on nothing can be written to it
+            new.close()
     finally:
         held.release()
     return committed
@@ -165,13 +164,15 @@ class _New:
         self,
         disk: Disk,
         held: HeldDescriptors,
-        root: int,
         name: str,
-        created: tuple[str, int, tuple[int, int]],
+        root: int,
+        hidden: str,
+        fd: int,
+        identity: tuple[int, int],
     ) -> None:
         self._disk, self._held, self._root, self._name = disk, held, root, name
-        self._hidden, self._fd, self._identity = created
-        self.file = WrittenFile(disk, self._fd)
+        self._hidden, self._fd, self._identity = hidden, fd, identity
+        self._file: WrittenFile | None = None
         self._old: os.stat_result | None = None
         self._backup: str | None = None
         self._asked = self._renamed = self._done = False
@@ -182,16 +183,17 @@ class _New:
         if old is not None and stat.S_ISREG(old.st_mode):
             with contextlib.suppress(OSError, AttributeError):
                 self._disk.set_mode(self._fd, stat.S_IMODE(old.st_mode))
-        buffered = io.BufferedRandom(self.file, 1 << 17)
+        self._file = file = WrittenFile(self._disk, self._fd)
+        buffered = io.BufferedRandom(file, 1 << 17)
         write(cast("BinaryIO", buffered))
         buffered.flush()
-        return CommittedFile(path, *self.file.finish())
+        return CommittedFile(path, *file.finish())
 
     def publish(self) -> None:
         """Give it its name, durably."""
         disk, root = self._disk, self._root
         if isinstance(disk, PathDisk):  # an open file cannot be renamed on Windows
-            self.file.close()
+            self.close()
             self._held.close(self._fd)
         else:
             self._keep_old()
@@ -223,7 +225,7 @@ class _New:
     def take_back(self) -> bool:
         """Make it as it was, as far as that can be done; False if the new file stands there."""
         if isinstance(self._disk, PathDisk):  # nor can it be removed there
-            self.file.close()
+            self.close()
             with contextlib.suppress(OSError, ValueError):
                 self._held.close(self._fd)
         done = self._done or not self._asked or self._take_back()
@@ -255,6 +257,11 @@ class _New:
             if hidden is not None:
                 with contextlib.suppress(OSError):
                     self._disk.remove(hidden, self._root)
+
+    def close(self) -> None:
+        """From here on nothing can be written to it."""
+        if self._file is not None:
+            self._file.close()
 
 
 def keep_aside(path: str, aside: str, *, disk: Disk | None = None) -> None:

@@ -85,29 +85,31 @@ class HeldDescriptors:
         self.open.append(root)
         return root
 
-    def create(self, name: str, root: int) -> tuple[str, int, tuple[int, int]]:
-        """Create the hidden file that is to become `name`, and lock it.
+    def begin(self, folder: str, name: str) -> tuple[int, str, int, tuple[int, int]]:
+        """Open a folder, create in it the hidden file that is to become `name`, and lock it.
 
         A sweep may strike between the two; then it is done again.
 
         Returns:
-            Its own name, its descriptor, and what tells it from other files.
+            The folder; the file's own name, its descriptor, and what tells it from other files.
         """
-        disk = self._disk
+        disk, hidden = self._disk, hidden_name(name, NEW)
+        root = disk.open_root(folder or ".")
+        self.open.append(root)
         while True:
-            hidden = hidden_name(name, NEW)
             fd = disk.create(hidden, root)
             self.open.append(fd)
             try:
                 if take_lock(disk, fd):
                     status = disk.status(fd)
                     if disk.identity(hidden, root) is not None:
-                        return hidden, fd, (status.st_dev, status.st_ino)
+                        return root, hidden, fd, (status.st_dev, status.st_ino)
                 self.close(fd)
             except BaseException:
                 with contextlib.suppress(OSError):
                     disk.remove(hidden, root)
                 raise
+            hidden = hidden_name(name, NEW)
 
     def close(self, fd: int) -> None:
         """Close one now."""

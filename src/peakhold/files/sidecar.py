@@ -19,7 +19,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from typing import Any, Final, final
 
 from peakhold import files
@@ -106,6 +106,7 @@ def infos_of(saved: Sequence[SavedFile]) -> list[CheckpointInfo]:
 
 
 _FIELDS: Final = tuple(one.name for one in fields(SavedFile))
+_values_of: Final = attrgetter(*_FIELDS)
 
 
 def _read_entry(raw: Any) -> SavedFile | None:
@@ -223,7 +224,7 @@ class Sidecar:
 
         known = self._read() or self._entries  # another callback may write the same template
         if not entry.order:
-            orders = (e.order for entries in known.values() for e in entries)
+            orders = [e.order for entries in known.values() for e in entries]
             entry = replace(entry, order=1 + max([after, *orders]))
         old = [e for e in known.get(name, []) if e.epoch != entry.epoch]
         old = old if standing is None else [standing]
@@ -236,8 +237,8 @@ class Sidecar:
         rows: dict[str, list[dict[str, Any]]] = {key: [] for key in sorted(merged)}
         for key, row in rows.items():
             for saved in merged[key]:
-                words = numbers_to_json(saved.metrics)
-                row.append({name: getattr(saved, name) for name in _FIELDS} | {"metrics": words})
+                members = dict(zip(_FIELDS, _values_of(saved), strict=True))
+                row.append({**members, "metrics": numbers_to_json(saved.metrics)})
         content = {"format": FORMAT, "template": self.template, "files": rows}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         files.commit(self.path, methodcaller("write", text.encode()), disk=self._disk)

@@ -129,13 +129,13 @@ class Held:
     def _checks(self, parts: Iterable[str]) -> list[FiniteCheck]:
         copies = [self._copies[part] for part in parts if part in self._copies]
         unchecked = [copy for copy in copies if copy.check is None]
-        # Names are asked for here, in the thread that trains.
-        pools = {copy.pool for copy in unchecked}
-        hosts = {pool: None if pool is None else pool.host for pool in pools}
-        named = [_named(copy, hosts[copy.pool]) for copy in unchecked]
-        for copy, pairs in zip(unchecked, named, strict=True):
-            copy.check = FiniteCheck(partial(nonfinite_names, pairs))
-        return [copy.check for copy in copies if copy.check is not None]
+        named = iter(_named(unchecked))  # here, in the thread that trains
+        checks = []
+        for copy in copies:
+            if copy.check is None:
+                copy.check = FiniteCheck(partial(nonfinite_names, next(named)))
+            checks.append(copy.check)
+        return checks
 
     def give_away(self, part: str) -> Any:
         """The tree of a part, whose arrays nobody of us will ever write to again."""
@@ -152,11 +152,18 @@ def _buffer_for(part: str) -> PartBuffer:
     return PartBuffer(part)
 
 
-def _named(copy: _Copy, host: HostState | None) -> list[tuple[str, Any]]:
-    tree = copy.buffer.tree
-    if host is None:
-        return [(str(number), leaf) for number, leaf in enumerate(leaf_list(tree))]
-    return host.named(copy.part, tree)
+def _named(copies: list[_Copy]) -> list[list[tuple[str, Any]]]:
+    """Name and value of each array, as the model calls it, or by its number without one."""
+    pools = {copy.pool for copy in copies}
+    if None in pools:
+        trees = [copy.buffer.tree for copy in copies]
+        return [[(str(n), leaf) for n, leaf in enumerate(leaf_list(tree))] for tree in trees]
+    hosts = {pool: pool.host for pool in pools if pool is not None}
+    return [
+        hosts[copy.pool].named(copy.part, copy.buffer.tree)
+        for copy in copies
+        if copy.pool is not None
+    ]
 
 
 def _own(leaf: Any) -> Any:

@@ -274,7 +274,9 @@ class CheckpointPolicy:
     # A save
 
     def _save(self, state: CheckpointState, moment: Moment) -> Step:
-        state, decisions = self._save_if_worth_it(moved(state, owed=False), moment)
+        if state.owed:
+            state = moved(state, owed=False)
+        state, decisions = self._save_if_worth_it(state, moment)
         state, more = self.try_again(state)
         return state, (*decisions, *more)
 

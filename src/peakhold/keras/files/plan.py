@@ -211,15 +211,13 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
     from keras.src.optimizers.base_optimizer import BaseOptimizer
     from keras.src.saving import saving_lib as lib
 
-    file = NotedFile()
+    file, backend = NotedFile(), noting(lib.backend)
 
     class UnreadStore(lib.H5IOStore):  # type: ignore[misc]
         def _get_h5_file(self, *_: Any, **__: Any) -> NotedFile:
             return file
 
-        __setitem__ = _copy_of(
-            lib.H5IOStore.__setitem__, {**vars(lib), "backend": noting(lib.backend)}
-        )
+        __setitem__ = _copy_of(lib.H5IOStore.__setitem__, {**vars(lib), "backend": backend})
 
         def __getitem__(self, key: str) -> Any:
             # Kept, in case that the layer catches it and writes something else.
@@ -245,7 +243,7 @@ def _state(model: Any, assets: Any) -> tuple[Structure, list[Any]]:
             # Keras's method reads each variable (`v.numpy()`): it runs on an optimizer that has
             # these variables and gives them back unread.
             metadata = {"name": saveable.name} if isinstance(saveable.name, str) else None
-            stand_in = SimpleNamespace(variables=[Unread(v) for v in own_variables(saveable)])
+            stand_in = SimpleNamespace(variables=list(map(Unread, own_variables(saveable))))
             BaseOptimizer.save_own_variables(stand_in, store.make(inner_path, metadata=metadata))
             weights_store = None
         keras_save_state(saveable, weights_store, assets_store, inner_path, visited_saveables)

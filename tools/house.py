@@ -62,13 +62,21 @@ def counted(tree: Path) -> dict[str, Figure]:
         return Figure(what, (len(found),), (found,), None if at_most is None else (at_most,))
 
     names = run["names"]
+    sent: list[str] = []
+    kept: list[str] = []
+    for codec in syntax.nan_codecs(src):
+        (sent if codec.startswith("callbacks.remote_monitor:") else kept).append(codec)
     return {
         "decision": way(
             "decision", "from an epoch's end to a decision of `EarlyStopping`, in a loop", (8, 14)
         ),
         "epoch's end": way("epoch's end", "that epoch's end as a whole"),
-        "save": way("save", "a `.keras` save by `ModelCheckpoint` in `fit`, loops over variables"),
-        "backup": way("backup", "a backup by `BackupAndRestore` in `fit`, loops over variables"),
+        "save": way(
+            "save", "a `.keras` save by `ModelCheckpoint` in `fit`, loops over variables", (15, 150)
+        ),
+        "backup": way(
+            "backup", "a backup by `BackupAndRestore` in `fit`, loops over variables", (16, 230)
+        ),
         "depth": Figure("depth of `ModelCheckpoint` among our classes", (run["depth"],), (), (4,)),
         "signatures": number(
             "signatures of `step` in the core, the state apart", syntax.step_signatures(src), 1
@@ -80,8 +88,12 @@ def counted(tree: Path) -> dict[str, Figure]:
             "snapshot engines: modules that allocate memory for copies",
             syntax.snapshot_engines(src),
         ),
-        "codecs": number(
-            "NaN codecs: functions that write null, a word or a mark for it", syntax.nan_codecs(src)
+        "codecs": Figure(
+            "NaN codecs, functions that write null, a word or a mark for it: in what Peakhold reads"
+            " back / in what is sent to others, who know null",
+            (len(kept), len(sent)),
+            (kept, sent),
+            (1, 1),
         ),
         "counters": number(
             "step counters: attributes named after steps or batches that are added to",

@@ -18,6 +18,15 @@ def figures():
     "name",
     [
         "decision",
+        pytest.param(
+            "save",
+            marks=pytest.mark.xfail(strict=True, reason="hops hold, 41 files: see tools.house"),
+        ),
+        pytest.param(
+            "backup",
+            marks=pytest.mark.xfail(strict=True, reason="hops hold, 38 files: see tools.house"),
+        ),
+        "codecs",
         "depth",
         "signatures",
         "handlers",
@@ -31,6 +40,15 @@ def test_a_figure_is_within_its_bound(figures, name):
 
     assert figure.at_most is not None
     assert figure.holds, (figure.what, figure.counts, figure.found)
+
+
+@pytest.mark.parametrize("name", ["save", "backup"])
+def test_a_ways_hops_are_within_their_bound(figures, name):
+    """The files are as many as there are rooms; what is asked for is half the way."""
+    figure = figures[name]
+
+    assert figure.at_most is not None
+    assert figure.counts[1] <= figure.at_most[1], figure.counts
 
 
 def test_what_is_counted_is_there(figures):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from peakhold.checkpoint_files.retention import Retention
@@ -38,11 +38,12 @@ class SaveRequest:
     is_retry: bool = False
     ticket: int = 0
     """Names the decision that asked for it."""
+    must_know_whether_finite: bool = field(init=False)
+    """Whether retention has to know if the file holds a bad state, and nothing refuses one."""
 
-    @property
-    def must_know_whether_finite(self) -> bool:
-        """Whether retention has to know if the file holds a bad state, and nothing refuses one."""
-        return self.retention is not None and self.exempt is None
+    def __post_init__(self) -> None:
+        must = self.retention is not None and self.exempt is None
+        object.__setattr__(self, "must_know_whether_finite", must)
 
     def found(self, *, finite: bool) -> SaveRequest:
         """The same, now that the variables have been looked at."""

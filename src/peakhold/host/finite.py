@@ -16,7 +16,7 @@ def nonfinite_names(arrays: Iterable[tuple[str, Any]]) -> frozenset[str]:
 
     bad = set()
     for name, array in arrays:
-        values = np.asarray(to_host(array))
+        values = array if type(array) is np.ndarray else np.asarray(to_host(array))
         # ml_dtypes (bfloat16, float8) are not of kind "f", but know isfinite all the same.
         if values.dtype.kind not in "fcV" or values.size == 0:
             continue

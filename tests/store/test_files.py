@@ -371,6 +371,15 @@ def zipped_small(file):
             member.write(b"2" * 3000)
 
 
+def zipped_like_a_model(file):
+    """What is small comes first."""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("config.json", b"1" * 3000)
+        with archive.open("model.weights.h5", "w") as member:
+            for _ in range(3):
+                member.write(b"2" * 300_000)
+
+
 def patched_on_the_border(file):
     """Into what the disk has already, into what it has not, and across the two."""
     file.write(b"x" * 200_000)
@@ -382,7 +391,7 @@ def patched_on_the_border(file):
 
 WRITERS = [
     lambda file: None, write_new, in_one, patched, zipped, read_while_writing, cut, with_a_hole,
-    by_descriptor, zipped_small, patched_on_the_border,
+    by_descriptor, zipped_small, zipped_like_a_model, patched_on_the_border,
 ]  # fmt: skip
 
 
@@ -423,6 +432,25 @@ def test_a_small_zip_is_written_by_one_call_and_not_read_again(tmp_path):
     disk = FailingDisk(calls=["read_into", "write", "seek"])
     files.commit(str(begin(tmp_path / "x")), zipped_small, disk=disk)
     assert disk.count == 1
+
+
+@pytest.mark.parametrize("write", [in_one, zipped_small, zipped_like_a_model])
+def test_each_byte_is_hashed_once(tmp_path, monkeypatch, write):
+    """On its way, or when it is read again because the writer has gone back: not both."""
+    hashed, real = [], xxhash.xxh3_128
+
+    class Counting:
+        def __init__(self):
+            self.digest = real()
+            self.hexdigest = self.digest.hexdigest
+
+        def update(self, data):
+            hashed.append(len(data))
+            self.digest.update(data)
+
+    monkeypatch.setattr(xxhash, "xxh3_128", Counting)
+    done = files.commit(str(begin(tmp_path / "x")), write)
+    assert sum(hashed) == done.size
 
 
 def test_what_the_disk_refused_is_not_lost_if_the_writer_goes_on(tmp_path):

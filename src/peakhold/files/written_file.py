@@ -7,7 +7,8 @@ Rules for this file:
    (400 MB on ext4, idle, to durable: 195 ms; read once more 240; that and no early write-back
    290.)
 2. The last small pieces stay in memory until they are worth a call, so that going back to them
-   costs nothing: the zip of a small model is written in order, by one call.
+   costs nothing: the zip of a small model is written in order, by one call. Who goes back to them
+   will go back to more: what is larger is then not hashed on its way, for it would be in vain.
 3. Where the next byte goes is known here; the kernel is told only where that is not where it is.
    Whoever asks for the descriptor may write behind our back: from then on the kernel is asked.
 4. Once the commit is over, the object is closed, whoever holds it: a buffer that Python flushes
@@ -58,6 +59,7 @@ class WrittenFile(io.RawIOBase):
         self._disk, self._fd = disk, fd
         self._digest = xxhash.xxh3_128()
         self._in_order = True
+        self._goes_back = False
         self._shared = False
         self._place = 0
         """Where the next byte goes."""
@@ -97,6 +99,7 @@ class WrittenFile(io.RawIOBase):
         view = memoryview(data).cast("B")[:_CHUNK]
         start = self._place - self._size
         if len(view) < _WORTH_A_CALL and 0 <= start <= len(self._tail) and not self._shared:
+            self._goes_back = self._goes_back or start < len(self._tail)
             self._tail[start : start + len(view)] = view
             count = len(view)
         else:
@@ -143,6 +146,8 @@ class WrittenFile(io.RawIOBase):
     def finish(self) -> tuple[int, str, int]:
         """Have the disk keep it; size in bytes, checksum and time of the last change (ns)."""
         self._check()
+        if not self._size:
+            self._goes_back = False  # it did, but all of it is here
         self._push()
         self._disk.sync(self._fd)
         status = self._disk.status(self._fd)
@@ -170,7 +175,7 @@ class WrittenFile(io.RawIOBase):
         count = self._disk.write(self._fd, view)
         if not count and len(view):
             raise OSError(errno.EIO, "the disk wrote nothing")
-        self._in_order = self._in_order and place == self._size
+        self._in_order = self._in_order and place == self._size and not self._goes_back
         if self._in_order:
             self._digest.update(view[:count])
         self._offset = place + count

@@ -20,11 +20,11 @@ def figures():
         "decision",
         pytest.param(
             "save",
-            marks=pytest.mark.xfail(strict=True, reason="hops hold, 41 files: see tools.house"),
+            marks=pytest.mark.xfail(strict=True, reason="hops hold, files do not"),
         ),
         pytest.param(
             "backup",
-            marks=pytest.mark.xfail(strict=True, reason="hops hold, 38 files: see tools.house"),
+            marks=pytest.mark.xfail(strict=True, reason="hops hold, files do not"),
         ),
         "codecs",
         "depth",

@@ -179,3 +179,41 @@ def test_what_is_set_in_mid_run_counts_from_there(name, value):
     theirs, ours = map(run, LIBRARIES)
 
     assert ours == theirs
+
+
+@pytest.mark.parametrize("best", [0.42, np.float32(0.42), None])
+def test_a_best_that_was_set_before_fit_must_be_beaten(best, tmp_path):
+    def run(library, folder):
+        saver = library.ModelCheckpoint(
+            tmp_path / folder / "{epoch}.weights.h5", monitor="loss", save_best_only=True,
+            save_weights_only=True, mode="min",
+        )  # fmt: skip
+        saver.best = best
+        model = compiled()
+        ones = np.ones((2, 1))
+        model.fit(ones, ones, epochs=8, verbose=0, callbacks=[Losses(), saver])
+        return sorted(path.name for path in (tmp_path / folder).glob("*.h5")), saver.best
+
+    theirs, ours = (run(library, folder) for library, folder in zip(LIBRARIES, "ab", strict=True))
+
+    assert ours == theirs
+    assert len(ours[0]) == (3 if best is None else 2)
+
+
+class Losses(keras.callbacks.Callback):
+    """Says what the loss of each epoch was; 0.39 is in the last."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["loss"] = LOSSES[epoch]
+
+
+@pytest.mark.parametrize("name", ["EarlyStopping", "ReduceLROnPlateau"])
+def test_a_best_that_was_set_before_fit_is_reset_as_keras_does(name):
+    def run(library):
+        callback = getattr(library, name)("loss", patience=2)
+        callback.best, callback.wait = 0.01, 7
+        return told(callback)
+
+    theirs, ours = map(run, LIBRARIES)
+
+    assert ours == theirs

@@ -161,7 +161,10 @@ class Saving(Watching[CheckpointState]):
         """Begin anew; what is wrong with the name or the folder is said now."""
         self.wait()  # a fit that raised may have left some
         self._writer.queue.give_up()
+        given = self.state.best if self.was_set and not self.is_loaded else None
         super().needs(run)
+        if given is not None:  # somebody has set `best` since the last run
+            self.set_state(replace(self.state, best=given))
         self._forget_run()
         self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
         if self.check_finite:

@@ -1,29 +1,241 @@
-"""Walking trees of dicts, lists and tuples whose leaves are arrays, tensors and plain values."""
+"""Walking trees: the one place that knows what a container is, and goes down into it.
+
+Rules of this file:
+
+1. A container is a mapping, a list, a tuple, a dataclass, or what JAX has been told to be a node.
+   An array of any library is a leaf, and so are numbers, text, None and everything else.
+2. What a type is, is remembered where it cannot change: a state has thousands of leaves of one
+   type. It may change for a stranger, which JAX may be told of at any time.
+3. Deeper than `DEEPEST` is a circle, or an attack, and has a name: `TooDeepError`.
+4. No framework is imported. Whoever has a state of a framework's has imported it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import copy
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
-__all__ = ["leaf_list", "leaves", "map_tree", "to_host", "with_leaves"]
+__all__ = [
+    "DEEPEST",
+    "NOTHING",
+    "NUMBERS",
+    "RawTensorLike",
+    "TooDeepError",
+    "fold",
+    "is_named",
+    "leaf_list",
+    "leaves",
+    "library_of",
+    "map_tree",
+    "merge",
+    "to_host",
+    "with_leaves",
+]
+
+DEEPEST: Final = 200
+"""Containers in one another; Python's own JSON parser allows about 1000."""
+NUMBERS: Final = (bool, int, float, complex)
+NOTHING: Final = object()
+"""The counterpart of what another tree has not."""
+
+_ARRAYS: Final = {"numpy": ("ndarray", "generic"), "torch": ("Tensor",), "jax": ("Array",)}
+_LEAF, _NAMED, _LISTED, _FIELDS, _RECORD, _NODE = range(6)
+"""Leaf, mapping, list or tuple, named tuple, dataclass, node of JAX."""
+_PLAIN: Final = (*NUMBERS, str, bytes, type(None))
+_kinds: Final[dict[type, int]] = {
+    **dict.fromkeys(_PLAIN, _LEAF),
+    dict: _NAMED,
+    list: _LISTED,
+    tuple: _LISTED,
+}
+_libraries: Final[dict[type, str | None]] = dict.fromkeys(_PLAIN)
+
+Members: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
+"""Keys of a container and its children, in order."""
+
+
+class TooDeepError(ValueError):
+    """A tree that is nested without end, or as good as that; `path` is where."""
+
+    def __init__(self, path: str, kind: str) -> None:
+        self.path, self.kind = path, kind
+        super().__init__(f"{path:.200}: nested deeper than {DEEPEST}, or in a circle")
+
+
+@runtime_checkable
+class RawTensorLike(Protocol):
+    """Bytes of a dtype that NumPy has no name for here, as the store gives them."""
+
+    name: str
+    shape: tuple[int, ...]
+    buffer: memoryview
+
+
+# What is what
+
+
+def library_of(leaf: Any) -> str | None:
+    """Whose array it is: `numpy`, `torch`, `jax`, or our `store`'s; None if it is none of these."""
+    kind = type(leaf)
+    if kind in _libraries:
+        return _libraries[kind]
+    for name, kinds in _ARRAYS.items():
+        module = sys.modules.get(name)
+        if module is not None and any(
+            isinstance(leaf, getattr(module, kind, ())) for kind in kinds
+        ):
+            _libraries[kind] = name
+            return name
+    return "store" if isinstance(leaf, RawTensorLike) else None
+
+
+def _kind_of(node: Any) -> int:
+    kind = _kinds.get(type(node))
+    return _learned(node) if kind is None else kind
+
+
+def _learned(node: Any) -> int:
+    if library_of(node) is not None:
+        kind = _LEAF
+    elif isinstance(node, Mapping):
+        kind = _NAMED
+    elif isinstance(node, tuple) and hasattr(node, "_fields"):
+        kind = _FIELDS
+    elif isinstance(node, (list, tuple)):
+        kind = _LISTED
+    elif _flat_of_jax(node) is not None:
+        return _NODE
+    else:
+        record = dataclasses.is_dataclass(node) and not isinstance(node, type)
+        return _RECORD if record else _LEAF
+    _kinds[type(node)] = kind
+    return kind
+
+
+def is_named(container: Any) -> bool:
+    """Whether a container's children have names, and not just an order."""
+    return _kind_of(container) in {_NAMED, _RECORD}
+
+
+def _flat_of_jax(node: Any) -> tuple[list[Any], Any] | None:
+    """Children and structure of what JAX has been told to be a node; None for anything else."""
+    util = getattr(sys.modules.get("jax"), "tree_util", None)  # None while it is being imported
+    if util is None:
+        return None
+    children, structure = util.tree_flatten(node, is_leaf=lambda other: other is not node)
+    return None if util.treedef_is_leaf(structure) else (children, structure)
+
+
+def _members(node: Any, kind: int) -> Members:
+    if kind == _NAMED:
+        pairs = list(node.items())
+        return [key for key, _ in pairs], [child for _, child in pairs]
+    if kind == _RECORD:
+        names = [field.name for field in dataclasses.fields(node)]
+        return names, [getattr(node, name) for name in names]
+    flat = _flat_of_jax(node) if kind == _NODE else None
+    children = node if flat is None else flat[0]
+    return range(len(children)), children
+
+
+# Walks
 
 
 def map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
-    """The same tree with `visit(leaf)` for each leaf, in order."""
-    if isinstance(tree, Mapping):
-        return {key: map_tree(value, visit) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [map_tree(value, visit) for value in tree]
-    if isinstance(tree, tuple):
-        items = [map_tree(value, visit) for value in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    return visit(tree)
+    """The same tree with `visit(leaf)` for each leaf, in order, in plain containers.
+
+    Named tuples stay what they are; dataclasses become dicts, and nodes of JAX lists.
+    """
+    return _mapped(tree, visit, DEEPEST)
 
 
-def leaf_list(tree: Any) -> list[Any]:
-    """All leaves as they are, None included, in the order in which `map_tree` visits them."""
+def _mapped(tree: Any, visit: Callable[[Any], Any], deepest: int) -> Any:
+    kind = _kind_of(tree)
+    if kind == _LEAF:
+        return visit(tree)
+    if not deepest:
+        raise TooDeepError("", type(tree).__name__)
+    keys, children = _members(tree, kind)
+    items = [
+        visit(child) if _kinds.get(type(child)) == _LEAF else _mapped(child, visit, deepest - 1)
+        for child in children
+    ]
+    if kind in {_NAMED, _RECORD}:
+        return dict(zip(keys, items, strict=True))
+    if kind == _FIELDS:
+        return type(tree)(*items)
+    return tuple(items) if isinstance(tree, tuple) else items
+
+
+def fold(
+    tree: Any,
+    leaf: Callable[[Any, str], Any],
+    join: Callable[[Any, Sequence[Any], list[Any], str], Any],
+    *,
+    path: str = "",
+    separator: str = "/",
+    is_leaf: Callable[[Any], bool] | None = None,
+    deepest: int = DEEPEST,
+) -> Any:
+    """Make something of a tree from its leaves upwards.
+
+    Args:
+        tree: The tree.
+        leaf: Called with each leaf and its path.
+        join: Called with a container, its keys (names, or numbers from 0), what became of its
+            children, and its path.
+        path: Of the tree itself.
+        separator: Between the keys of a path.
+        is_leaf: Whether not to go down into a container.
+        deepest: How many containers may be in one another.
+
+    Returns:
+        What became of the tree.
+
+    Raises:
+        TooDeepError: If there are more.
+    """
+    kind = _kind_of(tree)
+    if kind == _LEAF or (is_leaf is not None and is_leaf(tree)):
+        return leaf(tree, path)
+    if not deepest:
+        raise TooDeepError(path, type(tree).__name__)
+    keys, children = _members(tree, kind)
+    prefix, found = f"{path}{separator}" if path else "", []
+    for key, child in zip(keys, children, strict=True):
+        at = f"{prefix}{key}"
+        if _kinds.get(type(child)) == _LEAF:
+            found.append(leaf(child, at))
+        else:
+            found.append(
+                fold(
+                    child,
+                    leaf,
+                    join,
+                    path=at,
+                    separator=separator,
+                    is_leaf=is_leaf,
+                    deepest=deepest - 1,
+                )
+            )
+    return join(tree, keys, found, path)
+
+
+def leaf_list(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    """All leaves as they are, None included, in the order in which `map_tree` visits them.
+
+    Args:
+        tree: The tree.
+        is_leaf: Whether not to go down into a container.
+    """
     found: list[Any] = []
-    map_tree(tree, found.append)
+    if is_leaf is None:
+        map_tree(tree, found.append)
+    else:
+        fold(tree, lambda leaf, _: found.append(leaf), lambda *_: None, is_leaf=is_leaf)
     return found
 
 
@@ -35,16 +247,72 @@ def with_leaves(tree: Any, values: Iterable[Any]) -> Any:
 
 def leaves(tree: Any, prefix: str = "", *, convert: bool = True) -> Iterable[tuple[str, Any]]:
     """Dotted name and value of each leaf, in order; as arrays of NumPy where `convert`."""
+    found: list[tuple[str, Any]] = []
+    fold(
+        tree,
+        lambda leaf, path: None if leaf is None else found.append((path or "0", leaf)),
+        lambda *_: None,
+        path=prefix,
+        separator=".",
+    )
+    return ((name, to_host(leaf)) for name, leaf in found) if convert else found
+
+
+def merge(tree: Any, live: Any, leaf: Callable[[Any, Any], Any]) -> Any:
+    """The values of a plain tree in the containers of a live one.
+
+    Args:
+        tree: Dicts, lists and tuples.
+        live: The tree whose containers count; what it lacks keeps its own.
+        leaf: Called with each leaf and its counterpart, or `NOTHING`.
+    """
+    theirs: Mapping[Any, Any] = {}
+    kind = _kind_of(live)
+    if kind != _LEAF:
+        theirs = dict(zip(*_members(live, kind), strict=True))
     if isinstance(tree, Mapping):
-        pairs: Iterable[tuple[Any, Any]] = tree.items()
-    elif isinstance(tree, (list, tuple)):
-        pairs = enumerate(tree)
-    else:
-        if tree is not None:
-            yield prefix or "0", to_host(tree) if convert else tree
-        return
-    for key, value in pairs:
-        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key), convert=convert)
+        named = kind in {_NAMED, _RECORD}
+        # The live order first: of an OrderedDict it is part of the structure.
+        there = [key for key in theirs if key in tree] if named else []
+        keys = [*there, *(key for key in tree if not (named and key in theirs))]
+        members = {
+            key: merge(tree[key], theirs.get(key, NOTHING) if named else NOTHING, leaf)
+            for key in keys
+        }
+        return _rebuilt(live, kind, members) if named else members
+    if isinstance(tree, (list, tuple)):
+        listed = kind in {_LISTED, _FIELDS, _NODE}
+        items = [
+            merge(child, theirs.get(number, NOTHING) if listed else NOTHING, leaf)
+            for number, child in enumerate(tree)
+        ]
+        if listed and len(theirs) == len(items):
+            return _rebuilt(live, kind, items)
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return leaf(tree, live)
+
+
+def _rebuilt(live: Any, kind: int, children: Any) -> Any:
+    """A container like the live one, with other children."""
+    own = type(live)
+    if own in {dict, list, tuple}:
+        return own(children)
+    if kind == _FIELDS:
+        return own(*children)
+    if isinstance(live, MutableMapping):
+        filled = copy.copy(live)  # with the attributes it has, and the factory of a defaultdict
+        filled.clear()
+        filled.update(children)
+        return filled
+    if kind in {_NAMED, _LISTED}:
+        return own(children)  # as those of the standard library do
+    flat = _flat_of_jax(live)
+    if flat is not None:
+        return sys.modules["jax"].tree_util.tree_unflatten(flat[1], children)
+    filled = copy.copy(live)
+    for name, value in children.items():
+        object.__setattr__(filled, name, value)  # it may be frozen
+    return filled
 
 
 def to_host(leaf: Any) -> Any:

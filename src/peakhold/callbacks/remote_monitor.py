@@ -16,6 +16,7 @@ from peakhold.host.contract import to_number
 from peakhold.runtime.participant import Needs, Participant
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.run_view import RunView
+from peakhold.trees import fold, is_named, map_tree
 
 if TYPE_CHECKING:
     import urllib.request
@@ -152,9 +153,10 @@ class _Sending(Participant):
         import urllib.parse
         import urllib.request
 
-        event = {"epoch": epoch, **{name: _plain(value) for name, value in logs.items()}}
+        event = {"epoch": epoch, **fold(dict(logs), _plain, _joined)}
         if self.send_as_json:
-            body, kind = json.dumps(_strict(event)).encode(), "application/json"
+            strict = map_tree(event, _strict)
+            body, kind = json.dumps(strict).encode(), "application/json"
         else:
             text = json.dumps(event)
             body = urllib.parse.urlencode({self.field: text}).encode()
@@ -166,7 +168,7 @@ class _Sending(Participant):
         return request
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, path: str) -> Any:  # noqa: ARG001 - as `fold` calls it
     """A log value as JSON has it."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
@@ -178,20 +180,17 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     number = to_number(value)
-    if number is not None:
-        return number
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else str(value)
+    return str(value) if number is None else number
+
+
+def _joined(container: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:  # noqa: ARG001 - as `fold` calls it
+    """A container as JSON has it."""
+    return dict(zip(map(str, keys), children, strict=True)) if is_named(container) else children
 
 
 def _strict(value: Any) -> Any:
     """The same without NaN and infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _strict(one) for key, one in value.items()}
-    return [_strict(one) for one in value] if isinstance(value, list) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_root(root: Any) -> str:

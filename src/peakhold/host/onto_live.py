@@ -15,31 +15,14 @@ Rules of this file:
 from __future__ import annotations
 
 import copy
-import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from peakhold.trees import map_tree, to_host
+from peakhold.trees import NUMBERS, RawTensorLike, leaf_list, library_of, map_tree, merge, to_host
 
 __all__ = ["like_live", "taken_apart"]
-
-_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
-_NUMBERS = (bool, int, float, complex)
-_ARRAYS = {"numpy": ("ndarray", "generic"), "torch": ("Tensor",), "jax": ("Array",)}
-_known: dict[type, str] = {}
-"""Types of arrays that were met, for a state has thousands of one type, with their library."""
-_NOTHING = object()
-"""The counterpart of what the live state has not."""
-
-
-@runtime_checkable
-class _RawTensor(Protocol):
-    """Bytes of a dtype that NumPy has no name for here, as the store gives them."""
-
-    name: str
-    shape: tuple[int, ...]
-    buffer: memoryview
 
 
 def taken_apart(state: Any) -> Any:
@@ -63,113 +46,17 @@ def like_live(tree: Any, live: Any, stray: Any = None) -> Any:
             library of the first one in `live`.
     """
     if stray is None:
-        stray = next((leaf for leaf in _leaves(live) if _library(leaf)), None)
-    return _like(taken_apart(tree), live, stray)
-
-
-def _leaves(state: Any) -> Iterable[Any]:
-    children = _children(state)
-    if children is None:
-        yield state
-        return
-    for child in children.values() if isinstance(children, Mapping) else children:
-        yield from _leaves(child)
-
-
-# Containers
-
-
-def _children(node: Any) -> Mapping[Any, Any] | list[Any] | tuple[Any, ...] | None:
-    """What a container holds, by name or in order; None if it is none."""
-    if type(node) in _PLAIN or _library(node):
-        return None
-    if isinstance(node, (Mapping, list, tuple)):
-        return node
-    flat = _flat_of_jax(node)
-    if flat is not None:
-        children: list[Any] = flat[0]
-        return children
-    if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-    return None
-
-
-def _flat_of_jax(node: Any) -> tuple[list[Any], Any] | None:
-    """Children and structure of what JAX has been told to be a node; None for anything else."""
-    jax = sys.modules.get("jax")
-    if jax is None:
-        return None
-    children, structure = jax.tree_util.tree_flatten(node, is_leaf=lambda other: other is not node)
-    return None if jax.tree_util.treedef_is_leaf(structure) else (children, structure)
-
-
-def _like(tree: Any, live: Any, stray: Any) -> Any:
-    theirs = _children(live)
-    if isinstance(tree, Mapping):
-        named: Mapping[Any, Any] = theirs if isinstance(theirs, Mapping) else {}
-        # The live order first: of an OrderedDict it is part of the structure.
-        keys = [*(key for key in named if key in tree), *(key for key in tree if key not in named)]
-        members = {key: _like(tree[key], named.get(key, _NOTHING), stray) for key in keys}
-        return _rebuilt(live, members) if isinstance(theirs, Mapping) else members
-    if isinstance(tree, (list, tuple)):
-        listed = theirs if isinstance(theirs, (list, tuple)) else ()
-        rest = [_NOTHING] * (len(tree) - len(listed))
-        pairs = zip(tree, [*listed, *rest], strict=False)
-        items = [_like(one, other, stray) for one, other in pairs]
-        whole = isinstance(theirs, (list, tuple)) and len(theirs) == len(items)
-        return _rebuilt(live, items) if whole else type(tree)(items)
-    return _leaf_like(tree, live, stray)
-
-
-def _rebuilt(live: Any, children: Any) -> Any:
-    """A container like the live one, with other children."""
-    kind = type(live)
-    if kind in (dict, list, tuple):
-        return kind(children)
-    if hasattr(live, "_fields"):
-        return kind(*children)
-    if isinstance(live, MutableMapping):
-        filled = copy.copy(live)  # with the attributes it has, and the factory of a defaultdict
-        filled.clear()
-        filled.update(children)
-        return filled
-    if isinstance(live, (Mapping, list, tuple)):
-        return kind(children)  # as those of the standard library do
-    flat = _flat_of_jax(live)
-    if flat is not None:
-        return sys.modules["jax"].tree_util.tree_unflatten(flat[1], children)
-    filled = copy.copy(live)
-    for name, value in children.items():
-        object.__setattr__(filled, name, value)  # it may be frozen
-    return filled
+        stray = next(filter(library_of, leaf_list(live)), None)
+    return merge(taken_apart(tree), live, partial(_leaf_like, stray=stray))
 
 
 # Leaves
 
 
-def _library(leaf: Any) -> str | None:
-    """Whose array it is, of the libraries that are known here; None if it is no array."""
-    known = _known.get(type(leaf))
-    if known is not None:
-        return known
-    for name, kinds in _ARRAYS.items():
-        module = sys.modules.get(name)
-        if module is not None and any(isinstance(leaf, getattr(module, kind)) for kind in kinds):
-            _known[type(leaf)] = name
-            return name
-    return "store" if isinstance(leaf, _RawTensor) else None
-
-
 def _plain_leaf(leaf: Any) -> Any:
-    if type(leaf) in _PLAIN:
-        return leaf
-    library = _library(leaf)
-    if library is None:
-        children = _children(leaf)
-        if children is not None:
-            return map_tree(children, _plain_leaf)
+    library = library_of(leaf)
     foreign = library is None and hasattr(leaf, "__array__") and not isinstance(leaf, type)
-    return _of_numpy(leaf) if foreign or library in ("numpy", "jax") else leaf
+    return _of_numpy(leaf) if foreign or library in {"numpy", "jax"} else leaf
 
 
 def _of_numpy(leaf: Any) -> Any:
@@ -181,22 +68,22 @@ def _of_numpy(leaf: Any) -> Any:
     try:
         return np.asarray(leaf)
     except TypeError:  # NumPy cannot see typed keys of JAX
-        of_jax = _library(leaf) == "jax"
+        of_jax = library_of(leaf) == "jax"
         return np.asarray(sys.modules["jax"].random.key_data(leaf)) if of_jax else leaf
 
 
 def _leaf_like(value: Any, live: Any, stray: Any) -> Any:
     """A copy of a plain leaf in the type of the live one."""
-    library, number = _library(value), isinstance(value, _NUMBERS)
+    library, number = library_of(value), isinstance(value, NUMBERS)
     if library is not None or number:
-        make = _MAKERS.get(_library(live))
+        make = _MAKERS.get(library_of(live))
         if make is not None:
             return make(value, live)
     if library is None:
         return copy.deepcopy(value)
-    if isinstance(live, _NUMBERS):
+    if isinstance(live, NUMBERS):
         return _number_like(value, live)
-    return _MAKERS[_library(stray) or library](value, None)
+    return _MAKERS[library_of(stray) or library](value, None)
 
 
 def _number_like(value: Any, live: Any) -> Any:
@@ -214,7 +101,7 @@ def _number_like(value: Any, live: Any) -> Any:
 def _array_like(value: Any, live: Any) -> Any:
     import numpy as np
 
-    if isinstance(value, _RawTensor):
+    if isinstance(value, RawTensorLike):
         return value
     array = np.array(to_host(value))
     if live is not None:
@@ -266,9 +153,9 @@ def _tensor(value: Any) -> Any:
     torch = sys.modules["torch"]
     if isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, _NUMBERS):
+    if isinstance(value, NUMBERS):
         return torch.tensor(value)
-    if isinstance(value, _RawTensor):
+    if isinstance(value, RawTensorLike):
         name, bits = value.name, np.frombuffer(value.buffer, np.uint8)
     else:
         array = np.array(value)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peakhold.runtime.callback import Callback, link_of
-from peakhold.trees import map_tree
+from peakhold.trees import TooDeepError, map_tree
 
 __all__ = ["collect", "filed", "without_state"]
 
@@ -80,7 +80,7 @@ def _as_of_now(state: Any) -> Any:
 
     try:
         return map_tree(state, own)
-    except RecursionError:  # a circle, or deeper than what the store takes
+    except TooDeepError:  # a circle, or deeper than what the store takes
         return state
 
 

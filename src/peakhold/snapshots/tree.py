@@ -19,7 +19,7 @@ import binascii
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -33,12 +33,10 @@ from peakhold.snapshots.arrays import (
     source_of,
     sources_of,
 )
+from peakhold.trees import DEEPEST, TooDeepError, fold, is_named
 
 __all__ = ["TreeError", "flatten", "parse_json", "to_json", "unflatten"]
 
-_MAX_DEPTH: Final = (
-    200  # deeper is a cycle or an attack; Python's own JSON parser allows about 1000
-)
 _RESERVED: Final = "__metadata__"  # safetensors' own key
 
 
@@ -95,78 +93,61 @@ class _Flattener:
             mark["$tensor"] = name
         return named
 
-    def array(self, path: str, value: Any) -> dict[str, str]:
+    def met(self, path: str, value: Any) -> dict[str, str]:
         mark: dict[str, str] = {}
         self._met.append((path, value, mark))
         return mark
 
-    def visit(  # noqa: PLR0911 - one return for each kind of leaf
-        self, value: Any, path: str, depth: int
-    ) -> Any:
+    def leaf(self, value: Any, path: str) -> Any:
         kind = type(value)
         if kind in self._array_kinds:
-            return self.array(path, value)
+            return self.met(path, value)
         if kind in (str, bool, int) or value is None:
             return value
         if kind is float:
             return value if math.isfinite(value) else {"$float": number_to_json(value)}
         if kind is bytes:
             return {"$bytes": base64.b64encode(value).decode("ascii")}
-        if depth > _MAX_DEPTH:
-            raise self.refuse(
-                path, kind.__name__, f"nested deeper than {_MAX_DEPTH}, or in a circle"
-            )
-        if isinstance(value, Mapping):
-            return self.mapping(value, path, depth + 1)
-        if isinstance(value, list):
-            return self.items(value, path, depth + 1)
-        if isinstance(value, tuple):
-            return {"$tuple": self.items(value, path, depth + 1)}
-        return self.leaf(value, path)
-
-    def leaf(self, value: Any, path: str) -> Any:
         if isinstance(value, (np.str_, np.bytes_)):
-            return self.visit(value.item(), path, 0)
+            return self.leaf(value.item(), path)
+        return self.array(value, path)
+
+    def array(self, value: Any, path: str) -> Any:
         try:
             source = source_of(value)
         except NotStorableError as exc:
             raise self.unstorable(path, value, exc) from exc
         if source is not None:
             self._array_kinds.add(type(value))
-            return self.array(path, source)
+            return self.met(path, source)
         if isinstance(value, complex):
-            return {"$complex": [self.visit(x, path, 0) for x in (value.real, value.imag)]}
+            return {"$complex": [self.leaf(x, path) for x in (value.real, value.imag)]}
         for plain in (bool, int, float, str):
             if isinstance(value, plain):  # an IntEnum and its like: stored by value
-                return self.visit(plain(value), path, 0)
+                return self.leaf(plain(value), path)
         raise self.refuse(path, type(value).__name__)
 
-    def items(self, values: Iterable[Any], path: str, depth: int) -> list[Any]:
-        prefix = f"{path}/" if path else ""
-        return [self.visit(value, f"{prefix}{i}", depth) for i, value in enumerate(values)]
-
-    def mapping(self, values: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
-        prefix = f"{path}/" if path else ""
-        plain = True
-        children = []
-        for key, value in values.items():
-            if type(key) is not str:
-                if not (key is None or isinstance(key, str | int | float | tuple)):
-                    raise self.refuse(prefix + repr(key), key, "as a key")
-                plain = False
-            elif key.startswith("$"):
-                plain = False
-            children.append((key, self.visit(value, f"{prefix}{key}", depth)))
-        if plain:
-            return dict(children)
-        return {"$dict": [[self.key(key, path), child] for key, child in children]}
+    def join(self, container: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
+        if not is_named(container):
+            return {"$tuple": children} if isinstance(container, tuple) else children
+        if all(type(key) is str and not key.startswith("$") for key in keys):
+            return dict(zip(keys, children, strict=True))
+        pairs = zip(keys, children, strict=True)
+        return {"$dict": [[self.key(key, path), child] for key, child in pairs]}
 
     def key(self, key: Any, path: str) -> Any:
-        if isinstance(key, tuple):
-            return {"$tuple": [self.key(item, path) for item in key]}
+        at = f"{path}/{key!r}" if path else repr(key)
+        return fold(key, self.key_leaf, self.key_tuple, path=at)
+
+    def key_leaf(self, key: Any, path: str) -> Any:
         if key is None or isinstance(key, str | int | float):
-            return self.visit(key, path, 0)
-        raise self.refuse(path, key, "inside a tuple used as a key")
+            return self.leaf(key, path)
+        raise self.refuse(path, key, "as a key")
+
+    def key_tuple(self, key: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
+        if isinstance(key, tuple):
+            return {"$tuple": children}
+        raise self.refuse(path, key, "as a key")
 
 
 def flatten(part: str, tree: Any) -> tuple[Any, dict[str, ArraySource]]:
@@ -184,7 +165,11 @@ def flatten(part: str, tree: Any) -> tuple[Any, dict[str, ArraySource]]:
         InvalidArgumentError: If a leaf is none of the kinds that can be stored; its path is named.
     """
     walk = _Flattener(part)
-    skeleton = walk.visit(tree, "", 0)
+    try:
+        skeleton = fold(tree, walk.leaf, walk.join)
+    except TooDeepError as exc:
+        why = f"nested deeper than {DEEPEST}, or in a circle"
+        raise walk.refuse(exc.path, exc.kind, why) from None
     return skeleton, walk.sources()
 
 
@@ -233,61 +218,68 @@ def unflatten(skeleton: Any, tensor: Callable[[str], Any]) -> Any:
     Raises:
         TreeError: If a mark is not one of ours.
     """
+    walk = _Restorer(tensor)
     try:
-        return _restore(skeleton, tensor, 0)
-    except RecursionError as exc:  # the caller stands deep in the stack already
+        # A tuple is two levels of JSON, a `$dict` three.
+        return fold(skeleton, walk.leaf, walk.join, is_leaf=_is_tensor, deepest=3 * DEEPEST)
+    except (TooDeepError, RecursionError) as exc:  # or the caller stands deep in the stack already
         raise TreeError("it is nested too deeply") from exc
 
 
-def _restore(node: Any, tensor: Callable[[str], Any], depth: int) -> Any:
-    if depth > 3 * _MAX_DEPTH:  # a tuple is two levels of JSON, a `$dict` three
-        raise TreeError("it is nested too deeply")
-    if isinstance(node, list):
-        return [_restore(item, tensor, depth + 1) for item in node]
-    if not isinstance(node, dict):
-        return node
-    if len(node) == 1:
-        ((mark, body),) = node.items()
-        if mark.startswith("$"):
-            return _marked(mark, body, tensor, depth)
-    elif any(key.startswith("$") for key in node):
-        raise TreeError("a mark stands among other keys")
-    return {key: _restore(value, tensor, depth + 1) for key, value in node.items()}
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, dict) and len(node) == 1 and isinstance(node.get("$tensor"), str)
 
 
-def _marked(mark: str, body: Any, tensor: Callable[[str], Any], depth: int) -> Any:
-    if mark == "$tensor" and isinstance(body, str):
-        return tensor(body)
-    if mark == "$tuple" and isinstance(body, list):
-        return tuple(_restore(item, tensor, depth + 1) for item in body)
-    if mark == "$float" and isinstance(body, str):
-        number = number_from_json(body)
-        if isinstance(number, float):
-            return number
-    if mark == "$complex" and isinstance(body, list) and len(body) == 2:
-        real, imag = (_restore(item, tensor, depth + 1) for item in body)
-        if isinstance(real, float) and isinstance(imag, float):
-            return complex(real, imag)
-    if mark == "$bytes" and isinstance(body, str):
-        try:
-            return base64.b64decode(body, validate=True)
-        except binascii.Error as exc:
-            raise TreeError("a `$bytes` is not base64") from exc
-    if mark == "$dict" and isinstance(body, list):
-        return _keyed(body, tensor, depth)
-    raise TreeError(f"the mark {mark!r} is unknown or holds the wrong thing")
+class _Restorer:
+    """One walk over JSON, from its leaves upwards."""
+
+    def __init__(self, tensor: Callable[[str], Any]) -> None:
+        self._tensor = tensor
+
+    def leaf(self, value: Any, path: str) -> Any:
+        return self._tensor(value["$tensor"]) if isinstance(value, dict) else value
+
+    def join(self, node: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
+        if isinstance(node, list):
+            return children
+        if not any(key.startswith("$") for key in keys):
+            return dict(zip(keys, children, strict=True))
+        if len(keys) > 1:
+            raise TreeError("a mark stands among other keys")
+        return self.marked(keys[0], node[keys[0]], children[0])
+
+    def marked(self, mark: str, body: Any, restored: Any) -> Any:
+        """What a mark stands for: its body as it is in the JSON, and with its own marks undone."""
+        if mark == "$tuple" and isinstance(body, list):
+            return tuple(restored)
+        if mark == "$float" and isinstance(body, str):
+            number = number_from_json(body)
+            if isinstance(number, float):
+                return number
+        if mark == "$complex" and isinstance(body, list) and len(body) == 2:
+            real, imag = restored
+            if isinstance(real, float) and isinstance(imag, float):
+                return complex(real, imag)
+        if mark == "$bytes" and isinstance(body, str):
+            try:
+                return base64.b64decode(body, validate=True)
+            except binascii.Error as exc:
+                raise TreeError("a `$bytes` is not base64") from exc
+        if mark == "$dict" and isinstance(body, list):
+            return _keyed(body, restored)
+        raise TreeError(f"the mark {mark!r} is unknown or holds the wrong thing")
 
 
-def _keyed(pairs: list[Any], tensor: Callable[[str], Any], depth: int) -> dict[Any, Any]:
+def _keyed(pairs: list[Any], restored: list[Any]) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
-    for pair in pairs:
+    for pair, whole in zip(pairs, restored, strict=True):
         if not (isinstance(pair, list) and len(pair) == 2):
             raise TreeError("a `$dict` holds something else than pairs")
-        key = _restore(pair[0], tensor, depth + 1)
+        key, value = whole
         try:
             if key in result:
                 raise TreeError(f"the key {key!r} is there twice")
         except TypeError as exc:
             raise TreeError("a `$dict` has a key that cannot be one") from exc
-        result[key] = _restore(pair[1], tensor, depth + 1)
+        result[key] = value
     return result

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from peakhold.tensorboard.proto import delimited
+from peakhold.trees import leaf_list
 
 __all__ = ["layer_graph"]
 
@@ -90,27 +91,19 @@ def _outputs(layer: Mapping[str, Any], scope: str) -> list[str]:
 
 def _listed(ends: Any) -> list[str]:
     """Names in `[name, 0, 0]`, in a list or dict of such, nested or not."""
-    if isinstance(ends, Mapping):
-        ends = list(ends.values())
-    if not isinstance(ends, list) or not ends:
-        return []
-    return [ends[0]] if isinstance(ends[0], str) else [n for end in ends for n in _listed(end)]
+    return [end[0] for end in leaf_list(ends, _is_end) if _is_end(end)]
+
+
+def _is_end(tree: Any) -> bool:
+    return isinstance(tree, list) and tree != [] and isinstance(tree[0], str)
 
 
 def _sources(layer: Mapping[str, Any]) -> list[str]:
     """Names of the layers whose results a layer is called with, in order."""
-    found: list[str] = []
+    found = leaf_list(layer.get("inbound_nodes"), _is_tensor)
+    return [str(tensor["keras_history"][0]) for tensor in found if _is_tensor(tensor)]
 
-    def look(tree: Any) -> None:
-        if isinstance(tree, Mapping):
-            history = tree.get("keras_history")
-            if isinstance(history, list) and history:
-                found.append(str(history[0]))
-                return
-            tree = list(tree.values())
-        if isinstance(tree, list):
-            for one in tree:
-                look(one)
 
-    look(layer.get("inbound_nodes"))
-    return found
+def _is_tensor(tree: Any) -> bool:
+    history = tree.get("keras_history") if isinstance(tree, Mapping) else None
+    return isinstance(history, list) and history != []

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         TerminateOnNaN,
     )
     from peakhold.host.loop import LoopHost
+    from peakhold.host.onto_live import like_live
+    from peakhold.host.state_dicts import give_back
 else:
     from peakhold._names import lazily
 
@@ -47,6 +49,8 @@ else:
         "LoopHost": "peakhold.host.loop",
         "ModelCheckpoint": "peakhold.callbacks.model_checkpoint",
         "ReduceLROnPlateau": "peakhold.callbacks.reduce_lr_on_plateau",
+        "give_back": "peakhold.host.state_dicts",
+        "like_live": "peakhold.host.onto_live",
         "Relative": "peakhold._core.monitor",
         "RemoteMonitor": "peakhold.callbacks.remote_monitor",
         "Seconds": "peakhold._core.patience",
@@ -94,5 +98,7 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
     "__version__",
+    "give_back",
+    "like_live",
     "silence",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "RawTensorLike",
     "TooDeepError",
     "fold",
+    "is_container",
     "is_named",
     "leaf_list",
     "leaves",
@@ -113,6 +114,11 @@ def _learned(node: Any) -> int:
         return _RECORD if record else _LEAF
     _kinds[type(node)] = kind
     return kind
+
+
+def is_container(node: Any) -> bool:
+    """Whether the walks go down into it."""
+    return _kind_of(node) != _LEAF
 
 
 def is_named(container: Any) -> bool:
@@ -264,12 +270,15 @@ def merge(tree: Any, live: Any, leaf: Callable[[Any, Any], Any]) -> Any:
     Args:
         tree: Dicts, lists and tuples.
         live: The tree whose containers count; what it lacks keeps its own.
-        leaf: Called with each leaf and its counterpart, or `NOTHING`.
+        leaf: Called with each leaf and its counterpart, or `NOTHING`; also with a container whose
+            counterpart is a leaf.
     """
     theirs: Mapping[Any, Any] = {}
     kind = _kind_of(live)
     if kind != _LEAF:
         theirs = dict(zip(*_members(live, kind), strict=True))
+    elif live is not NOTHING:
+        return leaf(tree, live)
     if isinstance(tree, Mapping):
         named = kind in {_NAMED, _RECORD}
         # The live order first: of an OrderedDict it is part of the structure.
@@ -317,7 +326,7 @@ def _rebuilt(live: Any, kind: int, children: Any) -> Any:
 
 def to_host(leaf: Any) -> Any:
     """A tensor of torch as an array of NumPy, without a copy where possible; else the leaf."""
-    if hasattr(leaf, "detach"):
+    if library_of(leaf) == "torch":
         leaf = leaf.detach().cpu()
         # NumPy has no bfloat16: widen, which keeps every value (and NaN, and infinity).
         narrow = leaf.is_floating_point() and leaf.element_size() < 4

@@ -227,7 +227,7 @@ def test_names_that_meet_are_told_apart(tmp_path):
         (np.zeros(2, "M8[s]"), "datetime64"),
         (np.zeros(2, [("a", "i4")]), "void|a"),
         (np.ma.masked_array([1], [True]), "mask"),
-        (torch.eye(2).to_sparse(), "to_dense"),
+        (torch.zeros(2, dtype=torch.uint8).view(torch.int4), "torch.int4"),
         (torch.empty(2, device="meta"), "meta"),
         (jax.random.key(0), "key_data"),
         (np.longdouble(1), "longdouble|float128"),

@@ -122,3 +122,16 @@ def test_depth_is_bounded():
         node = [node]
     with pytest.raises(TreeError, match="deep"):
         unflatten(node, lambda name: None)
+
+
+def test_many_sparse_tensors_are_taken_apart_in_one_go_and_others_refused():
+    torch = pytest.importorskip("torch")
+    sparse = torch.eye(2).to_sparse()
+    skeleton, sources = flatten("part", {"a": [sparse, torch.ones(2), sparse.clone()]})
+    assert [sorted(one) for one in skeleton["a"]] == [
+        ["indices", "layout", "size", "values"], ["$tensor"], ["indices", "layout", "size", "values"],
+    ]  # fmt: skip
+    assert "a/0/values" in sources and "a/2/values" in sources
+    bad = torch.zeros(2, dtype=torch.uint8).view(torch.int4)
+    with pytest.raises(InvalidArgumentError, match=r"(?s)torch.int4.*a/1.*Hint: dequantize"):
+        flatten("part", {"a": [torch.ones(2), bad]})

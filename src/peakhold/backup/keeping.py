@@ -194,7 +194,12 @@ class Keeping(Keeper):
 
     def buffers_needed(self, run: RunView) -> Mapping[str, int]:
         """Two copies of all that a backup holds: one is written, one taken."""
-        return dict.fromkeys([part for part in run.host.parts() if part in _PARTS], 2)
+        from peakhold.snapshots.tree import check_storable  # loads NumPy
+
+        parts = [part for part in run.host.parts() if part in _PARTS]
+        if run.host.ensure_built(parts):
+            check_storable(run.host.borrow(parts))
+        return dict.fromkeys(parts, 2)
 
     def commit(self, moment: Moment, logs: dict[str, Any]) -> None:
         """Back up what all have just decided."""

@@ -332,6 +332,7 @@ class _Stopping(Watching[EarlyStoppingState]):
         if isinstance(earlier, Held):
             run.pool.adopt(earlier)  # the memory of the run before is used again
         parts = self._parts(run.host)
+        run.pool.look_for_exempt()
         if not run.pool.affordable(parts, 2):
             self._use_disk(run)
             return {}
@@ -340,7 +341,7 @@ class _Stopping(Watching[EarlyStoppingState]):
     def _use_disk(self, run: RunView) -> None:
         from peakhold.runtime.spilled import Spill
 
-        self._spill = Spill()
+        self._spill = Spill.fitting(run.host, self._parts(run.host))
         if not run.quiet:
             run.say(
                 f"{self.name} keeps the best weights on disk, in {self._spill.folder}: two copies "
@@ -485,7 +486,7 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def _saved_to_disk(self, moment: Moment) -> Moment:
         live = self.run.host.borrow(self._parts(self.run.host))
-        bad = sorted(self.run.host.nonfinite_in(live))
+        bad = sorted(self.run.pool.nonfinite_in(live))
         if bad:
             return replace(moment, defect=_defect(bad[0]))
         if self._spill is not None:

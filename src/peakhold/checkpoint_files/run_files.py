@@ -62,6 +62,7 @@ class RunFiles:
         if not run.has_user_callbacks:  # a user's callback may log what fills a place
             self.template.check_placeholders(host, counts_batches=counts_batches)
         folder = self.folder(run.id)
+        host.check_file(self.template.suffix)
         folder.check(host.state_bytes())
         wait_for_saves_to(self.filepath)  # another callback's fit may have raised
         folder.sweep()

@@ -168,7 +168,7 @@ class Saving(Watching[CheckpointState]):
         self._forget_run()
         self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
         if self.check_finite:
-            self._exempt = run.host.nonfinite()
+            self._exempt = run.pool.look_for_exempt()
             if self._exempt:
                 self.warn_once(words.exempt(self.name, self._exempt), SaveWarning)
         return Needs(memory_budget=self.memory_budget)

@@ -222,7 +222,11 @@ class HostFiles(Protocol):
 
         Raises:
             CannotPlanError: If this file cannot be written later, from copies.
+            HostError: As `check_file`.
         """
+
+    def check_file(self, suffix: str) -> None:
+        """Raise now if the state, as far as it is there, has what no such file can hold."""
 
     def versions(self) -> dict[str, str]:
         """Of Peakhold and of the framework, for what is written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FrameType
 from typing import Any, BinaryIO
@@ -21,9 +20,13 @@ from peakhold.host.contract import (
 from peakhold.host.finite import nonfinite_names
 from peakhold.host.gradients import GradientFacts
 from peakhold.host.loop_gradients import LoopGradients
+from peakhold.host.module_names import ModuleNames
+from peakhold.host.named_file import check_named, safetensors_of
 from peakhold.host.onto_live import like_live, taken_apart
 from peakhold.host.resume import LoopResumption, Resumption
-from peakhold.trees import leaves, to_host
+from peakhold.host.state_dicts import load_optimizer, optimizer_like
+from peakhold.host.torch_tensors import is_lazy
+from peakhold.trees import TooDeepError, leaf_list, leaves, map_tree, to_host
 
 __all__ = ["LoopHost"]
 
@@ -81,6 +84,9 @@ class LoopHost:
             self._get_state, self._set_state = model.state_dict, model.load_state_dict
         self._get_rate, self._set_rate = get_learning_rate, set_learning_rate
         self._save = save
+        self._names = ModuleNames(None)
+        if get_state is None and hasattr(model, "state_dict"):
+            self._names = ModuleNames(model)
         given = None if get_gradients is None else lambda: leaves(get_gradients())
         self._gradients = LoopGradients(model, self.optimizer, given)
         self._code: CodeType | None = None
@@ -101,16 +107,22 @@ class LoopHost:
         trees: Parts = {}
         for part in parts:
             if part == WEIGHTS and self._get_state:
-                trees[part] = taken_apart(self._get_state())
+                trees[part] = taken_apart(self._names.to_plain(self._get_state()))
             elif part == OPTIMIZER:
                 trees[part] = taken_apart(self.optimizer.state_dict())
         return trees
 
     def _weights(self) -> Any:
-        return self.borrow([WEIGHTS]).get(WEIGHTS)
+        """The weights; those of a lazy module that have no values yet are left out."""
+        tree = self.borrow([WEIGHTS]).get(WEIGHTS)
+        return tree if self.ensure_built([WEIGHTS]) else map_tree(tree, _unless_lazy)
 
     def ensure_built(self, parts: Iterable[str]) -> bool:
-        return True
+        state = self._get_state() if self._get_state else None
+        try:
+            return not any(map(is_lazy, leaf_list(state)))
+        except TooDeepError:
+            return True  # `borrow` says so
 
     def named(self, part: str, tree: Any) -> list[tuple[str, Any]]:
         return list(leaves(tree, convert=False))
@@ -123,14 +135,17 @@ class LoopHost:
 
     def _like_live(self, part: str, tree: Any) -> Any:
         if part == WEIGHTS and self._get_state:
-            return like_live(tree, self._get_state())
+            live = self._get_state()
+            plain = self._names.to_plain(live)
+            return self._names.to_live(like_live(self._names.fitted(tree, plain), plain), live)
         if part == OPTIMIZER:
-            # A new optimizer of PyTorch has no tensors yet: they are to be of its parameters'
-            # kind, and it sees to their places itself.
-            groups = getattr(self.optimizer, "param_groups", None) or [{}]
-            stray = next(iter(groups[0].get("params", ())), None)
-            return like_live(tree, self.optimizer.state_dict(), stray)
+            return optimizer_like(tree, self.optimizer)
         return tree  # of a callback that was copied or pickled, without a model
+
+    def fitted(self, weights: Any) -> Any:
+        """Kept weights under the names that `borrow` gives to the live ones."""
+        live = self._get_state() if self._get_state else None
+        return self._names.fitted(weights, self._names.to_plain(live))
 
     def restore(self, snapshot: Parts) -> None:
         # In copies: a loop may train on from what it was given, and ours stays good.
@@ -138,7 +153,7 @@ class LoopHost:
         if WEIGHTS in trees and self._set_state:
             self._set_state(trees[WEIGHTS])
         if OPTIMIZER in trees:
-            self.optimizer.load_state_dict(trees[OPTIMIZER])
+            load_optimizer(self.optimizer, trees[OPTIMIZER])
 
     def nonfinite(self) -> frozenset[str]:
         return nonfinite_names(leaves(self._weights()))
@@ -147,7 +162,7 @@ class LoopHost:
         return nonfinite_names(leaves(snapshot.get(WEIGHTS)))
 
     def state_bytes(self) -> int | None:
-        if not self._get_state:
+        if not self._get_state or not self.ensure_built([WEIGHTS]):
             return None
         return sum(getattr(leaf, "nbytes", 8) for _, leaf in leaves(self._weights()))
 
@@ -253,7 +268,7 @@ class LoopHost:
         import tempfile
 
         if self._save is None:
-            file.write(_safetensors(self._weights() or {}))
+            file.write(safetensors_of(self._weights() or {}))
             return
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".peakhold-") as folder:
             path = os.path.join(folder, f"model{suffix}")
@@ -266,7 +281,12 @@ class LoopHost:
             raise CannotPlanError("the loop's own save() needs the model itself")
         if not self._get_state:
             raise CannotPlanError("there is no state to copy")
+        self.check_file(suffix)
         return _PlannedSafetensors()
+
+    def check_file(self, suffix: str) -> None:
+        if self._save is None and self._get_state:
+            check_named(self._weights())
 
     def runs_fit(self) -> bool:
         return False
@@ -304,19 +324,8 @@ class _PlannedSafetensors:
     extra_bytes = 0
 
     def write(self, file: BinaryIO, held: Mapping[str, Any]) -> None:
-        file.write(_safetensors(held[WEIGHTS]))
+        file.write(safetensors_of(held[WEIGHTS]))
 
 
-def _safetensors(tree: Any) -> bytes:
-    """The tree's arrays under dotted names, in the format of safetensors."""
-    named = dict(leaves(tree, convert=False))
-    if any(hasattr(leaf, "detach") for leaf in named.values()):
-        of_torch = importlib.import_module("safetensors.torch")
-        # The format knows no shared memory: tied weights are written once for each name.
-        return bytes(
-            of_torch.save({name: leaf.detach().cpu().clone() for name, leaf in named.items()})
-        )
-    import numpy as np
-    from safetensors.numpy import save
-
-    return bytes(save({name: np.array(leaf, order="C") for name, leaf in named.items()}))
+def _unless_lazy(leaf: Any) -> Any:
+    return None if is_lazy(leaf) else leaf

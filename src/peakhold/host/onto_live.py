@@ -20,9 +20,30 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from peakhold.trees import NUMBERS, RawTensorLike, leaf_list, library_of, map_tree, merge, to_host
+from peakhold.errors import InvalidArgumentError
+from peakhold.host.torch_tensors import (
+    UnreadableError,
+    is_lazy,
+    is_sparse_parts,
+    readable,
+    sparse_like,
+)
+from peakhold.trees import (
+    DEEPEST,
+    NOTHING,
+    NUMBERS,
+    RawTensorLike,
+    TooDeepError,
+    fold,
+    is_container,
+    leaf_list,
+    library_of,
+    map_tree,
+    merge,
+    to_host,
+)
 
-__all__ = ["like_live", "taken_apart"]
+__all__ = ["like_live", "taken_apart", "tensor_of"]
 
 
 def taken_apart(state: Any) -> Any:
@@ -32,22 +53,70 @@ def taken_apart(state: Any) -> Any:
         state: Dicts, lists and tuples, dataclasses and what else JAX has been told to be a node;
             arrays of any library.
     """
-    return map_tree(state, _plain_leaf)
+    try:
+        return map_tree(state, _plain_leaf)
+    except (UnreadableError, TooDeepError):
+        raise _refusal(state) from None
 
 
-def like_live(tree: Any, live: Any, stray: Any = None) -> Any:
-    """A copy of a plain tree in the types of a live state.
+def _refusal(state: Any) -> InvalidArgumentError:
+    """Which leaf it is, found by a second walk: the first one is made at each snapshot."""
+
+    def look(leaf: Any, path: str) -> None:
+        try:
+            _plain_leaf(leaf)
+        except UnreadableError as error:
+            raise InvalidArgumentError.for_argument(
+                f"the state at {path or 'its root'!r}",
+                type(leaf).__name__,
+                f"a state whose values can be copied ({error})",
+                hint=error.hint,
+            ) from None
+
+    try:
+        fold(state, look, lambda *_: None)
+    except InvalidArgumentError as error:
+        return error
+    except TooDeepError as error:
+        return InvalidArgumentError.for_argument(
+            f"the state at {error.path[:200]!r}",
+            error.kind,
+            f"a state of at most {DEEPEST} containers in one another, and none in itself",
+            hint="pass a state without what refers back.",
+        )
+    raise RuntimeError("the state changed while it was looked at")
+
+
+def like_live(loaded: Any, live: Any, stray: Any = None) -> Any:
+    """A copy of a loaded state in the types of a live one.
+
+    What a store or a file gives is plain: dicts, lists, tuples, arrays of NumPy. This makes of it
+    what a framework's own functions take: its containers, and arrays of the same library, dtype,
+    device and sharding.
 
     Args:
-        tree: What `taken_apart` made of a state, whatever has become of it since: arrays may be of
-            NumPy now, and named tuples plain ones.
+        loaded: The values; arrays may be of any library.
         live: The state that it is to take the place of. Its values are not looked at.
         stray: An array of the library that arrays without a counterpart are to be of; None: of the
             library of the first one in `live`.
+
+    Returns:
+        A state that shares no memory with either.
+
+    Raises:
+        InvalidArgumentError: If a leaf's values cannot be copied; its path is named.
+
+    Example:
+        >>> import numpy as np
+        >>> from collections import namedtuple
+        >>> Adam = namedtuple("Adam", "count mu")
+        >>> live = Adam(0, {"w": np.zeros(2, np.float32)})
+        >>> like_live((7, {"w": np.ones(2)}), live)
+        Adam(count=7, mu={'w': array([1., 1.], dtype=float32)})
     """
     if stray is None:
         stray = next(filter(library_of, leaf_list(live)), None)
-    return merge(taken_apart(tree), live, partial(_leaf_like, stray=stray))
+    return merge(taken_apart(loaded), live, partial(_leaf_like, stray=stray))
 
 
 # Leaves
@@ -55,6 +124,8 @@ def like_live(tree: Any, live: Any, stray: Any = None) -> Any:
 
 def _plain_leaf(leaf: Any) -> Any:
     library = library_of(leaf)
+    if library == "torch":
+        return readable(leaf)
     foreign = library is None and hasattr(leaf, "__array__") and not isinstance(leaf, type)
     return _of_numpy(leaf) if foreign or library in {"numpy", "jax"} else leaf
 
@@ -73,7 +144,14 @@ def _of_numpy(leaf: Any) -> Any:
 
 
 def _leaf_like(value: Any, live: Any, stray: Any) -> Any:
-    """A copy of a plain leaf in the type of the live one."""
+    """A copy of a plain leaf in the type of the live one; or of what stands in its place."""
+    if is_sparse_parts(value) and library_of(live) == "torch":
+        parts = {
+            key: tensor_of(one).clone() if library_of(one) else one for key, one in value.items()
+        }
+        return sparse_like(parts, live)
+    if is_container(value):
+        return merge(value, NOTHING, partial(_leaf_like, stray=stray))
     library, number = library_of(value), isinstance(value, NUMBERS)
     if library is not None or number:
         make = _MAKERS.get(library_of(live))
@@ -136,25 +214,26 @@ def _array_of_jax_like(value: Any, live: Any) -> Any:
 
 def _tensor_like(value: Any, live: Any) -> Any:
     torch = sys.modules["torch"]
-    tensor = _tensor(value).detach()
-    if live is None:
+    tensor = tensor_of(value).detach()
+    if live is None or is_lazy(live):
         return tensor.clone()
     dtype = live.dtype if torch.can_cast(tensor.dtype, live.dtype) else tensor.dtype
-    tensor = tensor.to(live.device, dtype, copy=True)
+    if live.layout is torch.strided and live.shape == tensor.shape:
+        tensor = torch.empty_like(live, dtype=dtype, requires_grad=False).copy_(tensor)
+    else:
+        tensor = tensor.to(live.device, dtype, copy=True)
     if isinstance(live, torch.nn.Parameter):
         return torch.nn.Parameter(tensor, live.requires_grad)
     return tensor.requires_grad_(live.requires_grad and live.is_leaf)
 
 
-def _tensor(value: Any) -> Any:
+def tensor_of(value: Any) -> Any:
     """A tensor of PyTorch with these values; may share their memory."""
     import numpy as np
 
     torch = sys.modules["torch"]
     if isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, NUMBERS):
-        return torch.tensor(value)
     if isinstance(value, RawTensorLike):
         name, bits = value.name, np.frombuffer(value.buffer, np.uint8)
     else:

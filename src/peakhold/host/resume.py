@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from peakhold.trees import leaves
+from peakhold.host.torch_tensors import is_lazy, is_sparse_parts
+from peakhold.trees import NUMBERS, fold
 
 __all__ = ["EpochRecord", "LoopResumption", "Resumption"]
-
-_NUMBERS = (bool, int, float, complex)
 
 
 class EpochRecord(NamedTuple):
@@ -115,13 +114,14 @@ class LoopResumption:
         if "weights" not in parts:
             return []
         live = _arrays(self._host.borrow(["weights"]).get("weights"))
-        kept = _arrays(parts["weights"])
+        kept = _arrays(self._host.fitted(parts["weights"]))
         return [
             f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
             for name in dict.fromkeys([*kept, *live])
             if _shape(kept.get(name)) != _shape(live.get(name))
+            and not is_lazy(live.get(name))  # it takes the shape that it is given
             # A number may have become an array; two that are none need not both be there.
-            and (hasattr(kept.get(name), "shape") or hasattr(live.get(name), "shape"))
+            and (_is_array(kept.get(name)) or _is_array(live.get(name)))
         ]
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
@@ -159,11 +159,22 @@ class LoopResumption:
 
 
 def _arrays(tree: Any) -> dict[str, Any]:
-    named = leaves(tree, convert=False)
-    return {
-        name: leaf for name, leaf in named if hasattr(leaf, "shape") or isinstance(leaf, _NUMBERS)
-    }
+    found: dict[str, Any] = {}
+
+    def note(leaf: Any, path: str) -> None:
+        if isinstance(leaf, NUMBERS) or _is_array(leaf):
+            found[path or "0"] = leaf
+
+    fold(tree, note, lambda *_: None, separator=".", is_leaf=is_sparse_parts)
+    return found
+
+
+def _is_array(leaf: Any) -> bool:
+    return is_lazy(leaf) or is_sparse_parts(leaf) or hasattr(leaf, "shape")
 
 
 def _shape(leaf: Any) -> str:
-    return "nothing" if leaf is None else str(tuple(getattr(leaf, "shape", ())))
+    if leaf is None or is_lazy(leaf):
+        return "nothing"
+    shape = leaf["size"] if is_sparse_parts(leaf) else getattr(leaf, "shape", ())
+    return str(tuple(shape))

@@ -10,12 +10,13 @@ import itertools
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 from peakhold._core.policies.keep import KeepLast
 from peakhold.host.contract import HostState
 from peakhold.snapshots.pool import Held
+from peakhold.snapshots.tree import check_storable
 from peakhold.store.store import Store
 
 __all__ = ["Spill", "Spilled"]
@@ -30,6 +31,17 @@ class Spill:
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._store = Store(self.folder, KeepLast(1), undo=0)
         self._numbers = itertools.count(1)
+
+    @classmethod
+    def fitting(cls, host: HostState, parts: Sequence[str]) -> Spill:
+        """A folder for what a host's parts hold.
+
+        Raises:
+            InvalidArgumentError: If they hold, as far as they are there, what cannot be written.
+        """
+        if host.ensure_built(parts):
+            check_storable(host.borrow(parts))
+        return cls()
 
     def save(self, trees: Mapping[str, Any]) -> Spilled:
         """Write live arrays; when this returns, they may change.

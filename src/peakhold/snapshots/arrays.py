@@ -169,6 +169,10 @@ def _place(array: Array) -> object:
 
 
 def _torch_source(tensor: Any) -> ArraySource:
+    if tensor.is_conj() or tensor.is_neg():
+        # Values, not memory: there its twin lies, without the sign.
+        array = tensor.numpy(force=True)
+        return _numpy_source(array, _place(array))
     name = str(tensor.dtype)[6:]  # "torch.float32"
     code = _ML_CODES.get(name)
     if code is not None:

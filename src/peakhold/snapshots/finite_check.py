@@ -7,6 +7,7 @@ behind in the parent of a fork, is made by whoever asks for its result.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -56,7 +57,9 @@ def start_checks(checks: Iterable[FiniteCheck]) -> None:
 
     def run() -> None:
         for check in new:
-            check._run()
+            # What goes wrong here goes wrong for whoever asks for the result, too: raised there.
+            with contextlib.suppress(Exception):
+                check._run()
 
     thread = threading.Thread(target=run, name="peakhold-finite", daemon=False)
     try:

@@ -133,7 +133,8 @@ class Held:
         checks = []
         for copy in copies:
             if copy.check is None:
-                copy.check = FiniteCheck(partial(nonfinite_names, next(named)))
+                exempt = frozenset() if copy.pool is None else copy.pool.exempt
+                copy.check = FiniteCheck(partial(_bad_among, next(named), exempt))
             checks.append(copy.check)
         return checks
 
@@ -166,6 +167,10 @@ def _named(copies: list[_Copy]) -> list[list[tuple[str, Any]]]:
     ]
 
 
+def _bad_among(named: list[tuple[str, Any]], exempt: frozenset[str]) -> frozenset[str]:
+    return nonfinite_names(named) - exempt
+
+
 def _own(leaf: Any) -> Any:
     if hasattr(leaf, "detach"):
         return leaf.detach().clone()
@@ -195,6 +200,20 @@ class SnapshotPool:
         self._booked_extra = 0
         self._unprepared: set[str] = set()
         self._closed = False
+        self.exempt: frozenset[str] = frozenset()
+        """Names of arrays that held NaN or infinity when training began: masks and their like. No
+        check looks at them."""
+        self._is_exempt_known = False
+
+    def look_for_exempt(self) -> frozenset[str]:
+        """Fill `exempt`, once in a run; to be called before training by whoever will check."""
+        if not self._is_exempt_known:
+            self._is_exempt_known, self.exempt = True, self.host.nonfinite()
+        return self.exempt
+
+    def nonfinite_in(self, parts: dict[str, Any]) -> frozenset[str]:
+        """Names of weights among borrowed parts that hold NaN or infinity, and did not before."""
+        return self.host.nonfinite_in(parts) - self.exempt
 
     @property
     def host(self) -> HostState:

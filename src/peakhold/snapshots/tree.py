@@ -19,13 +19,14 @@ import binascii
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold.errors import InvalidArgumentError
+from peakhold.host.torch_tensors import UnreadableError, readable
 from peakhold.snapshots.arrays import (
     ArraySource,
     NotStorableAtError,
@@ -33,9 +34,9 @@ from peakhold.snapshots.arrays import (
     source_of,
     sources_of,
 )
-from peakhold.trees import DEEPEST, TooDeepError, fold, is_named
+from peakhold.trees import DEEPEST, TooDeepError, fold, is_container, is_named, library_of, map_tree
 
-__all__ = ["TreeError", "flatten", "parse_json", "to_json", "unflatten"]
+__all__ = ["TreeError", "check_storable", "flatten", "parse_json", "to_json", "unflatten"]
 
 _RESERVED: Final = "__metadata__"  # safetensors' own key
 
@@ -64,9 +65,7 @@ class _Flattener:
 
     def unstorable(self, path: str, value: Any, why: NotStorableError) -> Exception:
         hint = None
-        if "sparse" in str(why).lower():
-            hint = "make it dense first (`.to_dense()`)."
-        elif "key<" in str(why).lower() or "prng" in str(why).lower():
+        if "key<" in str(why).lower() or "prng" in str(why).lower():
             hint = "save `jax.random.key_data(key)`."
         return self.refuse(path, type(value).__name__, str(why), hint)
 
@@ -76,7 +75,9 @@ class _Flattener:
             found = sources_of([value for _, value, _ in self._met])
         except NotStorableAtError as error:
             path, value, _ = self._met[error.index]
-            raise self.unstorable(path, value, error.why) from error.why
+            if not self.take_sparse_apart():
+                raise self.unstorable(path, value, error.why) from error.why
+            return self.sources()
         named: dict[str, ArraySource] = {}
         names: dict[object, str] = {}
         for (path, _, mark), source in zip(self._met, found, strict=True):
@@ -92,6 +93,26 @@ class _Flattener:
                 named[name] = source
             mark["$tensor"] = name
         return named
+
+    def take_sparse_apart(self) -> bool:
+        """Put parts in the place of the tensors of PyTorch that need it; whether there were any."""
+        met, self._met = self._met, []
+        found = False
+        for path, value, mark in met:
+            other = self.other_form(path, value) if library_of(value) == "torch" else value
+            if other is value:
+                self._met.append((path, value, mark))
+            else:
+                found = True
+                mark.update(fold(other, self.leaf, self.join, path=path))
+        return found
+
+    def other_form(self, path: str, tensor: Any) -> Any:
+        try:
+            other = readable(tensor)
+        except UnreadableError as exc:
+            raise self.refuse(path, type(tensor).__name__, str(exc), exc.hint) from exc
+        return other if is_container(other) else tensor
 
     def met(self, path: str, value: Any) -> dict[str, str]:
         mark: dict[str, str] = {}
@@ -116,6 +137,9 @@ class _Flattener:
         try:
             source = source_of(value)
         except NotStorableError as exc:
+            other = self.other_form(path, value) if library_of(value) == "torch" else value
+            if other is not value:
+                return fold(other, self.leaf, self.join, path=path)
             raise self.unstorable(path, value, exc) from exc
         if source is not None:
             self._array_kinds.add(type(value))
@@ -171,6 +195,20 @@ def flatten(part: str, tree: Any) -> tuple[Any, dict[str, ArraySource]]:
         why = f"nested deeper than {DEEPEST}, or in a circle"
         raise walk.refuse(exc.path, exc.kind, why) from None
     return skeleton, walk.sources()
+
+
+def check_storable(parts: Mapping[str, Any]) -> None:
+    """Raise now what saving these parts would raise for them as they are.
+
+    Args:
+        parts: What a host lent, by name. Tensors of PyTorch have been looked at there, and are not
+            fetched from their device for this.
+
+    Raises:
+        InvalidArgumentError: As `flatten`.
+    """
+    for part, tree in parts.items():
+        flatten(part, map_tree(tree, lambda leaf: None if library_of(leaf) == "torch" else leaf))
 
 
 def to_json(skeleton: Any) -> bytes:

@@ -374,6 +374,9 @@ class KerasHost:
         dicts = {OPTIMIZER: _optimizer_variables(self.optimizer)}
         return PlannedKerasFile(plan, places_of(lists, dicts))
 
+    def check_file(self, suffix: str) -> None:
+        """Keras's formats hold whatever a Keras model has."""
+
     def runs_fit(self) -> bool:
         model = self._model()
         return model is not None and fit_runs(model)

@@ -304,6 +304,8 @@ def frozen(state):
 class State:
     """A loop whose state is a value: it has another one in each epoch."""
 
+    suffix = ".safetensors"
+
     def __init__(self, make):
         self.make, self.given = make, []
         self.live = make(9)
@@ -347,6 +349,8 @@ class State:
 
 class Module:
     """A loop of PyTorch over a module and its optimizer."""
+
+    suffix = ".safetensors"
 
     def __init__(self, build, optimizer=None, forward=None):
         self.model = build()

@@ -7,6 +7,7 @@ what to do, an error out of a thread. `python -m matrix_of_state` prints the tab
 
 import contextlib
 import os
+import pathlib
 import tempfile
 import threading
 import warnings
@@ -66,7 +67,7 @@ def files(folder):
         os.path.join(at, name)
         for at, _, names in os.walk(folder)
         for name in names
-        if name.endswith(".safetensors")
+        if name.endswith((".safetensors", ".h5"))
     ]
 
 
@@ -87,8 +88,8 @@ def on_disk(kind, folder):
 
 
 def to_file(kind, folder):
-    path = os.path.join(folder, "m.safetensors")
     subject = kind.start()
+    path = os.path.join(folder, "m" + subject.suffix)
     saver = peakhold.ModelCheckpoint(path)
     run = Run(subject, [saver], folder)
     if run.go():
@@ -179,10 +180,11 @@ TITLES = {
     "BackupAndRestore": "`BackupAndRestore`",
     "Store": "`Store`",
 }
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "explanation" / "kinds-of-state.md"
 ANCHOR = "<!-- the tables begin -->"
 
 
-def rows(kinds):
+def tables(kinds):
     """The lines of the tables, and of what to do."""
     group, hints = None, {}
     for kind in kinds:
@@ -194,19 +196,41 @@ def rows(kinds):
         for _, message in cells:
             if message:
                 hints.setdefault(hint_of(message), []).append(kind.name)
-        yield row(kind.name, [words for words, _ in cells])
+        yield f"| {kind.name} | {' | '.join(words for words, _ in cells)} |"
     yield from ("", "## What to do with what is refused", "")
     for hint, names in hints.items():
         yield f"- {', '.join(dict.fromkeys(names))}: {hint}"
-
-
-def row(name, cells):
-    return f"| {name} | {' | '.join(cells)} |"
 
 
 def hint_of(message):
     return message.partition("Hint: ")[2].partition("\n")[0]
 
 
+def shown():
+    """What the page shows: by group, name and column; and its lines of what to do."""
+    group, cells, hints = "", {}, []
+    for line in PAGE.read_text(encoding="utf-8").partition(ANCHOR)[2].splitlines():
+        if line.startswith("## "):
+            group = line[3:]
+        elif line.startswith("| ") and not line.startswith("| kind |"):
+            name, *words = line.strip("| ").split(" | ")
+            cells.setdefault(group, {})[name] = dict(zip(COLUMNS, words, strict=True))
+        elif line.startswith("- "):
+            hints.append(line)
+    return cells, hints
+
+
+def check(kind, column):
+    """Fail unless a cell is good, and as the page shows it."""
+    words, message = cell(kind, column)
+    cells, hints = shown()
+    assert cells[kind.of][kind.name][column] == words
+    if message:
+        hint = next(line for line in hints if line.endswith(f": {hint_of(message)}"))
+        assert kind.name in hint
+
+
 if __name__ == "__main__":
-    print(ANCHOR, *rows(KINDS), sep="\n")
+    from kinds_of_keras import KERAS_KINDS
+
+    print(ANCHOR, *tables([*KINDS, *KERAS_KINDS]), sep="\n")

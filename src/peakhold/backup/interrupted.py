@@ -66,16 +66,19 @@ class Interrupted:
     def fit_model(self, resumption: Resumption, backup_dir: str) -> bool:
         """Build the model if need be, see that the backup is of this one, and fill it.
 
+        A layer that never says that it is built is no reason to refuse: whether all fits is.
+
         Returns:
-            Whether it could be built.
+            Whether it is filled; if not, it is not built yet.
 
         Raises:
             BackupMismatchError: If the backup is of another model.
         """
         with used("how its model is built", self.path):
-            if not resumption.build(self.state["build"]):
-                return False
+            built = resumption.build(self.state["build"])
         words = resumption.mismatches(self._parts, self.state["names"])
+        if words and not built:
+            return False
         if words:
             raise BackupMismatchError.for_tensors(backup_dir, words)
         with used("what belongs to its model", self.path):

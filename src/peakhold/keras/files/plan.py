@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, final
 
 import numpy as np
 
+from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import CannotPlanError
 from peakhold.keras.files.hdf5_image import Structure, image_of
 from peakhold.keras.files.stand_ins import Later, NotedFile, Unread, noting
@@ -101,16 +102,18 @@ def plan(model: Any, suffix: str) -> FilePlan:
 
     Raises:
         CannotPlanError: If only the model's own method can write this file.
-        ValueError: For the weights of a model that is not built.
+        InvalidArgumentError: For the weights of a model that is not built.
     """
     method = "save_weights" if suffix == ".weights.h5" else "save"
     defined = next((cls for cls in type(model).__mro__ if method in vars(cls)), type(model))
     if not defined.__module__.startswith("keras.") or method in vars(model):
         raise CannotPlanError(f"{type(model).__name__} has a {method}() of its own")
     if suffix == ".weights.h5" and not model.built:
-        raise ValueError(
-            "expected a model that has been built, got one without weights.\n"
-            "Hint: call it on some data, or build(), before saving its weights."
+        raise InvalidArgumentError.for_argument(
+            "model",
+            model.name,
+            "a model that has been built",
+            hint="call it on some data, or build(), before saving its weights, as Keras asks for.",
         )
     try:
         with _names_kept():

@@ -45,6 +45,8 @@ __all__ = ["KerasHost", "host_for"]
 SEEDS, METRICS = "seeds", "metrics"
 IN_EVERY_BACKUP = (SEEDS, METRICS)
 """Parts that callbacks do not copy, and that only a resume puts back."""
+_MANY = 100
+"""Members of a list that may be one of optimizers: a longer one is data, and not looked through."""
 _DIRECTIONS: dict[Any, Direction] = {"up": Direction.MAX, "down": Direction.MIN}
 
 
@@ -67,6 +69,7 @@ class KerasHost:
     def __init__(self, model: Any, optimizer: Any = None) -> None:
         self._model = weakref.ref(model)
         self._given_optimizer = optimizer
+        self._n_layers, self._below = -1, list[Any]()
         self._code: CodeType | None = None
 
     @property
@@ -99,7 +102,7 @@ class KerasHost:
 
     def parts(self) -> tuple[str, ...]:
         optimizer = self.optimizer
-        if optimizer is None:
+        if optimizer is None and not self.further_optimizers():
             return (WEIGHTS,)
         average = (AVERAGE,) if _averages(optimizer) else ()
         return (WEIGHTS, *average, OPTIMIZER)
@@ -111,11 +114,34 @@ class KerasHost:
         if part == AVERAGE:
             return _average_variables(self.optimizer)
         if part == OPTIMIZER:
-            return _optimizer_variables(self.optimizer)
+            return self._optimizer_variables()
         if part == METRICS:
             return list(self.model.metrics_variables)
         others = {id(v) for v in (*self.model.weights, *self.model.metrics_variables)}
         return [v for v in self.model.variables if id(v) not in others]  # seed generators
+
+    def _optimizer_variables(self) -> list[Any]:
+        """Of all optimizers: the compiled one first."""
+        optimizers = [self.optimizer, *self.further_optimizers()]
+        return [v for one in optimizers if one is not None for v in own_variables(one)]
+
+    def further_optimizers(self) -> list[Any]:
+        """Optimizers that the model holds beside the compiled one, as a GAN's, in a fixed order.
+
+        They are found where `save_weights` finds them: among attributes of the model and its
+        layers, lists and dicts included.
+        """
+        model = self.model
+        layers = model._flatten_layers(include_self=False)
+        n_layers = sum(1 for _ in layers)
+        if n_layers != self._n_layers:  # looking through all of them takes its time
+            self._n_layers = n_layers
+            below = model._flatten_layers(include_self=False)
+            self._below = [one for layer in below for one in _optimizers_in(layer)]
+        own = self.optimizer
+        known = {id(own), id(getattr(own, "inner_optimizer", None))}
+        found = {id(one): one for one in (*_optimizers_in(model), *self._below)}
+        return [one for key, one in found.items() if key not in known]
 
     def borrow(self, parts: Iterable[str]) -> Parts:
         self.synced()
@@ -162,7 +188,7 @@ class KerasHost:
             unshare(zip(inner._trainable_variables, averages, strict=True))
 
     def _restore_optimizer(self, arrays: dict[str, Any]) -> None:
-        if len(_optimizer_variables(self.optimizer)) < len(arrays):
+        if len(self._optimizer_variables()) < len(arrays):
             self._build_optimizer()
         variables = self.optimizer_variables(len(arrays))
         # Keras numbers names by what the process has built before: the order is what stays.
@@ -175,16 +201,21 @@ class KerasHost:
 
     def optimizer_variables(self, n_kept: int) -> list[Any]:
         """What a kept optimizer is put back into: a backup has the averages apart."""
-        whole = _optimizer_variables(self.optimizer)
-        if n_kept == len(whole):
-            return whole
+        whole = self._optimizer_variables()
         averages = {id(variable) for variable in _average_variables(self.optimizer)}
-        return [variable for variable in whole if id(variable) not in averages]
+        apart = [variable for variable in whole if id(variable) not in averages]
+        # Backups of before there were others have the compiled one alone.
+        first = [] if self.optimizer is None else own_variables(self.optimizer)
+        first_apart = [variable for variable in first if id(variable) not in averages]
+        for variables in (whole, apart, first, first_apart):
+            if n_kept == len(variables):
+                return variables
+        return apart
 
     def without_averages(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """A copied optimizer as a backup holds it."""
         averages = {id(variable) for variable in _average_variables(self.optimizer)}
-        variables = _optimizer_variables(self.optimizer)
+        variables = self._optimizer_variables()
         doubles = {k for k, v in zip(_keys(variables), variables, strict=True) if id(v) in averages}
         return {key: array for key, array in arrays.items() if key not in doubles}
 
@@ -209,7 +240,7 @@ class KerasHost:
 
     def nonfinite(self) -> frozenset[str]:
         model = self.synced()
-        variables = [*model.variables, *_optimizer_variables(self.optimizer)]
+        variables = [*model.variables, *self._optimizer_variables()]
         arrays = ((v.path, _live(v)) for v in variables if _is_float(v))
         return nonfinite_names(arrays)
 
@@ -220,7 +251,7 @@ class KerasHost:
         model = self.model
         if not model.built:
             return None
-        variables = [*model.variables, *_optimizer_variables(self.optimizer)]
+        variables = [*model.variables, *self._optimizer_variables()]
         return sum(_n_bytes(variable) for variable in variables)
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:
@@ -371,7 +402,7 @@ class KerasHost:
         except ValueError as error:
             raise CannotPlanError(str(error)) from error
         lists = {WEIGHTS: model.weights}
-        dicts = {OPTIMIZER: _optimizer_variables(self.optimizer)}
+        dicts = {OPTIMIZER: self._optimizer_variables()}
         return PlannedKerasFile(plan, places_of(lists, dicts))
 
     def check_file(self, suffix: str) -> None:
@@ -515,8 +546,14 @@ def _n_bytes(variable: Any) -> int:
     return int(np.prod(variable.shape)) * max(bits // 8, 1)
 
 
-def _optimizer_variables(optimizer: Any) -> list[Any]:
-    return [] if optimizer is None else own_variables(optimizer)
+def _optimizers_in(layer: Any) -> Iterable[Any]:
+    """Optimizers that a layer holds itself, or in a list or a dict."""
+    for _, value in sorted(vars(layer).items()):
+        held = value.values() if isinstance(value, dict) else value
+        several = isinstance(value, (dict, list, tuple)) and len(value) <= _MANY
+        for one in held if several else [value]:
+            if isinstance(one, keras.optimizers.Optimizer):
+                yield one
 
 
 def _averages(optimizer: Any) -> bool:

@@ -13,6 +13,7 @@ Rules of this file, found by experiment (docs/explanation/keras-defects.md, "Exa
 from __future__ import annotations
 
 import json
+import operator
 import os
 import sys
 import weakref
@@ -37,6 +38,10 @@ _first_epochs: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _IN_EVERY_BACKUP = ("seeds", "metrics")
 """Parts of the host's that callbacks do not copy."""
 
+_TRAINED_BY = "trained_by"
+"""In the build configuration, where there are several optimizers: for each, the compiled one first,
+the places of its variables among the model's."""
+
 _FOREIGN_WEIGHTS, _FOREIGN_POSITION = "latest.weights.h5", "training_metadata.json"
 
 
@@ -49,6 +54,7 @@ class KerasResumption:
 
     def __init__(self, host: Any) -> None:
         self._host = host
+        self._trained_by: list[list[int | None]] = []
 
     # Where fit begins
 
@@ -65,18 +71,40 @@ class KerasResumption:
     # Building
 
     def build_config(self) -> Any:
-        return self._host.model.get_build_config()
+        model = self._host.model
+        config = model.get_build_config()
+        further = self._host.further_optimizers()
+        if not further:
+            return config
+        # Which optimizer is whose, only the model's own code says, and not before the first batch.
+        places = {id(variable): index for index, variable in enumerate(model.variables)}
+        all_of_them = [self._host.optimizer, *further]
+        built = [[places.get(id(v)) for v in _trained_by(one)] for one in all_of_them]
+        return {**(config or {}), _TRAINED_BY: built}
 
     def build(self, config: Any) -> bool:
-        model = self._host.model
+        model, config = self._host.model, dict(config or {})
+        self._trained_by = [
+            [None if place is None else operator.index(place) for place in places]
+            for places in config.pop(_TRAINED_BY, [])
+        ]
         if not _is_built(model) and config:
             model.build_from_config(config)
-        if not _is_built(model):
-            return False
-        optimizer = self._host.optimizer
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(model.trainable_variables)
-        return True
+        return _is_built(model)
+
+    def _build_optimizers(self) -> None:
+        """Build them for the variables that they had, where all of the model's are there."""
+        model, optimizer = self._host.model, self._host.optimizer
+        if not self._trained_by:
+            if optimizer is not None and not optimizer.built:
+                optimizer.build(model.trainable_variables)
+            return
+        variables = model.variables
+        optimizers = [optimizer, *self._host.further_optimizers()]
+        for one, places in zip(optimizers, self._trained_by, strict=False):
+            known = [variables[i] for i in places if i is not None and 0 <= i < len(variables)]
+            if known and len(known) == len(places) and not one.built:
+                one.build(known)
 
     # State
 
@@ -109,6 +137,9 @@ class KerasResumption:
 
     def mismatches(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         words: list[str] = []
+        weights = _listed(parts.get(WEIGHTS, []))
+        if [_kind(v) for v in self._host._variables(WEIGHTS)] == [_kind(a) for a in weights]:
+            self._build_optimizers()
         for part, variables in self._variables(parts).items():
             kept = _listed(parts.get(part, []))
             called = [*names.get(part, ()), *["a tensor"] * len(kept)]
@@ -214,6 +245,11 @@ class KerasResumption:
             damaged.add_note("Delete these files to start afresh, or restore a copy of them.")
             raise damaged from error
         return epoch
+
+
+def _trained_by(optimizer: Any) -> list[Any]:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(getattr(inner, "_trainable_variables", ()))
 
 
 def _is_built(model: Any) -> bool:

@@ -83,3 +83,19 @@ def test_a_mask_of_infinity_is_no_reason_to_stop():
     keeper = pk.EarlyStopping("loss", patience=2, restore_best_weights=True)
     history = model.fit(x, y, epochs=6, verbose=0, callbacks=[keeper])
     assert len(history.epoch) == 6 and keeper.best_epoch == 5
+
+
+def test_a_stop_because_weights_are_not_finite_says_so(capsys):
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            bias = self.model.layers[0].bias
+            bias.assign(keras.ops.full_like(bias, np.nan))
+            logs["m"] = 1.0 - epoch / 10
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    keeper = pk.EarlyStopping("m", mode="min", patience=2, restore_best_weights=True)
+    x, y = np.ones((8, 4), "float32"), np.ones((8, 1), "float32")
+    model.fit(x, y, epochs=6, verbose=2, callbacks=[Spoil(), keeper])
+    assert keeper.stopped_epoch > 0
+    assert "weights are not finite (" in capsys.readouterr().out

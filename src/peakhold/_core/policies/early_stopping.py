@@ -235,7 +235,8 @@ class EarlyStoppingPolicy:
                 self._why_stop(watched, one, epoch) if ended else ""
                 for watched, one, ended in zip(self.watched, after, over, strict=True)
             ]
-            decisions.append(Stop(self._join(why)))
+            reason = self._join(why) if defect is None else f"{self._join(why)}: {defect}"
+            decisions.append(Stop(reason))
             after[0] = replace(after[0], stopped_epoch=epoch, stopped=True)
         return _joined(after), tuple(decisions) or (Continue(self._join(words)),)
 

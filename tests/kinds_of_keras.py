@@ -62,6 +62,12 @@ def dense(**kwargs):
     )
 
 
+def quantized():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    model.quantize("int8")
+    return compiled(model)
+
+
 def with_policy(policy, **kwargs):
     layers = [keras.layers.Dense(3, dtype=policy), keras.layers.Dense(1, dtype="float32")]
     return compiled(keras.Sequential([keras.Input((4,)), *layers]), **kwargs)
@@ -156,6 +162,7 @@ MODELS = {
             "mixed_float16", optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
         )
     ),
+    "layers quantized to int8": lambda: KerasModel(quantized),
     "a mask of -inf": lambda: KerasModel(
         lambda: compiled(
             keras.Sequential(

@@ -347,6 +347,19 @@ class State:
                 assert got.tobytes() == array.astype(array.dtype.newbyteorder("<")).tobytes()
 
 
+class Jitted(State):
+    """A count that is a number until the first step has gone through `jax.jit`."""
+
+    def __init__(self):
+        super().__init__(lambda value: {"step": value, "w": jnp.full((2,), value)})
+
+    def epoch(self, number):
+        self.live = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree))(self.live)
+
+    def parts(self):
+        return {"model": {"step": int(self.live["step"]), "w": self.live["w"]}}
+
+
 class Module:
     """A loop of PyTorch over a module and its optimizer."""
 
@@ -422,6 +435,7 @@ def _leaf_kinds():
         yield Kind(name, lambda make=make: State(lambda v: {"leaf": make(v)}), f"Leaves of {of}")
     for name, make in CONTAINERS.items():
         yield Kind(name, lambda make=make: State(make), "Containers", "state")
+    yield Kind("a number that jit makes an array", Jitted, "Containers")
     yield Kind("a circle", lambda: State(circle), "Containers", "again")
 
 

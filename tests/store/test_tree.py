@@ -135,3 +135,12 @@ def test_many_sparse_tensors_are_taken_apart_in_one_go_and_others_refused():
     bad = torch.zeros(2, dtype=torch.uint8).view(torch.int4)
     with pytest.raises(InvalidArgumentError, match=r"(?s)torch.int4.*a/1.*Hint: dequantize"):
         flatten("part", {"a": [torch.ones(2), bad]})
+
+
+def test_views_that_differ_by_a_sign_are_two_arrays():
+    torch = pytest.importorskip("torch")
+    base = torch.complex(torch.ones(2), torch.ones(2))
+    _, sources = flatten("part", [base, base.conj(), base.conj(), base.imag, base.conj().imag])
+    assert {name: source.array[0].item() for name, source in sources.items()} == {
+        "0": 1 + 1j, "1": 1 - 1j, "3": 1.0, "4": -1.0,
+    }  # fmt: skip

@@ -83,6 +83,9 @@ STORED_AS: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "uint2": ("U8", ()),
     "uint4": ("U8", ()),
 }
+_torch_names: Final[dict[tuple[type, Any], str]] = {}
+"""By type and dtype of a tensor of PyTorch, the dtype's name: of those that were met, and that have
+all their values here."""
 _MAX_NDIM: Final = 64  # NumPy's own limit; a longer shape in a file is hostile
 
 
@@ -169,11 +172,12 @@ def _place(array: Array) -> object:
 
 
 def _torch_source(tensor: Any) -> ArraySource:
-    if tensor.is_conj() or tensor.is_neg():
-        # Values, not memory: there its twin lies, without the sign.
-        array = tensor.numpy(force=True)
-        return _numpy_source(array, _place(array))
-    name = str(tensor.dtype)[6:]  # "torch.float32"
+    kind = type(tensor), tensor.dtype
+    name = _torch_names.get(kind)
+    if name is None:
+        if hasattr(tensor, "full_tensor"):
+            raise NotStorableError("each worker holds a piece of it; save `full_tensor()`")
+        name = _torch_names[kind] = str(tensor.dtype)[6:]  # "torch.float32"
     code = _ML_CODES.get(name)
     if code is not None:
         torch = sys.modules["torch"]
@@ -186,7 +190,9 @@ def _torch_source(tensor: Any) -> ArraySource:
     if array.size == 0:
         memory: object = id(tensor)
     else:
-        memory = (tensor.data_ptr(), tensor.device, name, array.shape, array.strides)
+        # A conjugate or negative view has the values of `array`; where it points to lies its twin.
+        flags = tensor.is_neg(), name[0] == "c" and tensor.is_conj()
+        memory = (tensor.data_ptr(), tensor.device, name, array.shape, array.strides, flags)
     if code is None:
         return _numpy_source(array, memory)
     return ArraySource(array, code, None, memory)

@@ -137,9 +137,8 @@ class _Flattener:
         try:
             source = source_of(value)
         except NotStorableError as exc:
-            other = self.other_form(path, value) if library_of(value) == "torch" else value
-            if other is not value:
-                return fold(other, self.leaf, self.join, path=path)
+            if library_of(value) == "torch" and self.other_form(path, value) is not value:
+                return self.met(path, value)
             raise self.unstorable(path, value, exc) from exc
         if source is not None:
             self._array_kinds.add(type(value))

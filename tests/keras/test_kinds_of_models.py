@@ -89,7 +89,7 @@ def test_a_stop_because_weights_are_not_finite_says_so(capsys):
     class Spoil(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             bias = self.model.layers[0].bias
-            bias.assign(keras.ops.full_like(bias, np.nan))
+            bias.assign(keras.ops.full(bias.shape, np.nan))
             logs["m"] = 1.0 - epoch / 10
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])

@@ -548,10 +548,10 @@ def _n_bytes(variable: Any) -> int:
 
 def _optimizers_in(layer: Any) -> Iterable[Any]:
     """Optimizers that a layer holds itself, or in a list or a dict."""
-    for _, value in sorted(vars(layer).items()):
-        held = value.values() if isinstance(value, dict) else value
-        several = isinstance(value, (dict, list, tuple)) and len(value) <= _MANY
-        for one in held if several else [value]:
+    for _, member in sorted(vars(layer).items()):
+        held = member.values() if isinstance(member, dict) else member
+        several = isinstance(member, (dict, list, tuple)) and len(member) <= _MANY
+        for one in held if several else [member]:
             if isinstance(one, keras.optimizers.Optimizer):
                 yield one
 

@@ -3,18 +3,21 @@
 Rules of this file:
 
 1. The file is whole at every moment: a row is added by one write, and whatever changes more than
-   the end (a new column, a repaired line, the first row of a new log) is committed as a new file.
-2. No row is lost and no column shifts: rows find their columns by name.
-3. No file is held open between epochs: there is nothing to close when training breaks.
+   the end (a new column, a repaired line, the first row over an earlier log) is committed as a new
+   file.
+2. No row is lost and no column shifts: rows find their columns by name, also in a file that
+   somebody has changed meanwhile. One that is deleted begins anew, with its header; one that is no
+   log any more gets nothing, and that is said.
+3. No file is held open between epochs: there is nothing to close when training breaks. What is no
+   file (a FIFO, a device) is held open for the run, and gets a new header with a new column.
 4. A row is removed only by a resume: a backup knows how many rows there were, and epochs after it
    will be run, and written, again. A row that could not be written is tried again, and backed up.
+5. A row is there when its epoch is recorded. It is durable before a backup that knows of it, and
+   before training is over; training does not wait for that.
 """
 
 from __future__ import annotations
 
-import csv
-import errno
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,16 +32,20 @@ from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold.advice import RunSettings
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
+from peakhold.files.log_file import ChangedError, LogFile
+from peakhold.files.rows import MISSING, Table, beginning, lines_of, parse, up_to
 from peakhold.host.contract import to_number
 from peakhold.host.finding import traits_of
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.participant import RESUMED, Needs, Participant, Start
 from peakhold.runtime.participating import Participating, Setting
 from peakhold.runtime.run_view import RunView
+from peakhold.runtime.summary import Ending
 
 __all__ = ["CSVLogger"]
 
-_MISSING = "NA"
+_TRIES = 9
+"""How often in a row a file may change while a row is added to it."""
 
 
 class CSVLogger(Participating):
@@ -48,8 +55,12 @@ class CSVLogger(Participating):
     gets its column then; earlier rows read `NA` there. The learning rate has a column whenever a
     callback of the run sets or logs it, wherever that callback stands in the list.
 
+    A row is in the file when the hook returns. A thread flushes it to the disk: before a backup
+    that counts it, and before training is over.
+
     Args:
-        filename: The file, a string or path. Its folder is made.
+        filename: The file, a string or path. Its folder is made. A FIFO that a program reads, a
+            device or `/dev/stdout` gets the rows as they come.
         separator: One character between fields. Defaults to `","`.
         append: Whether to go on in an existing file: its torn last line is repaired, its columns
             and the new ones are united. Otherwise the first row replaces it. Defaults to `False`.
@@ -120,14 +131,34 @@ class _Writing(Participant):
         self.filename, self.sep, self.append = filename, sep, append
         self.learning_rate = learning_rate
         self._loaded: Mapping[str, Any] = {}
+        self._file: LogFile | None = None
         self._reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_file": None}
 
     def _reset(self) -> None:
         self.keys: list[str] | None = None
+        self._close()
+        self._begun, self._line_end, self._gap = False, "\r\n", ""
         self._written, self._rows = 0, 0
         self._last: list[str] = []
         self._rates: list[dict[str, float]] = []
         self._unwritten: list[dict[str, str]] = []
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    @property
+    def _log(self) -> LogFile:
+        """The file; another one if `filename` was set in mid-run."""
+        if self._file is None or self._file.given != self.filename:
+            self._close()
+            self._file = LogFile(self.filename)
+            self._file.open()
+        return self._file
 
     # Before the first row
 
@@ -146,47 +177,37 @@ class _Writing(Participant):
             SaveError: If the file cannot be written, or is no log of this kind.
         """
         self._reset()
-        folder = os.path.dirname(self.filename) or "."
         try:
-            os.makedirs(folder, exist_ok=True)
-            new = not os.path.lexists(self.filename)
-            with open(self.filename, "ab"):
-                pass
-            if new:
-                os.unlink(self.filename)
+            log = self._log
         except OSError as error:
             raise SaveError.for_path(
                 self.filename, error.strerror or str(error), expected="a file that can be written"
             ) from error
-        if self.append:
-            self._check_file()
+        if self.append and not log.is_stream:
+            self._read()
         return Needs(rates=True)
-
-    def _check_file(self) -> None:
-        header, _, _ = self._read()
-        if header and header[0] != "epoch":
-            raise SaveError.for_path(
-                self.filename,
-                f"its first line is {self.sep.join(header)!r}",
-                expected=f"a log whose first column is 'epoch', separated by {self.sep!r}",
-                hint="pass the separator of that file, another filename, or append=False.",
-            )
 
     def begin(self, run: RunView, start: Start) -> None:
         """Bring the file to what this run goes on from."""
-        files.sweep(os.path.dirname(self.filename) or ".")
+        files.sweep(os.path.dirname(self._log.path))
         loaded, self._loaded = self._loaded, {}
         if start is RESUMED:
             self._go_on(loaded)
-        elif self.append:
-            header, rows, torn = self._read()
-            if torn:
-                self._rewrite(header, rows)
+        elif self.append and not self._log.is_stream:
+            table = self._read()
+            self._take(table)
+            if table.torn:
+                self._rewrite(table)
                 self.run.warn(
-                    f"CSVLogger removed the torn last line of {self.filename!r}: {torn!r}.",
+                    f"CSVLogger removed the torn last line of {self.filename!r}: {table.torn!r}.",
                     SaveWarning,
                 )
-            self.keys, self._rows = header[1:] if header else None, len(rows)
+            elif table.is_open and table.rows:
+                self.run.warn(
+                    f"CSVLogger goes on behind the last line of {self.filename!r}, which has no "
+                    f"line end but all columns: {self.sep.join(table.rows[-1])!r}.",
+                    SaveWarning,
+                )
 
     # Rows
 
@@ -203,49 +224,129 @@ class _Writing(Participant):
         self._unwritten.append(row)
         self._write_rows()
 
+    def settle(self) -> None:
+        """What could not be written is tried once more; then all is on disk."""
+        if self._unwritten:
+            self._write_rows()
+        if self._file is None:
+            return
+        self._file.wait()
+        if self._told_failure():
+            try:
+                self._rewrite(self._read())
+            except OSError as error:
+                self.run.warn(
+                    f"CSVLogger could not make {self.filename!r} durable: {error}. It is there, "
+                    "but a power cut may take its last rows.",
+                    SaveWarning,
+                )
+
+    def end(self, ending: Ending) -> None:
+        """Let a FIFO's reader go."""
+        self._close()
+
     def _write_rows(self) -> None:
         try:
             while self._unwritten:
                 self._add(self._unwritten[0])
                 del self._unwritten[0]
         except OSError as error:
+            reason = str(error).rstrip(".")
             self.run.warn(
                 f"CSVLogger could not write epoch {int(self._unwritten[0]['epoch']) + 1} to "
-                f"{self.filename!r}: {error}. Training goes on, and it is tried again.",
+                f"{self.filename!r}: {reason}. Training goes on, and it is tried again.",
                 SaveWarning,
             )
 
     def _add(self, row: Mapping[str, str]) -> None:
-        fresh = sorted(row.keys() - {"epoch"} - set(self.keys or ()))
-        if self.keys is None:  # the first row of a new log, header and all at once
-            self._last = [row["epoch"], *(row[key] for key in fresh)]
-            self._rewrite(["epoch", *fresh], [self._last])
-            self.keys, self._rows = fresh, 0
-        else:
-            if fresh:
-                header, rows, _ = self._read()
-                columns = ["epoch", *sorted({*header[1:], *fresh})]
-                self._rewrite(columns, self._widen(header, rows, columns))
-                self.keys = columns[1:]
-            cells = [row.get(column, _MISSING) for column in ("epoch", *self.keys)]
-            self._append([cells])
-            self._last = cells
-        self._written += 1
-        self._rows += 1
+        for left in reversed(range(_TRIES)):
+            try:
+                cells = self._add_through(row) if self._log.is_stream else self._add_to_file(row)
+            except ChangedError:
+                if not left:
+                    raise
+            else:
+                self._last, self._begun = cells, True
+                self._written += 1
+                self._rows += 1
+                return
 
-    def _widen(
-        self, header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[str]
-    ) -> list[list[str]]:
-        """Rows under new columns; those of this run get the rates they were trained with."""
-        widened = []
-        for index, old in enumerate(rows):
-            named = dict(zip(header, old, strict=False))
-            run_index = index - (len(rows) - self._written)
-            if run_index >= 0:
-                for key, rate in self._rates[run_index].items():
-                    named.setdefault(key, repr(rate))
-            widened.append([named.get(column, _MISSING) for column in columns])
-        return widened
+    def _add_through(self, row: Mapping[str, str]) -> list[str]:
+        """Add a row to what cannot be read: a new column takes a new header."""
+        fresh = sorted(row.keys() - {"epoch"} - set(self.keys or ()))
+        keys = sorted([*(self.keys or ()), *fresh])
+        lines = [["epoch", *keys]] if fresh or not self._begun else []
+        cells = self._cells(row, keys)
+        self._log.append(lines_of([*lines, cells], self.sep))
+        self.keys = keys
+        return cells
+
+    def _add_to_file(self, row: Mapping[str, str]) -> list[str]:
+        log = self._log
+        if self._told_failure():
+            return self._add_anew(row, self._read())
+        goes_on = self.append or self._begun
+        if goes_on and not log.is_as_left:
+            table = self._read()
+            if self.keys is not None and not table.header:
+                self._tell_gone(row)
+            self._take(table)
+            if table.torn:
+                return self._add_anew(row, table)
+        if self.keys is None or row.keys() - {"epoch"} - set(self.keys):
+            return self._add_anew(row, self._read() if goes_on else Table([], []))
+        cells = self._cells(row, self.keys)
+        log.append(self._gap.encode() + lines_of([cells], self.sep, self._line_end))
+        self._gap = ""
+        return cells
+
+    def _add_anew(self, row: Mapping[str, str], table: Table) -> list[str]:
+        """Write all there is anew, with this row; into a new file if there is none."""
+        header = table.header or ["epoch"]
+        fresh = sorted(row.keys() - set(header))
+        wide = self._with_rates(replace(table, header=header).widened(fresh))
+        cells = self._cells(row, wide.header[1:])
+        content = lines_of([wide.header, *wide.rows, cells], self.sep, table.line_end)
+        if table.header or os.path.exists(self._log.path):
+            self._log.replace(content)
+        else:
+            self._log.create(content)
+        self.keys, self._line_end, self._gap = wide.header[1:], table.line_end, ""
+        return cells
+
+    @staticmethod
+    def _cells(row: Mapping[str, str], keys: Iterable[str]) -> list[str]:
+        return [row.get(column, MISSING) for column in ("epoch", *keys)]
+
+    def _with_rates(self, table: Table) -> Table:
+        """Rows of this run get the rates they were trained with, where a column for them is new."""
+        places = {name: place for place, name in enumerate(table.header)}
+        known = self._rates[: len(self._rates) - len(self._unwritten)]
+        mine = min(self._written, len(table.rows), len(known))
+        for row, rates in zip(table.rows[len(table.rows) - mine :], known[-mine:], strict=False):
+            for key, rate in rates.items():
+                place = places.get(key)
+                if mine and place is not None and row[place] == MISSING:
+                    row[place] = repr(rate)
+        return table
+
+    def _tell_gone(self, row: Mapping[str, str]) -> None:
+        self._written = self._rows = 0
+        self.run.warn(
+            f"{self.filename!r} was deleted or emptied while CSVLogger was writing it; it begins "
+            f"anew with epoch {int(row['epoch']) + 1}.",
+            SaveWarning,
+        )
+
+    def _told_failure(self) -> bool:
+        """Whether a flush has failed; then all is written anew, for the disk may have lost some."""
+        failure = self._log.failure()
+        if failure is not None:
+            self.run.warn(
+                f"CSVLogger could not flush {self.filename!r}: {failure}. It is written anew.",
+                SaveWarning,
+            )
+        return self._log.has_failed
 
     # The learning rate
 
@@ -269,41 +370,38 @@ class _Writing(Participant):
 
     # The file
 
-    def _lines(self, rows: Iterable[Sequence[str]]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text, delimiter=self.sep).writerows(rows)
-        return text.getvalue().encode()
+    def _read(self) -> Table:
+        """What stands there.
 
-    def _append(self, rows: Sequence[Sequence[str]]) -> None:
-        descriptor = os.open(self.filename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        Raises:
+            SaveError: If it is no log of this kind.
+        """
+        content = self._log.read() or b""
         try:
-            lines, before = self._lines(rows), os.fstat(descriptor).st_size
-            if os.write(descriptor, lines) < len(lines):  # a full disk takes what fits
-                os.ftruncate(descriptor, before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            files.flush(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _rewrite(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        content = self._lines([header, *rows])
-        files.commit(self.filename, lambda file: file.write(content))
-
-    def _read(self) -> tuple[list[str], list[list[str]], str]:
-        """Header, rows, and the last line if it is torn (it does not end in a line end)."""
-        try:
-            with open(self.filename, newline="", encoding="utf-8") as file:
-                text = file.read()
-        except FileNotFoundError:
-            return [], [], ""
+            table = parse(content, self.sep)
         except ValueError as error:
+            self._log.distrust()
             raise SaveError.for_path(
                 self.filename, "it is not text", expected="a log in CSV"
             ) from error
-        whole, end, torn = text.rpartition("\n")
-        rows = list(csv.reader(io.StringIO(whole + end, newline=""), delimiter=self.sep))
-        rows = [row for row in rows if row]
-        return (rows[0], rows[1:], torn) if rows else ([], [], torn)
+        if table.header and table.header[0] != "epoch":
+            self._log.distrust()
+            raise SaveError.for_path(
+                self.filename,
+                f"its first line is {self.sep.join(table.header)!r}",
+                expected=f"a log whose first column is 'epoch', separated by {self.sep!r}",
+                hint="pass the separator of that file, another filename, or append=False.",
+            )
+        return table
+
+    def _take(self, table: Table) -> None:
+        """Go on from what stands there."""
+        self.keys, self._rows = table.header[1:] if table.header else None, len(table.rows)
+        self._line_end, self._gap = table.line_end, table.line_end if table.is_open else ""
+
+    def _rewrite(self, table: Table) -> None:
+        header = [table.header] if table.header else []
+        self._log.replace(lines_of([*header, *table.rows], self.sep, table.line_end))
 
     # Resume
 
@@ -337,48 +435,31 @@ class _Writing(Participant):
             numbers_from_json(rates) for count, rates in state["rates"] for _ in range(count)
         ]
         self._unwritten = [dict(row) for row in state["unwritten"]]
-        if self.keys is None:
-            if not self.append:
-                return
-            header, rows, torn = self._read()
-            if torn or len(rows) > self._rows:
-                self._rewrite(header, rows[: self._rows])
-            self.keys = header[1:] if rows[: self._rows] else None
+        if self._log.is_stream:
             return
-        columns, (header, rows, torn) = ["epoch", *self.keys], self._read()
-        kept = rows[: self._rows]
-        if header != columns:  # a column that came later goes with the rows that brought it
-            named = [dict(zip(header, row, strict=False)) for row in kept]
-            kept = [[row.get(column, _MISSING) for column in columns] for row in named]
-        if self._rows and len(kept) == self._rows - 1:
-            kept.append(self._last)
-        if len(kept) < self._rows:
+        if self.keys is None and not self.append:
+            return
+        table = self._read()
+        columns = table.header if self.keys is None else ["epoch", *self.keys]
+        rows = table.under(columns)
+        rows, n_dropped = up_to(self._last, rows, expected=self._rows, mine=self._written)
+        if self._rows and len(rows) == self._rows - 1 and rows[-1:] != [self._last]:
+            rows.append(self._last)
+        if len(rows) < self._rows:
             self.run.warn(
-                f"CSVLogger goes on with {self.filename!r}, where {self._rows - len(kept)} rows "
+                f"CSVLogger goes on with {self.filename!r}, where {self._rows - len(rows)} rows "
                 "are missing that were there when the run was interrupted.",
                 SaveWarning,
             )
-            self._rows, self._written = len(kept), min(self._written, len(kept))
-        if torn or header != columns or kept != rows:
-            self._cut(columns, kept)
-
-    def _cut(self, columns: Sequence[str], kept: Sequence[Sequence[str]]) -> None:
-        """Write header and rows anew; where they are the file's beginning, byte for byte."""
-        content = self._lines([columns, *kept])
-        try:
-            with open(self.filename, "rb") as file:
-                lines = file.read().splitlines(keepends=True)
-        except FileNotFoundError:
-            lines = []
-        head = lines[: len(kept) + 1]
-        if len(head) == len(kept) + 1 and _parsed(head, self.sep) == [list(columns), *kept]:
-            content = b"".join(head)
-        files.commit(self.filename, lambda file: file.write(content))
-
-
-def _parsed(lines: Iterable[bytes], separator: str) -> list[list[str]]:
-    text = b"".join(lines).decode("utf-8", "replace")
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+        self._rows, self._written = len(rows), min(self._written, len(rows))
+        self.keys = columns[1:] if columns and (rows or self.keys is not None) else None
+        self._begun, self._line_end = self.keys is not None, table.line_end
+        self._gap = table.line_end if table.is_open else ""
+        if n_dropped or table.torn or columns != table.header or rows != table.rows:
+            lines = [columns, *rows]
+            head = beginning(self._log.read() or b"", lines, self.sep)
+            self._log.replace(head or lines_of(lines, self.sep, table.line_end))
+            self._gap = ""
 
 
 def _logs_rate(callback: Any) -> bool:

@@ -21,6 +21,7 @@ from peakhold.disk.disk import Disk
 from peakhold.errors import SaveError
 from peakhold.files.deletion import delete
 from peakhold.files.sidecar import PREVIOUS, SUFFIX, SavedFile, Sidecar, infos_of
+from peakhold.files.standing import check_replaceable
 
 __all__ = ["CheckpointFolder", "Retained"]
 
@@ -65,7 +66,7 @@ class CheckpointFolder:
         return self._sidecars[folder]
 
     def check(self, needed_bytes: int | None) -> None:
-        """Make the folder, and see that a file can be written to it.
+        """Make the folder, and see that a file can be written to it, and take the name's place.
 
         Args:
             needed_bytes: What a file takes at least, if that is known.
@@ -81,6 +82,8 @@ class CheckpointFolder:
             raise SaveError.for_path(
                 folder, error.strerror or str(error), expected="a folder that can be written"
             ) from error
+        if FileTemplate.parse(self.filepath).is_fixed:
+            self._check_place()
         if needed_bytes is None or not hasattr(os, "statvfs"):
             return
         status = os.statvfs(folder)
@@ -92,6 +95,15 @@ class CheckpointFolder:
                 expected="a folder with room for the model",
                 hint="free some space, or save elsewhere.",
             )
+
+    def _check_place(self) -> None:
+        try:
+            if os.path.exists(self.filepath):
+                check_replaceable(os.stat(self.filepath), self.filepath)
+        except OSError as error:
+            raise SaveError.for_path(
+                self.filepath, error.strerror or str(error), expected="the path of a file"
+            ) from error
 
     def sweep(self) -> None:
         """Delete what killed writers left behind."""

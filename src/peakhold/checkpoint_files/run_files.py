@@ -37,6 +37,7 @@ class RunFiles:
         self.template = CheckpointTemplate(filepath)
         self.goes_on = False
         self._folder: CheckpointFolder | None = None
+        self._began_in = os.curdir
 
     @property
     def filepath(self) -> str:
@@ -58,6 +59,7 @@ class RunFiles:
             PeakholdError: If they cannot.
         """
         host = run.host
+        self._began_in = os.getcwd()
         self.template.check_suffix(host, name, accepted)
         if not run.has_user_callbacks:  # a user's callback may log what fills a place
             self.template.check_placeholders(host, counts_batches=counts_batches)
@@ -70,9 +72,13 @@ class RunFiles:
     def folder(self, run_id: str) -> CheckpointFolder:
         """Where they are; known by the name that the run has now, which a backup may have given."""
         if self._folder is None or self._folder.run_id != run_id:
-            path = os.path.abspath(self.filepath)
+            path = self.absolute(self.filepath)
             self._folder = CheckpointFolder(path, self.template.suffix, run_id)
         return self._folder
+
+    def absolute(self, path: str) -> str:
+        """What a path meant when the run began, wherever the process goes."""
+        return os.path.abspath(os.path.join(self._began_in, path))
 
     def find_best(
         self, run_id: str, monitor: str, direction: Direction

@@ -432,7 +432,7 @@ class Saving(Watching[CheckpointState]):
             retention = Retention(policy, files.goes_on)
         return SaveRequest(
             path,
-            os.path.abspath(path),
+            files.absolute(path),
             about_to_be_saved(
                 moment.at.epoch,
                 batch,

@@ -23,6 +23,8 @@ Rules of this file, the same as those of a checkpoint folder (`commit.py`), thro
    knows that the writer is dead, on this host or another, and may sweep it. A link to an old file
    whose own name is gone (renames are not atomic everywhere) is given its name back.
 4. A symbolic link under the final name is followed, as `open(path, "wb")` would: the link stays.
+5. A file takes the place of a file. Where a device or a FIFO stands nothing is written; that is
+   looked at before the first byte, and again before the rename.
 
 What still fails: a file system that lies about `fsync`; Windows, where a folder cannot be flushed.
 """
@@ -50,6 +52,7 @@ from peakhold.files.open_files import (
     is_regular,
 )
 from peakhold.files.scratch import SCRATCH, sweep_scratch
+from peakhold.files.standing import check_replaceable
 from peakhold.files.written_file import WrittenFile, hash_of
 
 __all__ = [
@@ -179,7 +182,7 @@ class _New:
 
     def fill(self, path: str, write: Callable[[BinaryIO], Any]) -> CommittedFile:
         """Write the content and make it durable under the hidden name."""
-        self._old = old = self._disk.look(self._name, self._root)
+        self._old = old = self._look()
         if old is not None and stat.S_ISREG(old.st_mode):
             with contextlib.suppress(OSError, AttributeError):
                 self._disk.set_mode(self._fd, stat.S_IMODE(old.st_mode))
@@ -192,6 +195,7 @@ class _New:
     def publish(self) -> None:
         """Give it its name, durably."""
         disk, root = self._disk, self._root
+        self._old = self._look()
         if isinstance(disk, PathDisk):  # an open file cannot be renamed on Windows
             self.close()
             self._held.close(self._fd)
@@ -206,10 +210,15 @@ class _New:
             with contextlib.suppress(OSError):  # what stays is swept when the next run begins
                 disk.remove(self._backup, root)
 
+    def _look(self) -> os.stat_result | None:
+        """What stands under the name; an error if a file must not take its place."""
+        status = self._disk.look(self._name, self._root)
+        check_replaceable(status, self._name)
+        return status
+
     def _keep_old(self) -> None:
         """Give what stands there a second, hidden name; locked, so that nobody sweeps it."""
-        disk, root = self._disk, self._root
-        self._old = old = disk.look(self._name, root)
+        disk, root, old = self._disk, self._root, self._old
         if old is None or not stat.S_ISREG(old.st_mode):
             return
         with contextlib.suppress(OSError):

@@ -150,7 +150,8 @@ class Sidecar:
         import json
 
         try:
-            if os.path.getsize(self.path) > _LARGEST:
+            status = os.stat(self.path)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
                 self.damaged = True
                 return {}
             with open(self.path, encoding="utf-8") as file:

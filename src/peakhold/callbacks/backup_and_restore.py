@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from peakhold._core.arguments import check_count, check_number, check_text
+from peakhold._core.arguments import check_count, check_number
 from peakhold.backup.interrupted import STATE
 from peakhold.backup.keeping import Keeping
+from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import WEIGHTS
 from peakhold.runtime.participating import BatchHooks, Setting
@@ -90,11 +91,9 @@ class BackupAndRestore(BatchHooks):
         *,
         sigterm_timeout: float = 20.0,
     ) -> None:
-        given: Any = backup_dir
-        path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
-        path = check_text(
+        path = local_path(
             "backup_dir",
-            path,
+            backup_dir,
             "the path of a folder",
             hint="Empty `backup_dir` argument passed; pass a folder such as 'backup/run-1'.",
         )

@@ -31,6 +31,7 @@ from peakhold._core.moments import Moment, rate_key
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold.advice import RunSettings
+from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
 from peakhold.files.log_file import ChangedError, LogFile
 from peakhold.files.rows import MISSING, Table, beginning, lines_of, parse, up_to
@@ -100,10 +101,8 @@ class CSVLogger(Participating):
         *,
         learning_rate: bool | None = None,
     ) -> None:
-        given: Any = filename
-        path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
-        path = check_text(
-            "filename", path, "the path of a file", hint="pass a path such as 'logs/train.csv'."
+        path = local_path(
+            "filename", filename, "the path of a file", hint="pass a path such as 'logs/train.csv'."
         )
         if os.path.isdir(path):
             raise InvalidArgumentError.for_argument(

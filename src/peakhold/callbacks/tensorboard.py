@@ -20,11 +20,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peakhold import files
-from peakhold._core.arguments import check_count, check_text
+from peakhold._core.arguments import check_count
 from peakhold._core.decisions import Decision
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.advice import RunSettings
+from peakhold.disk.local_path import local_path
 from peakhold.errors import AdviceWarning, HostError, InvalidArgumentError, SaveError, SaveWarning
 from peakhold.host.contract import rate_key, to_number
 from peakhold.host.gradients import GRADIENT_NORM
@@ -426,10 +427,8 @@ class TensorBoard(BatchHooks):
     ) -> None:
         boarding = self._peakhold_kind()
         super().__init__(boarding)
-        given: Any = log_dir
-        path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else given
-        self.log_dir = check_text(
-            "log_dir", path, "the path of a folder", hint="pass a path such as 'logs/run-1'."
+        self.log_dir = local_path(
+            "log_dir", log_dir, "the path of a folder", hint="pass a path such as 'logs/run-1'."
         )
         self.histogram_freq = _check_freq("histogram_freq", histogram_freq)
         self.write_graph = bool(write_graph)

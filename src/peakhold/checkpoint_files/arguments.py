@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from peakhold._core.arguments import check_count, check_number, check_text
+from peakhold._core.arguments import check_count, check_number
 from peakhold._core.file_template import FileTemplate, TemplateError
+from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
 
 __all__ = [
@@ -27,14 +28,9 @@ def check_filepath(filepath: Any, suffixes: tuple[str, ...] | None, *, weights_o
         suffixes: Those that the host is known to write; None: it is not known yet.
         weights_only: Whether weights alone are to be saved.
     """
-    path = os.fspath(filepath) if isinstance(filepath, (str, os.PathLike)) else filepath
-    text = check_text(
-        "filepath", path, "the path of a file", hint="pass a path such as 'best.keras'."
+    text = local_path(
+        "filepath", filepath, "the path of a file", hint="pass a path such as 'best.keras'."
     )
-    if "://" in text:
-        raise InvalidArgumentError.for_argument(
-            "filepath", text, "a path on this machine", hint="save locally, then copy."
-        )
     if os.path.isdir(text):
         raise InvalidArgumentError.for_argument(
             "filepath",

@@ -17,8 +17,9 @@ from collections.abc import Callable as Function
 from typing import Any
 
 import keras
-from peakhold._core.arguments import check_count, check_monitor, check_text, check_verbose
+from peakhold._core.arguments import check_count, check_monitor, check_verbose
 from peakhold.alerts.secret import Secret
+from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import drop_ins as ours
 from peakhold.keras.tensorboard import TensorBoard
@@ -196,9 +197,8 @@ def _alert(address: Any, monitor: str, mode: str, name: str) -> Any:
 
 
 def _check_folder(run_dir: Any) -> str:
-    path = os.fspath(run_dir) if isinstance(run_dir, (str, os.PathLike)) else run_dir
     hint = "pass a path such as 'runs/digits'."
-    folder = check_text("run_dir", path, "the path of a folder", hint=hint)
+    folder = local_path("run_dir", run_dir, "the path of a folder", hint=hint)
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise InvalidArgumentError.for_argument(
             "run_dir", folder, "the path of a folder, not of a file", hint=hint

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, final
 
 from peakhold._core.policies.keep import KeepBest
 from peakhold.disk.disk import Disk
+from peakhold.disk.local_path import local_path
 from peakhold.errors import (
     CheckpointDamagedError,
     CheckpointDamagedWarning,
@@ -62,7 +63,9 @@ class Reader:
     """
 
     def __init__(self, folder: str | Path, *, disk: Disk | None = None) -> None:
-        self.folder = Path(folder).absolute()
+        self.folder = Path(
+            local_path("folder", folder, "the path of a folder", hint="pass 'checkpoints'.")
+        ).absolute()
         self._disk = disk or Disk()
         self._cache: dict[str, tuple[_Stamp, Entry]] = {}
         self._told: set[str] = set()

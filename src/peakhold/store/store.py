@@ -29,6 +29,7 @@ from typing import Any, Final, Literal, TypeVar, final
 from peakhold._core.policies.keep import KeepPolicy
 from peakhold._core.policies.keep import keep as commits_to_keep
 from peakhold.disk.disk import Disk
+from peakhold.disk.local_path import local_path
 from peakhold.errors import (
     CheckpointDamagedError,
     CheckpointNotFoundError,
@@ -101,7 +102,9 @@ class Store:
         disk: Disk | None = None,
     ) -> None:
         _check_options(when_busy, memory_limit, undo)
-        self.folder = Path(folder).absolute()
+        self.folder = Path(
+            local_path("folder", folder, "the path of a folder", hint="pass 'checkpoints'.")
+        ).absolute()
         self._keep = keep
         self._memory_limit = memory_limit
         self._disk = disk or Disk()

@@ -16,6 +16,7 @@ from typing import Any, final
 import numpy as np
 
 from peakhold import files
+from peakhold.disk.local_path import local_path
 
 __all__ = ["Embedding", "write_projector"]
 
@@ -59,6 +60,9 @@ def write_projector(log_dir: str, embeddings: Iterable[Embedding]) -> None:
         }
         <BLANKLINE>
     """
+    log_dir = local_path(
+        "log_dir", log_dir, "the path of a folder", hint="pass a path such as 'logs/run-1'."
+    )
     os.makedirs(os.path.join(log_dir, "embeddings"), exist_ok=True)
     lines = []
     for one in embeddings:

@@ -18,6 +18,7 @@ from typing import Any, final
 
 import numpy as np
 
+from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
 from peakhold.tensorboard import png, proto
 from peakhold.tensorboard.histogram import histogram
@@ -58,7 +59,9 @@ class EventWriter:
     def __init__(
         self, log_dir: str | os.PathLike[str], *, sink: Callable[[str], Sink] | None = None
     ) -> None:
-        self.log_dir = os.fspath(log_dir)
+        self.log_dir = local_path(
+            "log_dir", log_dir, "the path of a folder", hint="pass a path such as 'logs/run-1'."
+        )
         self._make_sink: Callable[[str], Sink] = sink or EventFile
         self._sink: Sink | None = None
         self._closer: weakref.finalize[..., Any] | None = None

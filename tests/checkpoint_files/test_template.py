@@ -1,5 +1,6 @@
 """The name of a file."""
 
+import numpy as np
 import pytest
 
 from peakhold import LoopHost
@@ -19,6 +20,7 @@ RUN = {"run_id": "r", "timestamp": "t", "worker": 3}
         ("{epoch:.0f}.h5", None, {"epoch": 7}, "7.h5"),  # a logged metric wins over a name of ours
         ("{batch}_{loss:.1f}.h5", None, {}, "NA_NA.h5"),
         ("{word}.h5", None, {"word": "a"}, "a.h5"),
+        ("{count:03d}.h5", None, {"count": np.int64(7)}, "007.h5"),
     ],
 )
 def test_names(filepath, batch, logs, path):

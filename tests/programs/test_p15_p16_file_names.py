@@ -186,16 +186,6 @@ def test_p16_a_second_fit_knows_on_every_backend(xy, classifier, tmp_path):
         )  # fmt: skip
 
 
-@pytest.mark.skipif(KNOWS_METRICS, reason="elsewhere it is an error before the first batch")
-def test_p16_what_cannot_be_known_before_reads_na_and_is_said(xy, classifier, tmp_path, capsys):
-    saver = ModelCheckpoint(tmp_path / "w_{epoch}_{val_acc:.4f}.keras")
-    classifier().fit(*xy, validation_split=0.25, epochs=2, callbacks=[saver], verbose=0)
-    text = capsys.readouterr().out
-
-    assert files(tmp_path) == ["w_1_NA.keras", "w_2_NA.keras"]
-    assert text.count("nothing fills {val_acc}") == 1
-
-
 def f1(epoch, logs):
     logs["val_f1"] = 0.5 + epoch / 10
 
@@ -239,3 +229,30 @@ def test_p16_a_placeholder_that_is_no_name_is_refused_at_once():
     ):
         with pytest.raises(InvalidArgumentError):
             ModelCheckpoint(name)
+
+
+# Names that nothing fills
+
+
+@pytest.mark.parametrize("name", ["{val_accurcy:.2f}", "{accurcy}"])
+def test_a_misspelt_placeholder_is_an_error_when_the_first_epoch_has_shown_the_names(
+    xy, classifier, tmp_path, name
+):
+    """Where the names are not known before (TensorFlow); each save replaced the last one's `NA`."""
+    saver = ModelCheckpoint(f"{tmp_path}/x_{name}.keras")
+    with pytest.raises(InvalidArgumentError, match="accurcy} is none of .*val_accuracy"):
+        classifier().fit(*xy, validation_split=0.25, epochs=3, verbose=0, callbacks=[saver])
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_metric_that_comes_with_a_later_validation_reads_na_until_then(xy, classifier, tmp_path):
+    saver = ModelCheckpoint(
+        f"{tmp_path}/{{epoch}}_{{val_loss:.2f}}.weights.h5", save_weights_only=True
+    )
+    classifier().fit(
+        *xy, validation_split=0.25, validation_freq=2, epochs=2, verbose=0, callbacks=[saver]
+    )  # fmt: skip
+
+    names = sorted(path.name for path in tmp_path.glob("*.h5"))
+    assert names[0] == "1_NA.weights.h5" and "NA" not in names[1]

@@ -1,7 +1,8 @@
 """A file name with places to fill: `models/best_{epoch:02d}_{val_loss:.4f}.keras`.
 
-Only plain names are allowed between braces. `str.format` would follow `{epoch.__class__}` and
-index `{logs[0]}`: neither is a metric, and a template is not a program.
+Only names are allowed between braces. `str.format` would follow `{epoch.__class__}` and index
+`{logs[0]}`: neither is a metric, and a template is not a program. Whatever else a metric is called
+(`{val_recall@10}`, `{acc(%)}`, `{val/loss}`) is a name; a slash in it parts no folders.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-__all__ = ["BUILT_IN", "FileTemplate", "TemplateError"]
+__all__ = ["BUILT_IN", "FileTemplate", "TemplateError", "split"]
 
 BUILT_IN = ("epoch", "batch", "run_id", "timestamp", "worker")
 """Placeholders that a callback fills itself; a logged metric of the same name wins."""
@@ -24,7 +25,7 @@ MISSING = "NA"
 
 
 class TemplateError(ValueError):
-    """The text between braces is not a plain name."""
+    """What stands between braces is no name, or no format that its value could have."""
 
 
 @final
@@ -49,7 +50,8 @@ class FileTemplate:
         """Read a template.
 
         Raises:
-            TemplateError: If braces do not match, or hold anything but a name and a format.
+            TemplateError: If braces do not match, hold anything but a name and a format, or hold a
+                format that no value of this name can have.
         """
         try:
             pieces = list(string.Formatter().parse(text))
@@ -59,10 +61,12 @@ class FileTemplate:
         for _, name, spec, conversion in pieces:
             if name is None:
                 continue
-            plain = re.fullmatch(r"[^\W\d][\w/\- ]*", name) and conversion in {None, "r", "s"}
-            if not plain or (spec and "{" in spec):
+            plain = name.strip() and not name.isdigit() and not set(name) & set(".[]")
+            if not plain or conversion not in {None, "r", "s"} or (spec and "{" in spec):
                 message = f"{{{name}}} is not the name of a metric"
                 raise TemplateError(message)
+            if not any(_fits(value, spec, conversion) for value in _examples(name)):
+                raise TemplateError(_no_format(name, spec, conversion, _examples(name)[0]))
             fields.add(name)
         return cls(text, frozenset(fields))
 
@@ -81,25 +85,101 @@ class FileTemplate:
         return sorted(self.fields - values.keys())
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """The name; a place without a value, or one that its format does not fit, reads `NA`."""
+        """The name; a place without a value, or with one that is no number or text, reads `NA`.
+
+        Raises:
+            TemplateError: If a number does not fit the format of its place.
+        """
         pieces = []
         for literal, name, spec, conversion in string.Formatter().parse(self.text):
             pieces.append(literal)
             if name is None:
                 continue
             value = values.get(name)
-            if conversion == "r":
-                value = repr(value)
-            elif conversion == "s":
-                value = str(value)
-            try:
-                pieces.append(MISSING if value is None else format(value, spec or ""))
-            except (TypeError, ValueError):
+            if value is None:
+                pieces.append(MISSING)
+            elif _fits(value, spec, conversion):
+                pieces.append(_formatted(value, spec, conversion))
+            elif isinstance(value, (int, float)):
+                raise TemplateError(_no_format(name, spec, conversion, value))
+            else:
                 pieces.append(MISSING)
         return "".join(pieces)
 
     def plain(self) -> str:
         """The text with bare names in place of the braces, for the name of a file beside it."""
         return "".join(
-            literal + (name or "") for literal, name, _, _ in string.Formatter().parse(self.text)
+            literal + (name or "").replace("/", "_").replace("\\", "_")
+            for literal, name, _, _ in string.Formatter().parse(self.text)
         )
+
+    def matches(self, name: str, known: Mapping[str, Any]) -> bool:
+        """Whether this is the name of a save in which some places had known values.
+
+        Args:
+            name: The name of a file.
+            known: Values by place; what stands at other places may be anything.
+
+        Example:
+            >>> template = FileTemplate.parse("best_{worker}_{epoch:02d}.keras")
+            >>> [template.matches(f"best_{n}_07.keras", {"worker": 1}) for n in (1, 11, 2)]
+            [True, False, False]
+        """
+        pattern = ""
+        for literal, place, spec, conversion in string.Formatter().parse(self.text):
+            pattern += re.escape(literal)
+            if place is None:
+                continue
+            value = known.get(place)
+            told = value is not None and _fits(value, spec, conversion)
+            pattern += re.escape(_formatted(value, spec, conversion)) if told else ".+"
+        return re.fullmatch(pattern, name, re.DOTALL) is not None
+
+
+def split(text: str, separators: str = "/") -> tuple[str, str]:
+    """The folder and the name of a template; a slash between braces is part of a metric's name.
+
+    Args:
+        text: The template.
+        separators: What parts folders on this system.
+
+    Example:
+        >>> split("runs/{epoch}/w_{val/loss:.2f}.keras"), split("best.keras"), split("/w.keras")
+        (('runs/{epoch}', 'w_{val/loss:.2f}.keras'), ('', 'best.keras'), ('/', 'w.keras'))
+    """
+    depth, at = 0, -1
+    for place, letter in enumerate(text.replace("{{", "..").replace("}}", "..")):
+        depth += (letter == "{") - (letter == "}")
+        if letter in separators and depth == 0:
+            at = place
+    return (text[:at] or text[: at + 1]) if at >= 0 else "", text[at + 1 :]
+
+
+def _examples(name: str) -> tuple[Any, ...]:
+    """Values such as this place may have."""
+    if name in {"epoch", "batch", "worker"}:
+        return (1, 0.5)
+    if name in {"run_id", "timestamp"}:
+        return ("a",)
+    if name == "loss" or name.startswith("val_"):
+        return (0.5,)
+    return (0.5, 1, "a")
+
+
+def _formatted(value: Any, spec: str | None, conversion: str | None) -> str:
+    if conversion is not None:
+        value = repr(value) if conversion == "r" else str(value)
+    return format(value, spec or "")
+
+
+def _fits(value: Any, spec: str | None, conversion: str | None) -> bool:
+    try:
+        _formatted(value, spec, conversion)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _no_format(name: str, spec: str | None, conversion: str | None, value: Any) -> str:
+    place = name + (f"!{conversion}" if conversion else "") + f":{spec}"
+    return f"{{{place}}} has no format for a value such as {value!r}"

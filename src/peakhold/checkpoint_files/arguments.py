@@ -44,7 +44,7 @@ def check_filepath(filepath: Any, suffixes: tuple[str, ...] | None, *, weights_o
         raise InvalidArgumentError.for_argument(
             "filepath",
             text,
-            f"names of metrics between braces ({error})",
+            f"names of metrics between braces, with their formats ({error})",
             hint="write {epoch:02d} or {val_loss:.4f}; a literal brace is written twice.",
         ) from error
     if suffixes is not None:

@@ -16,11 +16,11 @@ from peakhold._core.monitor import Direction
 from peakhold._core.policies.keep import KeepBest, KeepPolicy
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
 from peakhold.checkpoint_files.retention import Retention, files_to_delete
-from peakhold.checkpoint_files.template import static_folder
+from peakhold.checkpoint_files.template import folder_and_name, static_folder
 from peakhold.disk.disk import Disk
 from peakhold.errors import SaveError
 from peakhold.files.deletion import delete
-from peakhold.files.sidecar import PREVIOUS, SUFFIX, SavedFile, Sidecar, infos_of
+from peakhold.files.sidecar import PREVIOUS, SavedFile, Sidecar, infos_of
 from peakhold.files.standing import check_replaceable
 
 __all__ = ["CheckpointFolder", "Retained"]
@@ -54,7 +54,7 @@ class CheckpointFolder:
         self.filepath, self.suffix, self.run_id = filepath, suffix, run_id
         self._disk = disk
         self._order = 0
-        self._template = os.path.basename(filepath)
+        self._dynamic, self._template = folder_and_name(filepath)
         self._sidecars: dict[str, Sidecar] = {}
         self._written: dict[str, SavedFile] = {}
 
@@ -98,8 +98,9 @@ class CheckpointFolder:
 
     def _check_place(self) -> None:
         try:
-            if os.path.exists(self.filepath):
-                check_replaceable(os.stat(self.filepath), self.filepath)
+            check_replaceable(os.stat(self.filepath), self.filepath)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise SaveError.for_path(
                 self.filepath, error.strerror or str(error), expected="the path of a file"
@@ -275,11 +276,11 @@ class CheckpointFolder:
         """
         static = static_folder(self.filepath)
         folders = [*self._sidecars, static]
-        dynamic = os.path.dirname(self.filepath)
-        if goes_on and "{" in dynamic:
-            plain = FileTemplate.parse(self._template).plain()
-            depth = len(os.path.relpath(dynamic, static).split(os.sep))
-            pattern = os.path.join(glob.escape(static), *"*" * depth, glob.escape(plain + SUFFIX))
+        if goes_on and "{" in self._dynamic:
+            plain = FileTemplate.parse(self._dynamic).plain()  # a slash in a place parts no folders
+            depth = len(os.path.relpath(plain, static).split(os.sep))
+            name = os.path.basename(self.sidecar(static).path)
+            pattern = os.path.join(glob.escape(static), *"*" * depth, glob.escape(name))
             folders += [os.path.dirname(path) for path in sorted(glob.glob(pattern))]
         spelled = {os.path.abspath(folder): folder for folder in reversed(folders)}
         return list(spelled.values())

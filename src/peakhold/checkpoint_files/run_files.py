@@ -61,13 +61,21 @@ class RunFiles:
         host = run.host
         self._began_in = os.getcwd()
         self.template.check_suffix(host, name, accepted)
-        if not run.has_user_callbacks:  # a user's callback may log what fills a place
-            self.template.check_placeholders(host, counts_batches=counts_batches)
+        self.check_placeholders(run, counts_batches=counts_batches)
         folder = self.folder(run.id)
         host.check_file(self.template.suffix)
         folder.check(host.state_bytes())
         wait_for_saves_to(self.filepath)  # another callback's fit may have raised
         folder.sweep()
+
+    def check_placeholders(self, run: RunView, *, counts_batches: bool) -> None:
+        """See that something fills every place; some hosts know the names after the first batch.
+
+        Raises:
+            InvalidArgumentError: If nothing does.
+        """
+        if not run.has_user_callbacks:  # a user's callback may log what fills a place
+            self.template.check_placeholders(run.host, counts_batches=counts_batches)
 
     def folder(self, run_id: str) -> CheckpointFolder:
         """Where they are; known by the name that the run has now, which a backup may have given."""

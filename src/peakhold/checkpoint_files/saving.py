@@ -36,7 +36,7 @@ from peakhold.checkpoint_files import words
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest, about_to_be_saved
 from peakhold.checkpoint_files.retention import Retention
 from peakhold.checkpoint_files.run_files import RunFiles
-from peakhold.checkpoint_files.template import CheckpointTemplate
+from peakhold.checkpoint_files.template import CheckpointTemplate, counts_in
 from peakhold.checkpoint_files.writer import CheckpointWriter, Placement, bad_now
 from peakhold.errors import (
     InvalidArgumentError,
@@ -381,12 +381,13 @@ class Saving(Watching[CheckpointState]):
         path, unfilled = files.template.fill(
             epoch,
             batch,
-            {**logs, **moment.metrics},
+            {**logs, **moment.metrics, **counts_in(logs)},
             run_id=run_id,
             timestamp=run.timestamp,
             worker=run.rank,
         )
         if unfilled:
+            files.check_placeholders(run, counts_batches=self._counts_batches)
             self._tell_once(words.nothing_fills(self.name, unfilled[0], self.filepath))
         plan = self._writer.placement.plan(host, pool, files.template.suffix, self._tell_why_here)
         request = self._request(path, decision, moment, batch, run_id, host.versions())

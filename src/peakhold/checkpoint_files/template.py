@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, final
 
-from peakhold._core.file_template import BUILT_IN, FileTemplate
+from peakhold._core.file_template import BUILT_IN, FileTemplate, TemplateError, split
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host.contract import Host, rate_key
 
-__all__ = ["CheckpointTemplate", "static_folder"]
+__all__ = ["CheckpointTemplate", "counts_in", "folder_and_name", "static_folder"]
+
+_SEPARATORS = os.sep + (os.altsep or "")
+
+
+def folder_and_name(filepath: str) -> tuple[str, str]:
+    """The folder and the name of a template, both with their places to fill."""
+    return split(filepath, _SEPARATORS)
+
+
+def counts_in(logs: Mapping[str, Any]) -> dict[str, int]:
+    """What was logged as a whole number: only that has a format such as `{count:03d}`."""
+    return {
+        key: int(value)
+        for key, value in logs.items()
+        if isinstance(value, Integral) and type(value) is not bool
+    }
 
 
 def static_folder(filepath: str) -> str:
     """The part of a template's folder that is the same for every save."""
-    folder = os.path.dirname(filepath)
+    folder, _ = folder_and_name(filepath)
     while "{" in folder:
-        folder = os.path.dirname(folder)
+        folder, _ = folder_and_name(folder)
     return folder or "."
 
 
@@ -35,7 +52,7 @@ class CheckpointTemplate:
     """
 
     def __init__(self, filepath: str) -> None:
-        name = os.path.basename(filepath)
+        _, name = folder_and_name(filepath)
         self.filepath = filepath
         self._parsed = parsed = FileTemplate.parse(filepath)
         self.suffix = ".weights.h5" if name.endswith(".weights.h5") else os.path.splitext(name)[1]
@@ -76,7 +93,15 @@ class CheckpointTemplate:
         if batch is not None:
             values["batch"] = batch + 1
         values.update(logs)
-        return self._parsed.fill(values), self._parsed.missing(values)
+        try:
+            return self._parsed.fill(values), self._parsed.missing(values)
+        except TemplateError as error:
+            raise InvalidArgumentError.for_argument(
+                "filepath",
+                self.filepath,
+                f"formats that fit their values ({error})",
+                hint="write {count:d} for whole numbers, {val_loss:.4f} for others.",
+            ) from error
 
     # Before training
 

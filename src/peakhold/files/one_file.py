@@ -50,6 +50,7 @@ from peakhold.files.open_files import (
     hidden_name,
     holding,
     is_regular,
+    tells_its_name,
 )
 from peakhold.files.scratch import SCRATCH, sweep_scratch
 from peakhold.files.standing import check_replaceable
@@ -219,13 +220,14 @@ class _New:
     def _keep_old(self) -> None:
         """Give what stands there a second, hidden name; locked, so that nobody sweeps it."""
         disk, root, old = self._disk, self._root, self._old
-        if old is None or not stat.S_ISREG(old.st_mode):
+        backup = self._hidden.removesuffix(NEW) + OLD
+        if old is None or not stat.S_ISREG(old.st_mode) or not tells_its_name(backup, self._name):
             return
         with contextlib.suppress(OSError):
             fd = disk.open(self._name, root)
             self._held.open.append(fd)
             disk.lock(fd)
-        self._backup = self._hidden.removesuffix(NEW) + OLD
+        self._backup = backup
         try:
             disk.link(self._name, self._backup, root, root)
         except OSError:  # no hard links here

@@ -3,7 +3,8 @@
 A hidden file's name says what it is: `.best.keras.3f2a1b07.peakhold-tmp` is new and not there yet
 (or deleted and not gone yet), `.best.keras.3f2a1b07.peakhold-old` is a second link to what stood
 under the name, `.model.keras.3f2a1b07.peakhold-dir` is a folder (`scratch.py`). All carry the
-kernel's lock while their writer lives.
+kernel's lock while their writer lives. A name that would be too long with all that is cut; then a
+file has no second link while it is replaced, for that must tell its name.
 
 A forked child (a DataLoader worker) inherits open descriptors, and with them the lock: if it
 outlived its killed parent, nobody could sweep. So it closes them right after the fork (closing does
@@ -16,6 +17,7 @@ import contextlib
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator
 from typing import Final, TypeGuard, final
 
@@ -32,19 +34,48 @@ __all__ = [
     "hidden_name",
     "holding",
     "is_regular",
+    "shortened",
     "take_lock",
+    "tells_its_name",
 ]
 
 DISK: Final[Disk] = PathDisk() if os.name == "nt" else Disk()
+_LONGEST: Final = 255
+"""Bytes of a name, on every file system in common use."""
 NEW, OLD = ".peakhold-tmp", ".peakhold-old"
 HIDDEN: Final = re.compile(
     rf"\.(?P<name>.+)\.[0-9a-f]+(?P<kind>{re.escape(NEW)}|{re.escape(OLD)})", re.DOTALL
 )
 
 
+def shortened(name: str, room: int) -> str:
+    """A name as it is, or cut so that something can be added to it; then it ends in its checksum.
+
+    Args:
+        name: The name of a file.
+        room: Bytes of what will be added.
+
+    Example:
+        >>> shortened("best.keras", 23), len(shortened("n" * 250, 23))
+        ('best.keras', 232)
+    """
+    encoded = os.fsencode(name)
+    if len(encoded) + room <= _LONGEST:
+        return name
+    cut = encoded[: _LONGEST - room - 9].decode(errors="ignore")  # no half letters
+    return f"{cut}~{zlib.crc32(encoded):08x}"
+
+
 def hidden_name(name: str, kind: str) -> str:
     """A name beside `name` that nobody has."""
-    return f".{name}.{os.urandom(4).hex()}{kind}"
+    unique = f".{os.urandom(4).hex()}{kind}"
+    return f".{shortened(name, 1 + len(unique))}{unique}"
+
+
+def tells_its_name(hidden: str, name: str) -> bool:
+    """Whether `name` can be read from a hidden name made of it."""
+    match = HIDDEN.fullmatch(hidden)
+    return match is not None and match["name"] == name
 
 
 def is_regular(status: os.stat_result | None) -> TypeGuard[os.stat_result]:

@@ -28,6 +28,7 @@ from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import is_finite
 from peakhold._core.policies.keep import CheckpointInfo
 from peakhold.disk.disk import Disk
+from peakhold.files.open_files import shortened
 
 __all__ = ["PREVIOUS", "SUFFIX", "SavedFile", "Sidecar", "infos_of"]
 
@@ -141,7 +142,7 @@ class Sidecar:
 
     def __init__(self, folder: str, template: str, plain: str, *, disk: Disk | None = None) -> None:
         self.folder, self.template, self._disk = folder, template, disk
-        self.path = os.path.join(folder, plain + SUFFIX)
+        self.path = os.path.join(folder, shortened(plain, len(SUFFIX)) + SUFFIX)
         self.damaged = False
         self._entries: dict[str, list[SavedFile]] = self._read()
         self._identified: dict[tuple[str, int, int], SavedFile | None] = {}

@@ -17,6 +17,7 @@ import numpy as np
 
 from peakhold import files
 from peakhold.disk.local_path import local_path
+from peakhold.files.open_files import shortened
 
 __all__ = ["Embedding", "write_projector"]
 
@@ -67,7 +68,7 @@ def write_projector(log_dir: str, embeddings: Iterable[Embedding]) -> None:
     lines = []
     for one in embeddings:
         tensor = np.ascontiguousarray(one.tensor, "<f4")
-        safe = re.sub(r"[^\w.-]", "_", one.name)
+        safe = shortened(re.sub(r"[^\w.-]", "_", one.name), len(".tensor"))
         path = f"embeddings/{safe}.tensor"
         _commit(os.path.join(log_dir, path), _content(tensor))
         lines += ["embeddings {", f'  tensor_name: "{_escaped(one.name)}"']

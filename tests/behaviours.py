@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import pathlib
 import pickle
 
 import numpy as np
@@ -28,6 +29,7 @@ from peakhold.errors import (
     SaveError,
     SaveWarning,
 )
+from sidecar_lines import entries_of
 
 nan = math.nan
 
@@ -48,9 +50,7 @@ def sidecar_of(path):
     folder, proved = os.path.dirname(path), {}
     for note in os.listdir(folder):
         if note.endswith(".peakhold.json"):
-            with open(os.path.join(folder, note)) as file:
-                content = json.load(file)
-            for name, entries in content["files"].items():
+            for name, entries in entries_of(pathlib.Path(folder, note)).items():
                 with (
                     contextlib.suppress(FileNotFoundError),
                     open(os.path.join(folder, name), "rb") as file,
@@ -327,7 +327,7 @@ class Behaviours:
 
     def test_a_fresh_run_keeps_the_earlier_best_aside(self, rig, tmp_path, capsys):
         path = str(tmp_path / f"best{rig.suffix}")
-        kept = str(tmp_path / f"best.previous{rig.suffix}")
+        kept = str(tmp_path / "previous" / f"best{rig.suffix}")
         first = {}
         for number, curve in enumerate([[0.5, 0.2], [0.9, 0.8], [0.3, 0.4], [0.1, 0.6]]):
             saver = rig.saver(path, monitor="m", mode="min", save_best_only=True)
@@ -336,7 +336,8 @@ class Behaviours:
         out = capsys.readouterr().out
         names = {p.name for p in tmp_path.glob(f"*{rig.suffix}")}
 
-        assert names == {os.path.basename(path), os.path.basename(kept)}
+        assert names == {os.path.basename(path)}
+        assert os.listdir(os.path.dirname(kept)) == [os.path.basename(kept)]
         assert same(rig.load(kept), first[0]), "0.2 is better than 0.8 and 0.3"
         assert sidecar_of(path)[os.path.basename(path)]["value"] == 0.1
         assert out.count("was there before this run") == 1, "0.8 and 0.3 gave way to 0.2, unsaid"
@@ -356,7 +357,7 @@ class Behaviours:
             {"m": [0.3]}, 1,
         )  # fmt: skip
 
-        assert b"mine" in [p.read_bytes() for p in tmp_path.iterdir()]
+        assert b"mine" in [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
 
     def test_a_resumed_run_goes_on_from_the_best_file(self, rig, tmp_path):
         path = str(tmp_path / f"best{rig.suffix}")
@@ -373,7 +374,7 @@ class Behaviours:
         assert (again.best, again.best_path) == (0.2, path)
         rig.run([saver()], {"m": [0, 0, 0, 0, 0.1]}, 5, start=4)
         assert sidecar_of(path)[os.path.basename(path)]["value"] == 0.1
-        assert list(tmp_path.glob("*previous*")) == []
+        assert list(tmp_path.glob("previous/*")) == []
 
     def test_a_resumed_run_believes_no_sidecar_without_its_file(self, rig, tmp_path):
         path = tmp_path / f"best{rig.suffix}"
@@ -385,7 +386,7 @@ class Behaviours:
         rig.run([saver], {"m": [0, 0.9]}, 2, start=1)
 
         assert saver.best == 0.9
-        assert [p.read_bytes()[-7:] for p in tmp_path.glob("*previous*")] == [b"changed"]
+        assert [p.read_bytes()[-7:] for p in tmp_path.glob("previous/*")] == [b"changed"]
 
     def test_a_damaged_sidecar_costs_no_file(self, rig, tmp_path):
         path = tmp_path / f"best{rig.suffix}"
@@ -394,7 +395,7 @@ class Behaviours:
         (tmp_path / f"best{rig.suffix}.peakhold.json").write_text('{"format": 1, "files": [')
         rig.run([rig.saver(str(path))], {}, 1)
 
-        assert before in [p.read_bytes() for p in tmp_path.glob("*previous*")]
+        assert before in [p.read_bytes() for p in tmp_path.glob("previous/*")]
         assert os.path.basename(path) in sidecar_of(str(path))
 
     def test_a_folder_that_cannot_be_made_is_an_error_before_the_first_batch(self, rig, tmp_path):

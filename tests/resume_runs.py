@@ -28,6 +28,7 @@ import numpy as np
 
 import keras
 import peakhold.keras as pk
+from sidecar_lines import entries_of
 from zygote import Zygote
 
 CURVE = (0.9, 0.5, 0.20, 0.3, 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
@@ -146,7 +147,7 @@ def outcome(folder, net, history, ours):
     counter = next(cb for cb in ours if isinstance(cb, Counter))
     plateau = next(cb for cb in ours if isinstance(cb, pk.ReduceLROnPlateau))
     best = keras.models.load_model(folder / "best.keras")
-    sidecar = json.loads((folder / "best.keras.peakhold.json").read_text())
+    entries = entries_of(folder / "best.keras.peakhold.json")
     return {
         "epochs": history.epoch,
         "history": history.history,
@@ -156,7 +157,7 @@ def outcome(folder, net, history, ours):
         "rate": float(keras.ops.convert_to_numpy(net.optimizer.learning_rate)),
         "csv": (folder / "log.csv").read_text(),
         "best file": digest(best.get_weights()),
-        "best epoch of the file": sidecar["files"]["best.keras"][0]["epoch"],
+        "best epoch of the file": entries["best.keras"][0]["epoch"],
         "stopped": [stopper.stopped_epoch, stopper.best_epoch, stopper.best, stopper.wait],
         "plateau": [plateau.best, plateau.wait],
         "counted": counter.state_dict(),

@@ -18,17 +18,17 @@ NBYTES = 800
 class Model:
     """What is trained, the folder it is saved to, and the memory for its copies."""
 
-    def __init__(self, folder, template="w_{epoch}.safetensors", *, run="r1", **host):
+    def __init__(self, folder, template="w_{epoch}.safetensors", *, run="r1", worker=0, **host):
         self.weights = {"w": np.zeros(NBYTES // 8)}
         host = host or {"get_state": lambda: self.weights, "set_state": self.weights.update}
         self.host = LoopHost(**host)
         self.pool = SnapshotPool(lambda: self.host)
         self.template = str(folder / template)
-        self.run = run
-        self.folder = CheckpointFolder(self.template, ".safetensors", run)
+        self.run, self.worker = run, worker
+        self.folder = CheckpointFolder(self.template, ".safetensors", run, worker=worker)
 
     def request(self, epoch, value=None, *, keep_last=None, keep_best=None, policy=None, **more):
-        path = self.template.format(epoch=epoch)
+        path = self.template.format(epoch=epoch, worker=self.worker, run_id=self.run)
         logs = {} if value is None else {"loss": value}
         policy = policy or keep_files(keep_last, keep_best, "loss", Direction.MIN)
         more = {"value": value, "exempt": frozenset(), "goes_on": False, **more}

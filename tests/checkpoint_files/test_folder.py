@@ -15,13 +15,14 @@ def test_an_outcome_says_what_was_there_before(tmp_path):
     Model(tmp_path, "best.safetensors", run="r0").save(0, 0.5)
     model = Model(tmp_path, "best.safetensors")
     first, second = model.save(0, 0.4), model.save(1, 0.3)
-    assert (first.aside, first.again) == (str(tmp_path / "best.previous.safetensors"), False)
+    assert (first.aside, first.again) == (str(tmp_path / "previous" / "best.safetensors"), False)
+    assert first.was_before and not first.rewritten
     assert (second.aside, second.again) == (None, True)
     assert first.committed and second.committed and first.trouble is None
 
 
 def test_what_is_kept_aside_is_the_better_one_by_what_both_were_ranked_by(tmp_path):
-    path = tmp_path / "best.previous.safetensors"
+    path = tmp_path / "previous" / "best.safetensors"
     for run, value, kept in (("r0", 0.3, None), ("r1", 0.5, 0.3), ("r2", 0.2, 0.3), ("r3", 9, 0.2)):
         model = Model(tmp_path, "best.safetensors", run=run)
         model.weights["w"][:] = value
@@ -99,7 +100,10 @@ def test_a_sidecar_that_cannot_be_true_is_told_and_costs_no_save(tmp_path, backg
 
     def run(start, end):
         saver = ModelCheckpoint(
-            tmp_path / "{epoch}" / "w.safetensors", "loss", keep_last=1, background=background
+            tmp_path / "{epoch}" / "w_{epoch}.safetensors",
+            "loss",
+            keep_last=1,
+            background=background,
         )
         host = LoopHost(get_state=lambda: weights, set_state=weights.update)
         callbacks = CallbackList(saver, host=host, verbose=0)
@@ -111,12 +115,12 @@ def test_a_sidecar_that_cannot_be_true_is_told_and_costs_no_save(tmp_path, backg
         return saver
 
     run(0, 2)
-    sidecar = tmp_path / "2" / "w.safetensors.peakhold.json"
-    content = json.loads(sidecar.read_text())
-    content["files"]["w\0"] = content["files"]["w.safetensors"]
-    sidecar.write_text(json.dumps(content))
+    sidecar = tmp_path / "2" / "w_epoch.safetensors.peakhold.json"
+    lines = sidecar.read_text().splitlines()
+    impossible = json.loads(lines[-1]) | {"name": "w_\0.safetensors"}
+    sidecar.write_text("\n".join([*lines, json.dumps(impossible), ""]))
 
     with pytest.warns(SaveWarning, match="could not delete older files: ValueError") as told:
         saver = run(2, 4)
     assert not [w for w in told if "could not save" in str(w.message)]
-    assert saver.latest_path == str(tmp_path / "4" / "w.safetensors")
+    assert saver.latest_path == str(tmp_path / "4" / "w_4.safetensors")

@@ -33,6 +33,7 @@ import xxhash
 
 import keras
 import peakhold.keras as ours
+from sidecar_lines import entries_of
 
 if keras.backend.backend() != "torch":
     pytest.skip("only torch survives a fork: KERAS_BACKEND=torch", allow_module_level=True)
@@ -224,8 +225,8 @@ class Watch:
     With `die_before`, the victim kills itself right before that call of its first save.
     """
 
-    def __init__(self, board, *, die_before=None):
-        self.board, self.die_before, self.save = board, die_before, None
+    def __init__(self, board, folder, *, die_before=None):
+        self.board, self.folder, self.die_before, self.save = board, folder, die_before, None
         self.calls = []
         """The calls of the first save, in order."""
         self._owned = set()
@@ -254,9 +255,10 @@ class Watch:
 
     def _open(self, path, *args, **kwargs):
         name = os.path.basename(path)
-        if self.save is None or not name.endswith(TEMPORARY):
+        adds = name.endswith(".peakhold.json") and bool(args and args[0] & os.O_APPEND)
+        if self.save is None or not (adds or name.endswith(TEMPORARY)):
             return self._os["open"](path, *args, **kwargs)
-        kind = "sidecar" if ".peakhold.json." in name else "model"
+        kind = "sidecar" if ".peakhold.json" in name else "model"
         self._count(f"open {kind}")
         descriptor = self._os["open"](path, *args, **kwargs)
         self._kinds[descriptor] = kind
@@ -286,17 +288,21 @@ class Watch:
         if descriptor in self._owned:
             self._owned.discard(descriptor)
             self.board.publish(Phase.FLUSHED)
+        elif self._kinds.get(descriptor) == "sidecar":
+            self.board.publish(Phase.RECORDED)
 
     def _rename(self, source, target, **kwargs):
-        model = ".peakhold.json" not in str(target) and ".previous" not in str(target)
+        model = ".peakhold.json" not in str(target) and not self._is_aside(kwargs["dst_dir_fd"])
         self._count(f"rename {os.path.basename(target)}")
         if self.save is not None and model:
             self.board.publish(Phase.RENAMING)
         self._os["rename"](source, target, **kwargs)
         if self.save is not None and model:
             self.board.publish(Phase.RENAMED)
-        elif self.save is not None and ".peakhold.json" in str(target):
-            self.board.publish(Phase.RECORDED)
+
+    def _is_aside(self, folder):
+        path = self.folder / "previous"
+        return path.is_dir() and os.path.samestat(path.stat(), os.fstat(folder))
 
     def _link(self, source, target, **kwargs):
         self._count("link")
@@ -398,7 +404,7 @@ class Range:
         """In the victim: the real callback in the real list, driven as a loop drives it."""
         callback = saver(self.path, background=self.background)
         callbacks = ours.CallbackList(callback, model=self.net, epochs=1000, verbose=0)
-        watch = Watch(self.board, die_before=die_before)
+        watch = Watch(self.board, self.folder, die_before=die_before)
         callbacks.on_train_begin()
         epoch = run.start_epoch
         if run.worse is not None:
@@ -471,15 +477,14 @@ class Range:
     def look(self):
         names = set(os.listdir(self.folder))
         sidecar = self.folder / f"{self.path.name}.peakhold.json"
-        entries = json.loads(sidecar.read_bytes())["files"] if sidecar.name in names else {}
-        stem = self.path.name.removesuffix(self.suffix)
-        aside = sorted(
-            n for n in names if n.startswith(f"{stem}.previous") and n.endswith(self.suffix)
-        )
+        entries = entries_of(sidecar) if sidecar.name in names else {}
+        names |= {f"previous/{path.name}" for path in self.folder.glob("previous/*")}
         leftovers = {n for n in names if n.endswith((TEMPORARY, SECOND_LINK))}
+        aside = sorted(n for n in names - leftovers if n.startswith("previous/"))
         for name, content in self.users.items():
             assert (self.folder / name).read_bytes() == content
-        strange = names - leftovers - {*aside, *self.users, sidecar.name, self.path.name}
+        known = {*aside, *self.users, sidecar.name, self.path.name, "previous"}
+        strange = names - leftovers - known
         assert not strange, f"what is {strange}?"
         if self.path.name not in names:
             assert not aside

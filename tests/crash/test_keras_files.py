@@ -237,7 +237,7 @@ def test_what_a_models_own_save_leaves_is_swept_only_when_its_process_is_dead(
 
 def test_no_save_fails_because_another_run_sweeps(tmp_path):
     """Between the creation of a file and its lock, and while a file is linked, a sweep may strike."""
-    path, aside = str(tmp_path / "best.keras"), str(tmp_path / "best.previous.keras")
+    path, aside = str(tmp_path / "best.keras"), str(tmp_path / "aside.keras")
     files.commit(path, lambda file: file.write(b"first"))
 
     def sweep_until_killed():
@@ -250,8 +250,8 @@ def test_no_save_fails_because_another_run_sweeps(tmp_path):
             files.keep_aside(path, aside)
     files.sweep(str(tmp_path))
 
-    assert sorted(os.listdir(tmp_path)) == ["best.keras", "best.previous.keras"]
-    assert (tmp_path / "best.previous.keras").read_text() == "number 149"
+    assert sorted(os.listdir(tmp_path)) == ["aside.keras", "best.keras"]
+    assert (tmp_path / "aside.keras").read_text() == "number 149"
 
 
 # Disks that are full, and disks that fail

@@ -5,7 +5,6 @@ stopped at, and the names: a killed run goes on under its own. `make test` runs 
 PyTorch, `make crash` ten kills on every backend.
 """
 
-import json
 import pathlib
 import random
 import signal
@@ -15,13 +14,14 @@ import pytest
 import keras
 import resume_runs
 from event_reader import multiplexed, series
+from sidecar_lines import entries_of
 
 
 def left(folder):
     """What a run left on disk."""
     run = pathlib.Path(folder, "run")
     best = keras.models.load_model(run / "best-1.keras")
-    sidecar = json.loads((run / "best-1.keras.peakhold.json").read_text())
+    entries = entries_of(run / "best-1.keras.peakhold.json")
     reader = multiplexed(run / "tensorboard")
     shown = {
         (name, tag): series(reader.GetAccumulator(name), tag)
@@ -33,7 +33,7 @@ def left(folder):
         "names": sorted(path.name for path in run.iterdir()),
         "log": (run / "log-1.csv").read_bytes(),
         "best": resume_runs.digest(best.get_weights()),
-        "best epoch": sidecar["files"]["best-1.keras"][0]["epoch"],
+        "best epoch": entries["best-1.keras"][0]["epoch"],
         "shown": shown,
     }
 

@@ -607,7 +607,7 @@ def test_a_fit_on_the_path_of_one_that_raised_finds_its_file(again, tmp_path, ho
     second = first if again == "same" else saver(path, background=True)
     fit(model(), [Opens(), second], 1)
 
-    assert epoch_of(saved_weights(tmp_path / "last.previous.weights.h5"), recorder) == 0
+    assert epoch_of(saved_weights(tmp_path / "previous" / "last.weights.h5"), recorder) == 0
     assert second.latest_path == str(path)
 
 

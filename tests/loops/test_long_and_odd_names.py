@@ -38,8 +38,8 @@ def of_size(size, letter):
     return letter * length + SUFFIX
 
 
-LONG = [of_size(size, "n") for size in (217, 218, 219, 231, 232, 233, 241, 242, 246)]
-LONG += [of_size(79 * 3, "名")]
+LONG = [of_size(size, "n") for size in (217, 218, 219, 231, 232, 233, 241, 242, 255)]
+LONG += [of_size(79 * 3 + len(SUFFIX), "名"), of_size(255, "名")]
 
 
 @pytest.mark.parametrize("name", LONG, ids=lambda name: f"{name[0]!r}-{len(name.encode())}")

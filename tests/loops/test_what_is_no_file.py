@@ -133,8 +133,12 @@ def test_a_reader_of_a_fifo_gets_every_row(tmp_path):
     """Also one that comes with a new column: nothing that went through can be taken back."""
     path, got = tmp_path / "log.csv", tmp_path / "got.csv"
     os.mkfifo(path)
-    with got.open("wb") as out, subprocess.Popen(["cat", str(path)], stdout=out) as reader:
-        run = Logged(path).epochs(0.5, 0.4)
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(end, True)
+    run = Logged(path)
+    with got.open("wb") as out, subprocess.Popen(["cat"], stdin=end, stdout=out) as reader:
+        os.close(end)
+        run.epochs(0.5, 0.4)
         run.epochs(0.3, late=7.0).epochs(0.2).end()
         assert reader.wait(30) == 0, "the run has ended, and with it what is read"
 

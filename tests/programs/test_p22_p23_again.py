@@ -68,7 +68,7 @@ def notebook(xy, classifier, tmp_path, monkeypatch, capsys):
 
 
 def models(folder):
-    return sorted(path.name for path in folder.glob("*.keras"))
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.keras"))
 
 
 @pytest.mark.parametrize("again", [CELL, RERUN], ids=["whole-cell", "only-fit"])
@@ -80,12 +80,12 @@ def test_p22_a_cell_run_again_loses_nothing_and_resumes_nothing(notebook, again,
 
     space, second, said = notebook(again, [0.9, 0.5, 0.4, 0.6, 0.6])
 
-    assert models(tmp_path) == ["best.keras", "best.previous.keras"]
-    assert epoch_of(saved_weights("best.previous.keras"), first) == 1
+    assert models(tmp_path) == ["best.keras", "previous/best.keras"]
+    assert epoch_of(saved_weights("previous/best.keras"), first) == 1
     assert epoch_of(saved_weights("best.keras"), second) == 2
     (line,) = said
     assert "best.keras" in line
-    assert "best.previous.keras" in line
+    assert "previous/best.keras" in line
     # Nothing resumes by surprise: the second run decided by its own epochs alone.
     assert space["history"].epoch == [0, 1, 2, 3, 4]
     assert space["early_stopping"].best == space["checkpoint"].best == 0.4
@@ -100,9 +100,9 @@ def test_p22_a_cell_run_again_loses_nothing_and_resumes_nothing(notebook, again,
 def test_p22_at_most_one_is_kept_aside_the_better(notebook, bests, kept, tmp_path):
     recorders = [notebook(CELL, [best + 0.05, best, *[1.0] * 8])[1] for best in bests]
 
-    assert models(tmp_path) == ["best.keras", "best.previous.keras"]
+    assert models(tmp_path) == ["best.keras", "previous/best.keras"]
     assert epoch_of(saved_weights("best.keras"), recorders[-1]) == 1
-    assert epoch_of(saved_weights("best.previous.keras"), recorders[kept]) == 1
+    assert epoch_of(saved_weights("previous/best.keras"), recorders[kept]) == 1
 
 
 def test_p22_a_file_that_something_else_wrote_is_never_deleted(notebook, tmp_path, classifier):
@@ -110,10 +110,11 @@ def test_p22_a_file_that_something_else_wrote_is_never_deleted(notebook, tmp_pat
     mine = classifier()
     mine.save(tmp_path / "best.keras")
     other = classifier()
-    other.save(tmp_path / "best.previous.keras")
+    (tmp_path / "previous").mkdir()
+    other.save(tmp_path / "previous/best.keras")
     for _ in range(3):
         notebook(CELL, [0.3, 0.2, 0.4, 0.4])
-    everything = [saved_weights(path) for path in tmp_path.glob("*.keras")]
+    everything = [saved_weights(path) for path in tmp_path.rglob("*.keras")]
 
     assert any(same(weights, mine.get_weights()) for weights in everything)
     assert any(same(weights, other.get_weights()) for weights in everything)

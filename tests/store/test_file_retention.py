@@ -16,6 +16,7 @@ from peakhold._core.policies.keep_files import keep_files
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.files.sidecar import SavedFile, Sidecar
 from peakhold.testing import FailingDisk, WatchedDisk
+from sidecar_lines import change, entries_of, in_the_first_form
 from store.test_files import hidden, killed
 
 SIDECAR = "w_epoch.bin.peakhold.json"
@@ -56,7 +57,7 @@ def names(folder):
 
 
 def entries(folder):
-    return json.loads((folder / SIDECAR).read_text())["files"]
+    return entries_of(folder / SIDECAR)
 
 
 def test_the_newest_and_the_best_stay(tmp_path):
@@ -66,12 +67,12 @@ def test_the_newest_and_the_best_stay(tmp_path):
         run.retain(keep_last=2, keep_best=1)
 
     assert names(tmp_path) == ["w_1.bin", "w_3.bin", "w_4.bin"]
-    assert [e[0]["order"] for e in entries(tmp_path).values()] == [2, 3, 4, 5]
+    assert [e[0]["order"] for e in entries(tmp_path).values()] == [1, 2, 3, 4, 5]
     assert run.retain(keep_last=1).deleted == tuple(
         str(tmp_path / n) for n in ("w_1.bin", "w_3.bin")
     )
     run.save(5)
-    assert sorted(entries(tmp_path)) == ["w_4.bin", "w_5.bin"], "entries go with the next record"
+    assert run.files.sidecar(str(tmp_path)).names() == ["w_4.bin", "w_5.bin"]
 
 
 def test_only_files_that_are_as_they_were_written_are_deleted(tmp_path):
@@ -131,18 +132,15 @@ def test_what_was_kept_aside_is_never_touched(tmp_path):
     run.save(0, 1, 2)
     run.retain(keep_last=1, goes_on=True)
 
-    assert names(tmp_path) == [
-        "w_0.previous.bin",
-        "w_1.previous.bin",
-        "w_2.bin",
-        "w_2.previous.bin",
-    ]
+    assert names(tmp_path) == ["previous", "w_2.bin"]
+    assert names(tmp_path / "previous") == ["w_0.bin", "w_1.bin", "w_2.bin"]
 
 
 def test_a_copied_folder_and_an_old_sidecar_are_read_to_be_known(tmp_path):
     Saver(tmp_path / "a").save(0, 1, 2)
     shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
     path = tmp_path / "b" / SIDECAR
+    in_the_first_form(path, "w_{epoch}.bin")
     content = json.loads(path.read_text())
     for listed in content["files"].values():
         for fields in listed:
@@ -196,24 +194,23 @@ def test_unread_files_are_not_read_at_each_save(tmp_path, monkeypatch):
     assert (len(done.deleted), read) == (3, [])
 
 
-def test_what_somebody_put_under_our_name_in_mid_run_is_kept(tmp_path):
+def test_what_somebody_made_of_a_file_of_this_run_is_replaced_like_it(tmp_path):
+    """A callback that rewrites each file would leave one more beside it at each improvement."""
     run = Saver(tmp_path, template="best.bin")
     run.save(0)
-    (tmp_path / "best.bin").write_bytes(b"put there by hand")
-    run.save(1)
+    for epoch in (1, 2, 3):
+        (tmp_path / "best.bin").write_bytes(b"smaller, without the optimizer")
+        run.save(epoch)
 
-    assert (tmp_path / "best.bin").read_bytes() == data(1)
-    assert (tmp_path / "best.previous.bin").read_bytes() == b"put there by hand"
+    assert (tmp_path / "best.bin").read_bytes() == data(3)
+    assert names(tmp_path) == ["best.bin"]
 
 
 def test_a_replayed_epoch_replaces_its_entry(tmp_path):
     sidecar = Sidecar(str(tmp_path), "w", "w")
     for epoch, checksum in [(0, "a"), (1, "b"), (1, "c")]:
         sidecar.record("w", with_checksum(entry(epoch), checksum))
-    assert [(e.epoch, e.checksum, e.order) for e in sidecar.entries("w")] == [
-        (1, "c", 3),
-        (0, "a", 1),
-    ]
+    assert [(e.epoch, e.checksum, e.order) for e in sidecar.entries("w")] == [(1, "c", 3)]
     # The file that stands there keeps its entry until the new one has its name.
     standing = sidecar.entries("w")[0]
     sidecar.record("w", with_checksum(entry(1), "d"), standing=standing)
@@ -229,7 +226,7 @@ def with_checksum(one, checksum):
 def test_metrics_that_are_no_numbers_come_back_as_they_were(tmp_path):
     metrics = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.5}
     Saver(tmp_path).save(0, metrics=metrics)
-    text = (tmp_path / SIDECAR).read_text()
+    before = entries(tmp_path)
 
     assert entries(tmp_path)["w_0.bin"][0]["metrics"] == {
         "a": "NaN", "b": "Infinity", "c": "-Infinity", "d": 0.5,
@@ -237,19 +234,13 @@ def test_metrics_that_are_no_numbers_come_back_as_they_were(tmp_path):
     back = Sidecar(str(tmp_path), "w_{epoch}.bin", "w_epoch.bin").entry_for("w_0.bin")
     assert repr(back.metrics) == repr(metrics)
     Saver(tmp_path).save(0, metrics=metrics)  # and are written as they were read
-    assert (
-        json.loads(text)["files"]["w_0.bin"][0]["metrics"]
-        == (entries(tmp_path)["w_0.bin"][0]["metrics"])
-    )
+    assert before["w_0.bin"][0]["metrics"] == entries(tmp_path)["w_0.bin"][0]["metrics"]
 
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", float("nan"), float("-inf")])
 def test_a_value_that_is_no_number_is_nobody_s_best(tmp_path, value):
     Saver(tmp_path).save(0, 1)
-    path = tmp_path / SIDECAR
-    content = json.loads(path.read_text())
-    content["files"]["w_0.bin"][0]["value"] = value
-    path.write_text(json.dumps(content))
+    change(tmp_path / SIDECAR, lambda raw: raw | {"value": value if raw["epoch"] == 0 else 0.5})
 
     best = CheckpointFolder(str(tmp_path / "w_{epoch}.bin"), ".bin", "r2").best(
         "loss", Direction.MIN
@@ -260,12 +251,8 @@ def test_a_value_that_is_no_number_is_nobody_s_best(tmp_path, value):
 def test_a_sidecar_with_nonsense_in_it_costs_no_file(tmp_path):
     run = Saver(tmp_path)
     run.save(0, 1, 2)
-    path = tmp_path / SIDECAR
-    content = json.loads(path.read_text())
-    content["files"]["w_0.bin"][0] |= {"order": "first"}
-    content["files"]["w_1.bin"][0] |= {"mtime_ns": [], "size": {}}
-    content["files"]["w_2.bin"][0] |= {"metrics": [0.5]}
-    path.write_text(json.dumps(content))
+    nonsense = [{"order": "first"}, {"mtime_ns": [], "size": {}}, {"metrics": [0.5]}]
+    change(tmp_path / SIDECAR, lambda raw: raw | nonsense[raw["epoch"]])
 
     done = Saver(tmp_path).retain(keep_last=1)
     assert (done.deleted, names(tmp_path)) == ((), ["w_0.bin", "w_1.bin", "w_2.bin"])

@@ -26,15 +26,15 @@ class ModelCheckpoint(BatchHooks):
     """Save the model, or only its weights, at some frequency, or when it is the best so far.
 
     A file under its final name is whole at every moment: it is written beside it, flushed, renamed,
-    and the folder flushed. A small JSON file beside it (`<name>.peakhold.json`) holds for each file
-    its checksum, metrics and epoch.
+    and the folder flushed. A small file of JSON lines beside it (`<name>.peakhold.json`) holds for
+    each its checksum, metrics and epoch.
 
     In `fit`, training waits only until the state is copied; a thread writes the file, and `fit`
     returns when all files are there. No file is left out, and each holds the epoch it names.
 
     A fit that begins at epoch 0 starts afresh: a file that an earlier run left under the name is
-    first kept as `<name>.previous.<suffix>` (the better one, if there is one already). A fit that
-    begins later (`initial_epoch > 0`) goes on from the best file that the sidecar proves.
+    first kept as `previous/<name>` (the better one, if there is one already). A fit that begins
+    later (`initial_epoch > 0`) goes on from the best file that the sidecar proves.
 
     Args:
         filepath: The file, a string or path. May hold `{epoch}` and `{batch}` (from 1), any logged

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-import re
+import time
 from collections.abc import Callable as Function
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from peakhold.checkpoint_files.template import folder_and_name, static_folder
 from peakhold.disk.disk import Disk
 from peakhold.errors import SaveError
 from peakhold.files.deletion import delete
-from peakhold.files.sidecar import PREVIOUS, SavedFile, Sidecar, infos_of
+from peakhold.files.newest import make_newest
+from peakhold.files.sidecar import ASIDE, SavedFile, Sidecar, infos_of, is_aside, sidecar_name
 from peakhold.files.standing import check_replaceable
 
 __all__ = ["CheckpointFolder", "Retained"]
@@ -38,6 +40,23 @@ class Retained:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """What stood under a name before a save."""
+
+    aside: str | None = None
+    """Where it is kept; None if it was this run's own, or there was nothing."""
+    was_before: bool = True
+    """Whether it was there before this run."""
+    rewritten: bool = False
+    """Whether it was this run's own, and somebody had changed it: it was replaced."""
+
+
+_A_TICK_S, _COARSEST_TICK_S = 0.05, 2.5
+"""How long to wait for the file system's clock: for a sidecar, for a file that was set aside."""
+
+
+@final
 class CheckpointFolder:
     """Writes the files of one template.
 
@@ -45,18 +64,22 @@ class CheckpointFolder:
         filepath: The template.
         suffix: Its suffix, `.weights.h5` included.
         run_id: The run that writes.
+        worker: The worker that writes: what others have saved is not its own.
         disk: The calls to the system. Defaults to the real ones.
     """
 
     def __init__(
-        self, filepath: str, suffix: str, run_id: str, *, disk: Disk | None = None
+        self, filepath: str, suffix: str, run_id: str, *, worker: int = 0, disk: Disk | None = None
     ) -> None:
         self.filepath, self.suffix, self.run_id = filepath, suffix, run_id
+        self._worker = worker
         self._disk = disk
         self._order = 0
         self._dynamic, self._template = folder_and_name(filepath)
         self._sidecars: dict[str, Sidecar] = {}
         self._written: dict[str, SavedFile] = {}
+        self._own: set[str] = set()  # paths that this run has written, whatever became of the files
+        self._began_ns = time.time_ns()
 
     def sidecar(self, folder: str) -> Sidecar:
         """The sidecar of a folder, read once."""
@@ -77,7 +100,7 @@ class CheckpointFolder:
         folder = os.path.abspath(static_folder(self.filepath))
         try:
             os.makedirs(folder, exist_ok=True)
-            files.probe(folder)
+            self._began_ns = files.probe(folder)
         except OSError as error:
             raise SaveError.for_path(
                 folder, error.strerror or str(error), expected="a folder that can be written"
@@ -110,6 +133,7 @@ class CheckpointFolder:
         """Delete what killed writers left behind."""
         for folder in self._folders(goes_on=True):
             files.sweep(folder, disk=self._disk)
+            files.sweep(os.path.join(folder, ASIDE), disk=self._disk)
 
     def save(self, request: SaveRequest, write: Function[[BinaryIO], Any]) -> SaveOutcome:
         """Commit one file, then delete those that need not stay any more.
@@ -119,12 +143,20 @@ class CheckpointFolder:
                 that is told in the outcome: the new file is safe.
         """
         again = request.target in self._written
-        aside = self.write(request.target, request.saved, write, goes_on=request.goes_on)
+        stood = self.write(request.target, request.saved, write, goes_on=request.goes_on)
+        aside = stood.aside
         if aside is not None:
-            aside = os.path.join(os.path.dirname(request.path), os.path.basename(aside))
+            inside = os.path.relpath(aside, os.path.dirname(request.target))
+            aside = os.path.join(os.path.dirname(request.path), inside)
         retention = request.retention
-        trouble = None if retention is None else self._clear_away(retention)
-        return SaveOutcome(request, aside, again, trouble)
+        return SaveOutcome(
+            request,
+            aside,
+            again,
+            None if retention is None else self._clear_away(retention),
+            was_before=stood.was_before,
+            rewritten=stood.rewritten,
+        )
 
     def _clear_away(self, retention: Retention) -> str | None:
         """Delete what need not stay; why that failed, or None."""
@@ -144,7 +176,7 @@ class CheckpointFolder:
         write: Function[[BinaryIO], Any],
         *,
         goes_on: bool,
-    ) -> str | None:
+    ) -> Stood:
         """Commit one file, what is known of it first.
 
         Args:
@@ -154,26 +186,23 @@ class CheckpointFolder:
             goes_on: Whether this run goes on from a file of ours under this name.
 
         Returns:
-            Where the file that stood there was kept; None if there was none to keep.
+            What stood there.
         """
         folder, name = os.path.split(path)
         folder = folder or "."
         if not os.path.isdir(folder):
             files.make_folder(folder, disk=self._disk)
         sidecar = self.sidecar(folder)
-        standing = self._written.get(path)
+        standing, stood = self._written.get(path), Stood()
         if standing is not None and sidecar.entry_by_look(name) != standing:
             standing = None  # somebody has been there since
-        aside = None
 
         def before_rename(committed: files.CommittedFile) -> None:
-            nonlocal aside, standing
+            nonlocal standing, stood
+            until_committed.enter_context(sidecar.locked())
             if standing is None and os.path.exists(path):
                 standing = sidecar.entry_for(name)
-                # After a failed save it may be this run's own.
-                own = standing is not None and standing.run_id == self.run_id
-                if standing is None or not (goes_on or own):
-                    aside = sidecar.set_aside(name, self.suffix)
+                stood = self._make_room(path, sidecar, standing, goes_on=goes_on)
             full = replace(
                 saved,
                 checksum=committed.checksum,
@@ -183,33 +212,68 @@ class CheckpointFolder:
             full = sidecar.record(name, full, standing=standing, after=self._order)
             self._written[path], self._order = full, full.order
 
-        try:
-            files.commit(path, write, before_rename=before_rename, disk=self._disk)
-        except BaseException:
-            # The entry may be recorded, the file is not there: what stands now must be looked up.
-            self._written.pop(path, None)
-            raise
-        return None if aside is None else _join(folder, aside)
+        with contextlib.ExitStack() as until_committed:
+            try:
+                files.commit(path, write, before_rename=before_rename, disk=self._disk)
+            except BaseException:
+                # The entry may be recorded, and the file not there: what stands is looked up.
+                self._written.pop(path, None)
+                raise
+            self._own.add(path)
+            self._make_newest(path, sidecar, stood.aside)
+        return stood
+
+    def _make_room(
+        self, path: str, sidecar: Sidecar, standing: SavedFile | None, *, goes_on: bool
+    ) -> Stood:
+        """Keep what stands there, if this run may not replace it."""
+        # After a failed save it may be this run's own.
+        own = standing is not None and standing.run_id == self.run_id
+        if path in self._own:
+            return Stood(rewritten=not own)
+        if standing is not None and (goes_on or own):
+            return Stood()
+        was_before = os.stat(path).st_ctime_ns <= self._began_ns
+        aside = sidecar.set_aside(os.path.basename(path), self.suffix)
+        return Stood(None if aside is None else _join(sidecar.folder, aside), was_before)
+
+    def _make_newest(self, path: str, sidecar: Sidecar, aside: str | None) -> None:
+        """Let whoever takes the newest file, by either clock, take this one."""
+        others, patience_s = [sidecar.path], _A_TICK_S
+        if aside is not None:
+            others += [aside, os.path.dirname(aside)]
+            patience_s = _COARSEST_TICK_S
+        make_newest(path, others, patience_s=patience_s, disk=self._disk)
 
     def best(self, monitor: str, direction: Direction) -> tuple[str, SavedFile] | None:
         """The best file that is there and whole, by what the sidecar knows; reads files to know."""
-        folder = static_folder(self.filepath)
-        sidecar = self.sidecar(folder)
         known = [
-            (name, saved)
-            for name in sidecar.names()
-            if not self._is_aside(name)
-            for saved in sidecar.entries(name)
+            (folder, name, saved)
+            for folder in self._folders(goes_on=True)
+            for name in self._names(folder, run_id=self.run_id)
+            for saved in self.sidecar(folder).entries(name)
             if (saved.monitor, saved.mode) == (monitor, direction)
         ]
-        infos = infos_of([saved for _, saved in known])
+        infos = infos_of([saved for *_, saved in known])
         by_commit = {info.commit: one for info, one in zip(infos, known, strict=True)}
         for info in KeepBest(monitor, direction.value).ranked(infos):
-            name, saved = by_commit[info.commit]
-            standing = sidecar.entry_for(name)
+            folder, name, saved = by_commit[info.commit]
+            standing = self.sidecar(folder).entry_for(name)
             if standing is not None and standing.checksum == saved.checksum:
                 return _join(folder, name), saved
         return None
+
+    def _names(self, folder: str, **known: Any) -> list[str]:
+        """Names in a folder under which this worker saves, what was set aside left out."""
+        template = FileTemplate.parse(os.path.abspath(self.filepath))
+        return [
+            name
+            for name in self.sidecar(folder).names()
+            if not is_aside(name, self.suffix)
+            and template.matches(
+                os.path.abspath(_join(folder, name)), {"worker": self._worker, **known}
+            )
+        ]
 
     def retain(
         self,
@@ -231,8 +295,8 @@ class CheckpointFolder:
         found: dict[str, SavedFile] = {}
         for folder in self._folders(goes_on=goes_on):
             sidecar = self.sidecar(folder)
-            for name in sidecar.names():
-                saved = None if self._is_aside(name) else sidecar.entry_by_look(name)
+            for name in self._names(folder):
+                saved = sidecar.entry_by_look(name)
                 if saved is not None and (goes_on or saved.run_id == self.run_id):
                     found[_join(folder, name)] = saved
         safe = {os.path.abspath(path) for path in protect}
@@ -260,14 +324,12 @@ class CheckpointFolder:
                 failures |= dict.fromkeys(paths.values(), error.strerror or str(error))
                 continue
             deleted += [paths[name] for name in done.names]
+            for name in done.names:
+                self.sidecar(folder).forget(name)
             for path in deleted:
                 self._written.pop(path, None)
             failures |= {paths[name]: reason for name, reason in done.failures.items()}
         return Retained(tuple(deleted), failures or None)
-
-    def _is_aside(self, name: str) -> bool:
-        stem = name.removesuffix(self.suffix)
-        return re.search(rf"{re.escape(PREVIOUS)}(-\d+)?$", stem) is not None
 
     def _folders(self, *, goes_on: bool) -> list[str]:
         """Where files of this template are: this run's and, if it goes on from them, earlier ones'.
@@ -279,7 +341,7 @@ class CheckpointFolder:
         if goes_on and "{" in self._dynamic:
             plain = FileTemplate.parse(self._dynamic).plain()  # a slash in a place parts no folders
             depth = len(os.path.relpath(plain, static).split(os.sep))
-            name = os.path.basename(self.sidecar(static).path)
+            name = sidecar_name(FileTemplate.parse(self._template).plain())
             pattern = os.path.join(glob.escape(static), *"*" * depth, glob.escape(name))
             folders += [os.path.dirname(path) for path in sorted(glob.glob(pattern))]
         spelled = {os.path.abspath(folder): folder for folder in reversed(folders)}

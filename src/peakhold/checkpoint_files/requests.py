@@ -57,7 +57,7 @@ class SaveOutcome:
 
     request: SaveRequest
     aside: str | None = None
-    """Where the file is kept that stood there before this run."""
+    """Where the file is kept that stood there."""
     again: bool = False
     """Whether this run had written a file of this name before."""
     trouble: str | None = None
@@ -65,6 +65,10 @@ class SaveOutcome:
     bad: frozenset[str] = frozenset()
     """Names of variables with NaN or infinity: then nothing was written."""
     error: BaseException | None = None
+    was_before: bool = True
+    """Whether that one was there before this run."""
+    rewritten: bool = False
+    """Whether somebody had changed this run's own file, which was replaced like it."""
 
     @property
     def committed(self) -> bool:

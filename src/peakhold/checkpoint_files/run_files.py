@@ -38,6 +38,7 @@ class RunFiles:
         self.goes_on = False
         self._folder: CheckpointFolder | None = None
         self._began_in = os.curdir
+        self._worker = 0
 
     @property
     def filepath(self) -> str:
@@ -62,6 +63,7 @@ class RunFiles:
         self._began_in = os.getcwd()
         self.template.check_suffix(host, name, accepted)
         self.check_placeholders(run, counts_batches=counts_batches)
+        self._worker = run.rank
         folder = self.folder(run.id)
         host.check_file(self.template.suffix)
         folder.check(host.state_bytes())
@@ -81,7 +83,8 @@ class RunFiles:
         """Where they are; known by the name that the run has now, which a backup may have given."""
         if self._folder is None or self._folder.run_id != run_id:
             path = self.absolute(self.filepath)
-            self._folder = CheckpointFolder(path, self.template.suffix, run_id)
+            suffix, worker = self.template.suffix, self._worker
+            self._folder = CheckpointFolder(path, suffix, run_id, worker=worker)
         return self._folder
 
     def absolute(self, path: str) -> str:
@@ -95,5 +98,11 @@ class RunFiles:
         found = self.folder(run_id).best(monitor, direction)
         if found is None:
             return None
-        folder, name = static_folder(self.filepath), os.path.basename(found[0])
-        return (name if folder == "." else os.path.join(folder, name)), found[1]
+        path, saved = found
+        return (path if os.path.isabs(self.filepath) else self._relative(path)), saved
+
+    def _relative(self, path: str) -> str:
+        """A path as the user would spell it."""
+        folder = static_folder(self.filepath)
+        inside = os.path.relpath(path, self.absolute(folder))
+        return inside if folder == "." else os.path.join(folder, inside)

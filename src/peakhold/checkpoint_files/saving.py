@@ -6,7 +6,7 @@ Rules of this file:
 2. What is about to be written is checked: the loss (computed before the last update) and every
    float variable. Nothing that is not finite is written over anything.
 3. What stood under the name before this run is given a second name first, unless this run goes on
-   from it. What Peakhold did not write is never lost.
+   from it. What Peakhold did not write is never lost; what somebody makes of a file of this run is.
 4. A save that fails is said aloud and changes nothing; training goes on.
 5. The value to beat includes what is under way; paths, messages and the sidecar speak of committed
    files. What has become of a save is heard at the next event, on the thread that trains.
@@ -273,6 +273,8 @@ class Saving(Watching[CheckpointState]):
             self.best_path, self.best_epoch = request.path, request.saved.epoch
         if outcome.aside is not None:
             self._tell_once(words.kept_aside(outcome))
+        if outcome.rewritten:
+            self._tell_once(words.rewritten(request.path))
         if outcome.again and not self._files.template.is_fixed_in_a_run:
             self.run.say(words.replaced(request.path))
         if outcome.trouble is not None:

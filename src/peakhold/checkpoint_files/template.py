@@ -23,11 +23,7 @@ def folder_and_name(filepath: str) -> tuple[str, str]:
 
 def counts_in(logs: Mapping[str, Any]) -> dict[str, int]:
     """What was logged as a whole number: only that has a format such as `{count:03d}`."""
-    return {
-        key: int(value)
-        for key, value in logs.items()
-        if isinstance(value, Integral) and type(value) is not bool
-    }
+    return {key: int(value) for key, value in logs.items() if isinstance(value, Integral)}
 
 
 def static_folder(filepath: str) -> str:

@@ -98,7 +98,13 @@ def committed(request: SaveRequest) -> str:
 
 def kept_aside(outcome: SaveOutcome) -> str:
     """Another file had the name."""
-    return f"{outcome.request.path} was there before this run; it is kept as {outcome.aside}."
+    when = "was there before this run" if outcome.was_before else "is somebody else's"
+    return f"{outcome.request.path} {when}; it is kept as {outcome.aside}."
+
+
+def rewritten(path: str) -> str:
+    """Somebody has changed a file of this run."""
+    return f"{path} was changed by somebody else since this run saved it, and was replaced."
 
 
 def replaced(path: str) -> str:

@@ -35,6 +35,7 @@ def _flags(*names: str) -> int:
 _FOLDER = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
 _READ = _flags("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
 _CREATE = _flags("O_RDWR", "O_BINARY", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC")
+_LOG = _flags("O_RDWR", "O_APPEND", "O_CREAT", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
 _LOCK = _flags("O_RDWR", "O_CREAT", "O_NOFOLLOW", "O_CLOEXEC")
 
 
@@ -60,6 +61,10 @@ class Disk:
     def open_lock(self, name: str, at: int) -> int:
         """Open a lock file for reading and writing; it is created if need be, and never removed."""
         return os.open(name, _LOCK, 0o666, dir_fd=at)
+
+    def open_log(self, name: str, at: int) -> int:
+        """Open a file to add to its end, and to read; it is created if need be."""
+        return os.open(name, _LOG, 0o666, dir_fd=at)
 
     def lock(self, fd: int) -> None:
         """Take the kernel's exclusive lock or raise `BlockingIOError` at once.
@@ -138,6 +143,10 @@ class Disk:
     def link(self, old: str, new: str, old_at: int, new_at: int) -> None:
         """Give a file a second name, which must be free; a link is not followed."""
         os.link(old, new, src_dir_fd=old_at, dst_dir_fd=new_at, follow_symlinks=False)
+
+    def set_times(self, name: str, at: int, accessed_ns: int, changed_ns: int) -> None:
+        """Set when it was read and changed last; that this was done just now is its ctime."""
+        os.utime(name, ns=(accessed_ns, changed_ns), dir_fd=at, follow_symlinks=False)
 
     def remove(self, name: str, at: int) -> None:
         """Remove a file or a link."""

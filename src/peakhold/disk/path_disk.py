@@ -18,6 +18,7 @@ __all__ = ["PathDisk"]
 
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_LOG = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
 @final
@@ -49,6 +50,10 @@ class PathDisk(Disk):
     def create(self, name: str, at: int) -> int:
         """Create a file for writing and reading; it must not exist."""
         return os.open(self._path(name, at), _CREATE, 0o666)
+
+    def open_log(self, name: str, at: int) -> int:
+        """Open a file to add to its end, and to read; it is created if need be."""
+        return os.open(self._path(name, at), _LOG, 0o666)
 
     def lock(self, fd: int) -> None:
         """There is no lock that ends with its owner and lets others read."""
@@ -87,6 +92,10 @@ class PathDisk(Disk):
     def link(self, old: str, new: str, old_at: int, new_at: int) -> None:
         """Give a file a second name, which must be free."""
         os.link(self._path(old, old_at), self._path(new, new_at))
+
+    def set_times(self, name: str, at: int, accessed_ns: int, changed_ns: int) -> None:
+        """Set when it was read and changed last."""
+        os.utime(self._path(name, at), ns=(accessed_ns, changed_ns))
 
     def remove(self, name: str, at: int) -> None:
         """Remove a file or a link."""

@@ -89,18 +89,22 @@ def flush(descriptor: int) -> None:
     DISK.sync(descriptor)
 
 
-def probe(folder: str) -> None:
+def probe(folder: str) -> int:
     """Make a file in a folder, and take it away again.
 
     Its name is its own: two runs of one process may ask at the same time.
+
+    Returns:
+        What time it is there, in nanoseconds: by another machine's clock, perhaps.
 
     Raises:
         OSError: If none can be made.
     """
     path = os.path.join(folder, f".{os.urandom(4).hex()}.peakhold-probe")
-    with open(path, "xb"):
-        pass
+    with open(path, "xb") as file:
+        now = os.fstat(file.fileno()).st_ctime_ns
     os.unlink(path)
+    return now
 
 
 def hash_file(path: str) -> str | None:

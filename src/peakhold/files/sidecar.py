@@ -1,132 +1,76 @@
-"""What is known of the files beside it: one small JSON file per template and folder.
+"""What is known of the files beside it: lines of JSON, one file per template and folder.
+
+    {"format": 2}
+    {"template": "w_{epoch}.keras", "name": "w_1.keras", "over": null, "checksum": "…", …}
+    {"template": "w_{epoch}.keras", "name": "w_2.keras", "over": null, "checksum": "…", …}
 
 Rules of this file:
 
 1. An entry counts only for the file whose checksum it holds. A new entry is on disk *before* its
-   file gets its final name, next to the entry of the file that is still there. So after a crash
-   between the two, whichever file stands under the name, its entry is true.
+   file gets its final name, and says which one (`over`) is that of the file that is still there. So
+   after a crash between the two, whichever file stands under the name, its entry is true.
 2. A sidecar that is damaged or missing costs knowledge, never a file.
 3. What has no valid entry was not written by Peakhold, or was changed since: it is never deleted.
-4. A file is deleted before its entry is: an entry without a file is harmless, and goes with the
-   next record; a file without an entry would be a stranger's for ever.
+4. A file is deleted before its entry is: an entry without a file is harmless, and goes when all is
+   written anew; a file without an entry would be a stranger's for ever.
+5. An entry is one line more, whatever there is already. When half of the lines say nothing any
+   more, all is written anew, as a new file; a line that a kill has torn is passed over.
+6. Whoever writes holds the kernel's lock on the file, until what the entry is for has its name:
+   other processes' entries are read first, and stay. Templates that differ only in their formats
+   share a sidecar, and leave each other's entries alone.
+7. It is never the newest file beside a model: who looks for that by time means the model.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
-import math
+import json
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from operator import attrgetter, methodcaller
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final, final
 
 from peakhold import files
-from peakhold._core.monitor import Criterion, Direction
-from peakhold._core.numbers import numbers_from_json, numbers_to_json
-from peakhold._core.observation import is_finite
-from peakhold._core.policies.keep import CheckpointInfo
 from peakhold.disk.disk import Disk
-from peakhold.files.open_files import shortened
+from peakhold.disk.path_disk import PathDisk
+from peakhold.files.newest import OLDER_NS
+from peakhold.files.open_files import DISK, HeldDescriptors, holding, is_regular, shortened
+from peakhold.files.saved_file import SavedFile, entry_from_json, entry_to_json, infos_of
+from peakhold.files.standing import check_replaceable
 
-__all__ = ["PREVIOUS", "SUFFIX", "SavedFile", "Sidecar", "infos_of"]
+__all__ = ["ASIDE", "SUFFIX", "SavedFile", "Sidecar", "infos_of", "is_aside", "sidecar_name"]
 
-FORMAT = 1
-SUFFIX = ".peakhold.json"
-PREVIOUS = ".previous"
-_LARGEST = 64 << 20  # bytes; a sidecar of ten thousand files has about 5 MB
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SavedFile:
-    """One file that was written."""
-
-    checksum: str
-    """xxh3-128 of the file's content, in hexadecimal."""
-    size: int
-    """Bytes."""
-    epoch: int
-    """Index of the epoch, from 0."""
-    monitor: str
-    mode: str | None
-    """`min` or `max`; None if nothing was ranked."""
-    value: float | None
-    """The monitored metric; None if it was not logged or not finite."""
-    saved_at: str
-    """UTC, ISO 8601."""
-    run_id: str
-    batch: int | None = None
-    """Index of the batch, from 0, if the save came inside an epoch."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """All metrics of that moment, NaN and infinite ones, too; only finite ones in old sidecars."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Of Peakhold and of the framework."""
-    order: int = 0
-    """Running number of the commit, over all names of the template; 0 in old sidecars."""
-    mtime_ns: int | None = None
-    """When the file was last changed, in nanoseconds; None in old sidecars."""
-    finite: bool = True
-    """False if the loss or a variable was NaN or infinite when it was saved."""
-
-    def is_worse_than(self, other: SavedFile) -> bool:
-        """Whether both were ranked by the same metric, and the other one is better."""
-        if self.mode is None or (self.monitor, self.mode) != (other.monitor, other.mode):
-            return False
-        return Criterion(Direction(self.mode)).better(other.value, self.value)
+FORMAT: Final = 2
+SUFFIX: Final = ".peakhold.json"
+ASIDE: Final = "previous"
+"""The folder of what was set aside. A suffix alone would not do: `*.keras` finds what ends in it,
+and `load_model` opens nothing else."""
+_EARLIER: Final = ".previous"
+"""What names of files that were set aside ended in, before there was a folder for them."""
+_LARGEST: Final = 64 << 20  # bytes; a sidecar of ten thousand files has about 5 MB
+_SPARE: Final = 64  # lines that may say nothing
+_PATIENCE_S: Final = 60.0
 
 
-def infos_of(saved: Sequence[SavedFile]) -> list[CheckpointInfo]:
-    """What keep policies may know of files, in the order given.
+def sidecar_name(plain: str) -> str:
+    """The name of the sidecar of a template without braces."""
+    return shortened(plain, len(SUFFIX)) + SUFFIX
 
-    Commits are numbered from 1 by age, for old sidecars do not number theirs: there the epoch says
-    which is older. Nobody counts steps here, so the step is the same number.
+
+def is_aside(name: str, suffix: str) -> bool:
+    """Whether an entry is of a file that was set aside.
+
+    Example:
+        >>> [is_aside(n, ".bin") for n in ("previous/w.bin", "w.previous-2.bin", "w.bin")]
+        [True, True, False]
     """
-
-    def age(place: int) -> tuple[int, int, bool, int]:
-        file = saved[place]
-        at_epoch_end = file.batch is None
-        return file.order, file.epoch, at_epoch_end, -1 if file.batch is None else file.batch
-
-    def metrics(file: SavedFile) -> dict[str, float]:
-        value = file.value
-        return {} if value is None or not is_finite(value) else {file.monitor: value}
-
-    commits = {place: n for n, place in enumerate(sorted(range(len(saved)), key=age), start=1)}
-    return [
-        CheckpointInfo(
-            step=commits[place],
-            commit=commits[place],
-            epoch=file.epoch,
-            metrics=metrics(file),
-            finite=file.finite,
-        )
-        for place, file in enumerate(saved)
-    ]
-
-
-_FIELDS: Final = tuple(one.name for one in fields(SavedFile))
-_values_of: Final = attrgetter(*_FIELDS)
-
-
-def _read_entry(raw: Any) -> SavedFile | None:
-    if not isinstance(raw, dict):
-        return None
-    value = raw.get("value")
-    rankable = value is None or (isinstance(value, (int, float)) and math.isfinite(value))
-    numbers = [raw.get("epoch"), raw.get("order", 0), raw.get("batch") or 0]
-    if not (isinstance(raw.get("checksum"), str) and rankable):
-        return None
-    if not isinstance(raw.get("monitor"), str) or raw.get("mode") not in (None, *Direction):
-        return None
-    if not all(isinstance(number, int) for number in numbers):
-        return None
-    try:
-        known = {name: raw[name] for name in _FIELDS if name in raw}
-        return SavedFile(**{**known, "metrics": numbers_from_json(raw.get("metrics", {}))})
-    except (TypeError, AttributeError):
-        return None
+    stem, _, number = name.removesuffix(suffix).rpartition("-")
+    earlier = (stem if number.isdecimal() else name.removesuffix(suffix)).endswith(_EARLIER)
+    return os.sep in name or "/" in name or earlier
 
 
 @final
@@ -135,39 +79,110 @@ class Sidecar:
 
     Args:
         folder: Where the files are.
-        template: Base name of the template, braces and all; it names the sidecar.
+        template: Base name of the template, braces and all.
         plain: The template without braces, for the sidecar's own name.
         disk: The calls to the system. Defaults to the real ones.
     """
 
     def __init__(self, folder: str, template: str, plain: str, *, disk: Disk | None = None) -> None:
-        self.folder, self.template, self._disk = folder, template, disk
-        self.path = os.path.join(folder, shortened(plain, len(SUFFIX)) + SUFFIX)
+        self.folder, self.template = folder, template
+        self._disk = DISK if disk is None else disk
+        self.path = os.path.join(folder, sidecar_name(plain))
         self.damaged = False
-        self._entries: dict[str, list[SavedFile]] = self._read()
         self._identified: dict[tuple[str, int, int], SavedFile | None] = {}
+        self._forget()
+        self._open: tuple[HeldDescriptors, int, int] | None = None
+        self._distrusted = False
+        self._look()
 
-    def _read(self) -> dict[str, list[SavedFile]]:
-        import json
+    def _forget(self) -> None:
+        self._entries: dict[str, list[SavedFile]] = {}
+        self._templates: dict[str, str] = {}
+        self._newest = 0  # the largest `order`
+        self._lines = 0
+        self._read_up_to: tuple[int, int] = (-1, 0)  # inode and offset
+        self._is_current = False
 
+    # Reading
+
+    def _look(self) -> None:
+        """Read it without the lock."""
+        folder, name = os.path.split(os.path.realpath(self.path))
         try:
-            status = os.stat(self.path)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-                self.damaged = True
-                return {}
-            with open(self.path, encoding="utf-8") as file:
-                content = json.load(file)
-            if content["format"] != FORMAT or content["template"] != self.template:
-                return {}
-            return {
-                name: [entry for raw in entries if (entry := _read_entry(raw)) is not None]
-                for name, entries in content["files"].items()
-            }
+            with holding(self._disk, folder) as (held, root):
+                if not is_regular(self._disk.look(name, root)):
+                    self.damaged = os.path.lexists(self.path)
+                    return
+                self._catch_up(held.hold(self._disk.open(name, root)))
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+        except OSError:
             self.damaged = True
-            return {}
+
+    def _catch_up(self, fd: int) -> None:
+        """Take in what was written since it was read last."""
+        status = self._disk.status(fd)
+        place, offset = self._read_up_to
+        if (place, status.st_size >= offset) != (status.st_ino, True):
+            self._forget()
+            offset = 0
+        if status.st_size - offset > _LARGEST:
+            self.damaged = True
+            return
+        content = self._bytes(fd, offset, status.st_size - offset)
+        if offset == 0 and not self._begin(content):
+            return
+        whole = content.rfind(b"\n") + 1
+        for line in content[:whole].splitlines()[1 if offset == 0 else 0 :]:
+            self._take_line(line)
+        self._read_up_to = status.st_ino, offset + whole
+
+    def _bytes(self, fd: int, offset: int, size: int) -> bytes:
+        data = bytearray(size)
+        done = 0
+        while done < size:
+            count = self._disk.read_into(fd, [memoryview(data)[done:]], offset + done)
+            if not count:
+                break
+            done += count
+        return bytes(data[:done])
+
+    def _begin(self, content: bytes) -> bool:
+        """Whether it is a sidecar of today's form; one of an earlier form is read whole."""
+        first = _from_json(content.partition(b"\n")[0])
+        if isinstance(first, dict) and first.get("format") == FORMAT:
+            self._is_current = True
+            return True
+        raw = _from_json(content)
+        if isinstance(raw, dict) and raw.get("format") == 1 and isinstance(raw.get("files"), dict):
+            template = raw.get("template")
+            for name, entries in raw["files"].items():
+                for entry in reversed(entries if isinstance(entries, list) else []):
+                    self._take(name, str(template), entry, keep_all=True)
+        else:
+            self.damaged = bool(content)
+        return False
+
+    def _take_line(self, line: bytes) -> None:
+        self._lines += 1
+        self._identified.clear()
+        raw = _from_json(line)
+        if isinstance(raw, dict) and isinstance(raw.get("name"), str):
+            self._take(raw["name"], str(raw.get("template")), raw)
+
+    def _take(self, name: str, template: str, raw: Any, *, keep_all: bool = False) -> None:
+        entry = entry_from_json(raw)
+        if entry is None:
+            return
+        over = raw.get("over")
+        old = [e for e in self._entries.get(name, ()) if keep_all or e.checksum == over]
+        self._add(name, template, [entry, *(e for e in old if e.checksum != entry.checksum)])
+
+    def _add(self, name: str, template: str, entries: list[SavedFile]) -> None:
+        self._entries[name], self._templates[name] = entries, template
+        self._newest = max(self._newest, entries[0].order)
+
+    # Asking
 
     def entry_for(self, name: str) -> SavedFile | None:
         """The entry of the file that stands under `name` now; reads the file to know."""
@@ -202,53 +217,146 @@ class Sidecar:
         return list(self._entries.get(name, ()))
 
     def names(self) -> list[str]:
-        """Names that have entries, sorted."""
-        return sorted(self._entries)
+        """Names of this template that have entries, sorted."""
+        return sorted(name for name, whose in self._templates.items() if whose == self.template)
+
+    def forget(self, name: str) -> None:
+        """A file was deleted: its name is looked at no more."""
+        self._entries.pop(name, None)
+        self._templates.pop(name, None)
+
+    # Writing
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock, with all that other processes have recorded; may be nested.
+
+        Raises:
+            OSError: If it cannot be written, or another process does not let it go.
+        """
+        if self._open is not None:
+            yield
+            return
+        folder, name = os.path.split(os.path.realpath(self.path))
+        while self._open is None:
+            held = HeldDescriptors(self._disk)
+            try:
+                self._open = self._lock(held, held.hold(self._disk.open_root(folder or ".")), name)
+            finally:
+                if self._open is None:
+                    held.release()
+        try:
+            yield
+        finally:
+            self._open[0].release()
+            self._open = None
+
+    def _lock(
+        self, held: HeldDescriptors, root: int, name: str
+    ) -> tuple[HeldDescriptors, int, int] | None:
+        """The open, locked, current sidecar; None if it must be opened once more."""
+        check_replaceable(self._disk.look(name, root), self.path)
+        fd = held.hold(self._disk.open_log(name, root))
+        until, is_locked = time.monotonic() + _PATIENCE_S, True
+        while True:
+            try:
+                self._disk.lock(fd)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError(errno.ETIMEDOUT, "it stays locked", self.path) from None
+                time.sleep(0.001)
+                continue
+            except OSError:  # no locks here
+                is_locked = False
+            break
+        status = self._disk.status(fd)
+        if self._disk.identity(name, root) != (status.st_dev, status.st_ino):
+            return None  # written anew meanwhile
+        self._catch_up(fd)
+        if self._is_current and not self._distrusted and self._lines <= self._worth():
+            return held, fd, root
+        if isinstance(self._disk, PathDisk) or not is_locked:
+            held.close(fd)  # what is open cannot be replaced everywhere
+        self._write_anew()
+        return None
+
+    def _worth(self) -> int:
+        """Lines that it may have."""
+        return 2 * len(self._entries) + _SPARE
+
+    def _write_anew(self) -> None:
+        """Commit it as a new file, without what says nothing any more."""
+        lines, at = [{"format": FORMAT}], self.folder
+        for name in sorted(self._entries):
+            if os.path.lexists(os.path.join(at, name)):
+                over = None
+                for entry in reversed(self._entries[name]):
+                    lines.append(self._line(name, entry, over))
+                    over = entry.checksum
+        content = b"".join(_to_json(line) for line in lines)
+        files.commit(self.path, lambda file: file.write(content), disk=self._disk)
+        self._forget()
+        self._distrusted = False
+
+    def _line(self, name: str, entry: SavedFile, over: str | None) -> dict[str, Any]:
+        template = self._templates.get(name, self.template)
+        return {"template": template, "name": name, "over": over, **entry_to_json(entry)}
 
     def record(
         self, name: str, entry: SavedFile, *, standing: SavedFile | None = None, after: int = 0
     ) -> SavedFile:
         """Add an entry, durably, and keep the one of the file that stands there now.
 
-        An entry of the same name and epoch is replaced, unless it is that of the file that stands
-        there: then it goes with the record after this one.
-
         Args:
-            name: Base name of the file.
+            name: Name of the file, below the folder.
             entry: What is about to stand under it. It gets its `order`, if it has none.
-            standing: The valid entry of the file it replaces, if that is known already.
+            standing: The valid entry of the file it replaces; None if there is none.
             after: An `order` that the new one must come after.
 
         Returns:
             The entry as recorded.
         """
-        import json
-
-        known = self._read() or self._entries  # another callback may write the same template
-        if not entry.order:
-            orders = [e.order for entries in known.values() for e in entries]
-            entry = replace(entry, order=1 + max([after, *orders]))
-        old = [e for e in known.get(name, []) if e.epoch != entry.epoch]
-        old = old if standing is None else [standing]
-        merged = {
-            other: entries
-            for other, entries in known.items()
-            if other != name and os.path.lexists(os.path.join(self.folder, other))
-        }
-        merged[name] = [entry, *(e for e in old[:2] if e.checksum != entry.checksum)]
-        rows: dict[str, list[dict[str, Any]]] = {key: [] for key in sorted(merged)}
-        for key, row in rows.items():
-            for saved in merged[key]:
-                members = dict(zip(_FIELDS, _values_of(saved), strict=True))
-                row.append({**members, "metrics": numbers_to_json(saved.metrics)})
-        content = {"format": FORMAT, "template": self.template, "files": rows}
-        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        files.commit(self.path, methodcaller("write", text.encode()), disk=self._disk)
-        self._entries = merged
+        with self.locked():
+            if not entry.order:
+                entry = replace(entry, order=1 + max(after, self._newest))
+            over = None if standing is None else standing.checksum
+            self._templates[name] = self.template
+            self._append(_to_json(self._line(name, entry, over)), entry.mtime_ns)
+            old = [] if standing is None or over == entry.checksum else [standing]
+            self._add(name, self.template, [entry, *old])
         return entry
 
+    def _append(self, line: bytes, mtime_ns: int | None) -> None:
+        if self._open is None:
+            raise RuntimeError("only under the lock")
+        _, fd, root = self._open
+        size = self._disk.seek(fd, 0, os.SEEK_END)
+        torn = size > self._read_up_to[1]
+        data = memoryview(b"\n" * torn + line)
+        try:
+            rest = data
+            while rest:
+                rest = rest[self._disk.write(fd, rest) :]
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._disk.truncate(fd, size)
+            raise
+        now = time.time_ns() if mtime_ns is None else mtime_ns
+        with contextlib.suppress(OSError):
+            name = os.path.basename(os.path.realpath(self.path))
+            self._disk.set_times(name, root, now - OLDER_NS, now - OLDER_NS)
+        try:
+            self._disk.sync(fd)
+        except OSError:
+            self._distrusted = True  # the kernel may have dropped lines that were there
+            raise
+        self._lines += 1 + torn
+        self._read_up_to = self._disk.status(fd).st_ino, size + len(data)
+
+    # What stood there
+
     def set_aside(self, name: str, suffix: str) -> str | None:
-        """Keep the file under `name` before it is replaced: `best.keras` as `best.previous.keras`.
+        """Keep the file under `name` before it is replaced: `best.keras` as `previous/best.keras`.
 
         At most one file of ours is kept aside for a name, the better one if both were ranked by the
         same metric, else the newer; a file that is not ours keeps its place, and gets one of its
@@ -259,31 +367,55 @@ class Sidecar:
             suffix: Its suffix, `.weights.h5` included.
 
         Returns:
-            The name it is kept under; None if a better one is kept aside already.
+            The name it is kept under, below the folder; None if a better one is kept aside already.
         """
         standing = self.entry_for(name)
-        stem = name.removesuffix(suffix)
-        aside = f"{stem}{PREVIOUS}{suffix}"
+        inside, held = self._aside_folder(), None
+        aside = os.path.join(inside, name)
         for number in itertools.count(2):
             if not os.path.lexists(os.path.join(self.folder, aside)):
+                held = None
                 break
             held = self.entry_for(aside)
             if held is None or standing is None:
                 if held is standing and self._is_same(name, aside):
                     return aside  # by a run that was killed before its save
-                aside = f"{stem}{PREVIOUS}-{number}{suffix}"
+                end = f"-{number}{suffix}"
+                stem = shortened(name.removesuffix(suffix), len(end))
+                aside = os.path.join(inside, stem + end)
                 continue
             if standing.is_worse_than(held):
                 return None
             break
+        files.make_folder(os.path.join(self.folder, inside), disk=self._disk)
         if standing is not None:
-            self.record(aside, standing)
+            self.record(aside, standing, standing=held)
         files.keep_aside(
             os.path.join(self.folder, name), os.path.join(self.folder, aside), disk=self._disk
         )
         return aside
 
+    def _aside_folder(self) -> str:
+        """A folder of this name; somebody may have a file that is called so."""
+        for number in itertools.count(2):
+            name = ASIDE if number == 2 else f"{ASIDE}-{number - 1}"
+            path = os.path.join(self.folder, name)
+            if os.path.isdir(path) or not os.path.lexists(path):
+                return name
+        raise AssertionError
+
     def _is_same(self, name: str, other: str) -> bool:
         """Whether two files hold the same content."""
         digest = files.hash_file(os.path.join(self.folder, name))
         return digest is not None and digest == files.hash_file(os.path.join(self.folder, other))
+
+
+def _from_json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _to_json(line: dict[str, Any]) -> bytes:
+    return json.dumps(line, allow_nan=False).encode() + b"\n"

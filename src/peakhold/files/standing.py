@@ -17,7 +17,7 @@ from typing import Final
 __all__ = ["check_replaceable", "printed_to", "what_it_is"]
 
 _KINDS: Final[dict[Callable[[int], bool], str]] = {
-    stat.S_ISDIR: "a folder",
+    stat.S_ISDIR: "a directory",
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a disk",
     stat.S_ISFIFO: "a FIFO",
@@ -30,7 +30,7 @@ def what_it_is(status: os.stat_result | None) -> str | None:
 
     Example:
         >>> what_it_is(os.stat(os.devnull)), what_it_is(os.stat(os.sep)), what_it_is(None)
-        ('a device', 'a folder', None)
+        ('a device', 'a directory', None)
     """
     if status is None or stat.S_ISREG(status.st_mode):
         return None
@@ -45,7 +45,7 @@ def check_replaceable(status: os.stat_result | None, path: str) -> None:
     """
     kind = what_it_is(status)
     if kind is not None:
-        code = errno.EISDIR if kind == "a folder" else errno.EEXIST
+        code = errno.EISDIR if kind == "a directory" else errno.EEXIST
         raise OSError(code, f"{kind} stands there, no file, and a file would take its place", path)
 
 

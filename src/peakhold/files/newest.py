@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from peakhold.disk.disk import Disk
-from peakhold.files.open_files import DISK, holding
+from peakhold.files.open_files import DISK
 
 __all__ = ["OLDER_NS", "make_newest"]
 
@@ -53,8 +53,7 @@ def make_newest(
         while not _is_newer(path, others):
             if time.monotonic() > until:
                 return False
-            with _folder_of(os.path.realpath(path), disk) as (name, at):
-                disk.set_times(name, at, mine.st_atime_ns, mine.st_mtime_ns)
+            _set_times(os.path.realpath(path), mine.st_atime_ns, mine.st_mtime_ns, disk)
             if not _is_newer(path, others):
                 time.sleep(0.001)
         return True
@@ -69,15 +68,16 @@ def _is_newer(path: str, others: Iterable[str]) -> bool:
 def _set_back(path: str, than_ns: int, disk: Disk) -> None:
     status = _look(path)
     if status is not None and status.st_mtime_ns > than_ns - _LEAST_NS:
-        with _folder_of(path, disk) as (name, at):
-            disk.set_times(name, at, status.st_atime_ns, than_ns - OLDER_NS)
+        _set_times(path, status.st_atime_ns, than_ns - OLDER_NS, disk)
 
 
-@contextlib.contextmanager
-def _folder_of(path: str, disk: Disk) -> Iterator[tuple[str, int]]:
+def _set_times(path: str, accessed_ns: int, changed_ns: int, disk: Disk) -> None:
     folder, name = os.path.split(path)
-    with holding(disk, folder) as (_, root):
-        yield name, root
+    root = disk.open_root(folder)
+    try:
+        disk.set_times(name, root, accessed_ns, changed_ns)
+    finally:
+        disk.close(root)
 
 
 def _look(path: str) -> os.stat_result | None:

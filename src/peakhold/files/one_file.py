@@ -50,7 +50,6 @@ from peakhold.files.open_files import (
     hidden_name,
     holding,
     is_regular,
-    tells_its_name,
 )
 from peakhold.files.scratch import SCRATCH, sweep_scratch
 from peakhold.files.standing import check_replaceable
@@ -218,20 +217,22 @@ class _New:
     def _look(self) -> os.stat_result | None:
         """What stands under the name; an error if a file must not take its place."""
         status = self._disk.look(self._name, self._root)
-        check_replaceable(status, self._name)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            check_replaceable(status, self._name)
         return status
 
     def _keep_old(self) -> None:
         """Give what stands there a second, hidden name; locked, so that nobody sweeps it."""
         disk, root, old = self._disk, self._root, self._old
-        backup = self._hidden.removesuffix(NEW) + OLD
-        if old is None or not stat.S_ISREG(old.st_mode) or not tells_its_name(backup, self._name):
+        if old is None or not stat.S_ISREG(old.st_mode):
+            return
+        if not self._hidden.startswith(f".{self._name}."):  # it was cut: no name could be read
             return
         with contextlib.suppress(OSError):
             fd = disk.open(self._name, root)
             self._held.open.append(fd)
             disk.lock(fd)
-        self._backup = backup
+        self._backup = self._hidden.removesuffix(NEW) + OLD
         try:
             disk.link(self._name, self._backup, root, root)
         except OSError:  # no hard links here

@@ -36,7 +36,6 @@ __all__ = [
     "is_regular",
     "shortened",
     "take_lock",
-    "tells_its_name",
 ]
 
 DISK: Final[Disk] = PathDisk() if os.name == "nt" else Disk()
@@ -70,12 +69,6 @@ def hidden_name(name: str, kind: str) -> str:
     """A name beside `name` that nobody has."""
     unique = f".{os.urandom(4).hex()}{kind}"
     return f".{shortened(name, 1 + len(unique))}{unique}"
-
-
-def tells_its_name(hidden: str, name: str) -> bool:
-    """Whether `name` can be read from a hidden name made of it."""
-    match = HIDDEN.fullmatch(hidden)
-    return match is not None and match["name"] == name
 
 
 def is_regular(status: os.stat_result | None) -> TypeGuard[os.stat_result]:

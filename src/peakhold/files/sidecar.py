@@ -113,15 +113,15 @@ class Sidecar:
                 if not is_regular(self._disk.look(name, root)):
                     self.damaged = os.path.lexists(self.path)
                     return
-                self._catch_up(held.hold(self._disk.open(name, root)))
+                fd = held.hold(self._disk.open(name, root))
+                self._catch_up(fd, self._disk.status(fd))
         except FileNotFoundError:
             return
         except OSError:
             self.damaged = True
 
-    def _catch_up(self, fd: int) -> None:
+    def _catch_up(self, fd: int, status: os.stat_result) -> None:
         """Take in what was written since it was read last."""
-        status = self._disk.status(fd)
         place, offset = self._read_up_to
         if (place, status.st_size >= offset) != (status.st_ino, True):
             self._forget()
@@ -241,7 +241,7 @@ class Sidecar:
         while self._open is None:
             held = HeldDescriptors(self._disk)
             try:
-                self._open = self._lock(held, held.hold(self._disk.open_root(folder or ".")), name)
+                self._open = self._lock(held, held.open_folder(folder), name)
             finally:
                 if self._open is None:
                     held.release()
@@ -255,8 +255,11 @@ class Sidecar:
         self, held: HeldDescriptors, root: int, name: str
     ) -> tuple[HeldDescriptors, int, int] | None:
         """The open, locked, current sidecar; None if it must be opened once more."""
-        check_replaceable(self._disk.look(name, root), self.path)
-        fd = held.hold(self._disk.open_log(name, root))
+        there = self._disk.look(name, root)
+        if there is not None and not stat.S_ISREG(there.st_mode):
+            check_replaceable(there, self.path)
+        fd = self._disk.open_log(name, root)
+        held.open.append(fd)
         until, is_locked = time.monotonic() + _PATIENCE_S, True
         while True:
             try:
@@ -272,7 +275,8 @@ class Sidecar:
         status = self._disk.status(fd)
         if self._disk.identity(name, root) != (status.st_dev, status.st_ino):
             return None  # written anew meanwhile
-        self._catch_up(fd)
+        if (status.st_ino, status.st_size) != self._read_up_to:
+            self._catch_up(fd, status)
         if self._is_current and not self._distrusted and self._lines <= self._worth():
             return held, fd, root
         if isinstance(self._disk, PathDisk) or not is_locked:
@@ -351,7 +355,7 @@ class Sidecar:
             self._distrusted = True  # the kernel may have dropped lines that were there
             raise
         self._lines += 1 + torn
-        self._read_up_to = self._disk.status(fd).st_ino, size + len(data)
+        self._read_up_to = self._read_up_to[0], size + len(data)
 
     # What stood there
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["at_exit", "each_in_forked_child", "in_forked_child"]
+__all__ = ["at_exit", "each_in_forked_child", "in_forked_child", "lock_free_in_child"]
 
 T = TypeVar("T")
 
@@ -63,6 +64,16 @@ def at_exit(work: Callable[[], object]) -> None:
     _for_exit.append(work)
 
 
+def lock_free_in_child() -> Any:
+    """An `RLock` that a forked child finds open, whoever held it in the parent.
+
+    Only for what a child may find half done: the thread that did it does not exist there.
+    """
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
 def _begin_child() -> None:
     _call(_for_child)
 
@@ -77,3 +88,7 @@ def _call(works: Iterable[Callable[[], object]]) -> None:
     with contextlib.ExitStack() as stack:
         for work in reversed(list(works)):  # the stack calls the last first
             stack.callback(work)
+
+
+# What the standard library calls for its own locks (`logging`, `concurrent.futures`).
+_locks: weakref.WeakSet[Any] = each_in_forked_child(lambda lock: lock._at_fork_reinit())

@@ -7,6 +7,7 @@ where a `Held` would.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 import weakref
@@ -28,7 +29,7 @@ class Spill:
 
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="peakhold-best-")
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._finalizer = weakref.finalize(self, _remove, self.folder, os.getpid())
         self._store = Store(self.folder, KeepLast(1), undo=0)
         self._numbers = itertools.count(1)
 
@@ -57,6 +58,11 @@ class Spill:
     def load(self, step: int, part: str) -> Any:
         """One part, verified."""
         return self._store.load(step, [part])[part]
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child that ends leaves it to its parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _PartsOnDisk(Mapping[str, Any]):

@@ -16,12 +16,12 @@ Rules for this file:
 from __future__ import annotations
 
 import itertools
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
+from peakhold import process
 from peakhold.host.contract import WEIGHTS, HostState
 from peakhold.host.finite import nonfinite_names
 from peakhold.snapshots.finite_check import FiniteCheck, start_checks
@@ -55,7 +55,7 @@ class Held:
     def __init__(self, pool: SnapshotPool | None, token: int, copies: Mapping[str, _Copy]) -> None:
         self._copies = dict(copies)
         self._references = 0
-        self._lock = threading.RLock() if pool is None else pool.lock
+        self._lock = process.lock_free_in_child() if pool is None else pool.lock
         self.token = token
         """Equal for snapshots of one moment."""
         self.share()
@@ -187,7 +187,8 @@ class SnapshotPool:
 
     def __init__(self, host_of: Callable[[], HostState]) -> None:
         self._host_of = host_of
-        self.lock = threading.RLock()  # a garbage collection inside may release something
+        # A garbage collection inside may release something, in a forked child, too.
+        self.lock = process.lock_free_in_child()
         self.budget: int | None = None
         """Bytes that all callbacks together may hold, or None."""
         self.is_stale = False

@@ -41,7 +41,7 @@ def history(*losses):
         (KeepBest("loss", "min"), (NAN, 1, NAN), {1, 2}),
         (KeepBest("loss", "min"), (NAN, -INF, INF), {2}),
         (KeepBest("loss", "min"), (1, 1, 1), {0, 2}),  # of equal values the first
-        (KeepBest("other", "min"), (1, 2), {1}),
+        (KeepBest("other", "min"), (1, 2), {0, 1}),  # none has it: there is nothing to go by
         (KeepEvery(steps=2), (1, 1, 1, 1, 1), {0, 2, 4}),
         (KeepEvery(epochs=3), (1, 1, 1, 1, 1), {0, 3, 4}),
         (KeepEvery(steps=2), (NAN, 1, 1), {0, 1, 2}),  # the first finite one stays too

@@ -10,6 +10,8 @@ Rules for this file:
 3. Policies are joined with `|`: a checkpoint stays if any of them keeps it. None can overrule
    another, so "latest" and "best" are safe from each other's rule.
 4. The newest commit is always kept, whatever the policies say: it is what a restart resumes from.
+5. A rule that has nothing to go by (a metric that none has, epochs that nobody gave) drops nothing:
+   it was misspelt, or what it goes by has yet to come. `missing` says so in words.
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from typing import Literal, Protocol, final
 
 from peakhold.errors import InvalidArgumentError
 
-__all__ = ["CheckpointInfo", "KeepAny", "KeepBest", "KeepEvery", "KeepLast", "KeepPolicy", "keep"]
+__all__ = [
+    "CheckpointInfo",
+    "KeepAny",
+    "KeepBest",
+    "KeepEvery",
+    "KeepLast",
+    "KeepPolicy",
+    "keep",
+    "missing",
+]
 
 
 @final
@@ -125,7 +136,8 @@ class KeepBest(_Joinable):
     """Keep those with the best values of a metric.
 
     A checkpoint without the metric, or where it is NaN or infinite, is never among the best. Of
-    equal values the earlier commit is the better one, as with Keras's strict comparison.
+    equal values the earlier commit is the better one, as with Keras's strict comparison. As long as
+    no checkpoint has the metric at all, every one is kept.
 
     Args:
         metric: Name of the metric.
@@ -174,6 +186,8 @@ class KeepBest(_Joinable):
 
     def keeps(self, infos: Sequence[CheckpointInfo]) -> frozenset[int]:
         """Return the commit numbers to keep."""
+        if not any(self.metric in info.metrics for info in infos):
+            return frozenset(info.commit for info in infos)
         return frozenset(info.commit for info in self.ranked(infos)[: self.n])
 
 
@@ -183,7 +197,8 @@ class KeepEvery(_Joinable):
     """Keep the first checkpoint of every so many steps or epochs, for ever.
 
     Time is cut into stretches of that length; the earliest checkpoint of each stretch stays. Saves
-    need not fall on round numbers.
+    need not fall on round numbers. Where epochs are counted and no checkpoint has one, every one is
+    kept.
 
     Args:
         steps: Length of a stretch in steps. At least 1.
@@ -217,8 +232,13 @@ class KeepEvery(_Joinable):
         """No bound: it grows with the run."""
         return None
 
+    def _is_blind(self, infos: Sequence[CheckpointInfo]) -> bool:
+        return self.epochs is not None and all(info.epoch is None for info in infos)
+
     def keeps(self, infos: Sequence[CheckpointInfo]) -> frozenset[int]:
         """Return the commit numbers to keep."""
+        if self._is_blind(infos):
+            return frozenset(info.commit for info in infos)
 
         def firsts(some: Sequence[CheckpointInfo]) -> set[int]:
             first: dict[int, CheckpointInfo] = {}
@@ -267,6 +287,33 @@ class KeepAny(_Joinable):
     def keeps(self, infos: Sequence[CheckpointInfo]) -> frozenset[int]:
         """Return the commit numbers to keep."""
         return frozenset().union(*(policy.keeps(infos) for policy in self.policies))
+
+
+def missing(policy: object, infos: Sequence[CheckpointInfo]) -> list[str]:
+    """Say in words which rules have nothing to go by (rule 5).
+
+    Args:
+        policy: What to keep.
+        infos: All committed checkpoints; with fewer than two there is nothing to choose.
+
+    Example:
+        >>> infos = [CheckpointInfo(s, commit=s, metrics={"val_accuracy": s}) for s in (1, 2)]
+        >>> [words] = missing(KeepBest("val_acc", "max"), infos)
+        >>> words.partition(" keeps all: ")[2]
+        "none has the metric 'val_acc', but 'val_accuracy'"
+    """
+    if len(infos) < 2:
+        return []
+    if isinstance(policy, KeepAny):
+        return [words for one in policy.policies for words in missing(one, infos)]
+    if isinstance(policy, KeepBest):
+        known = sorted({name for info in infos for name in info.metrics})
+        if policy.metric not in known:
+            others = f", but {', '.join(map(repr, known[:5]))}" if known else ", nor any other"
+            return [f"{policy} keeps all: none has the metric {policy.metric!r}{others}"]
+    if isinstance(policy, KeepEvery) and policy._is_blind(infos):
+        return [f"{policy} keeps all: none was saved with an epoch (pass epoch= to save)"]
+    return []
 
 
 def keep(policy: KeepPolicy | None, infos: Sequence[CheckpointInfo]) -> frozenset[int]:

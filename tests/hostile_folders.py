@@ -384,3 +384,95 @@ def tree_two_for_one_part(h):
     record = dict(h.files["train.json"], part="model")
     h.manifest["files"] = [f for f in h.manifest["files"] if f["name"] != "train.json"] + [record]
     h.seal()
+
+
+# -- what hurts whoever describes it, or looks at all of it again and again ---------------------
+
+_DEEP = b'{"a":' * 900 + b"0" + b"}" * 900
+
+for label, changes in {
+    "metrics_1e400": {"metrics": {"loss": "<1e400>"}},
+    "metrics_giant": {"metrics": {"loss": 10**400}},
+    "format_true": {"format": True},
+    "format_float": {"format": 1.0},
+    "commit_giant": {"commit": 2**62},
+    "reason_deep": {"reason": "<deep>"},
+    "format_deep": {"format": "<deep>"},
+    "step_deep": {"step": "<deep>"},
+    "metrics_deep": {"metrics": {"loss": "<deep>"}},
+    "time_deep": {"committed_at": "<deep>"},
+    "required_deep": {"required": "<deep>"},
+}.items():
+
+    def _raw(h, changes=changes):
+        h.manifest.update(changes)
+        text = json.dumps(h.manifest).replace('"<1e400>"', "1e400")
+        h.seal(text.replace('"<deep>"', _DEEP.decode()))
+
+    CASES[label] = _raw
+
+
+@case
+def tree_1e400(h):
+    h.put("model.json", b'{"rate":1e400}')
+    h.seal()
+
+
+@case
+def tree_keyed_by_a_tensor(h):
+    h.put("model.json", b'{"$dict":[[{"$tensor":"kernel"},1]]}')
+    h.seal()
+
+
+@case
+def shape_of_nothing_but_too_large(h):
+    """No bytes, and a length that no array of eight-byte numbers can have."""
+    first = min(h.tensors, key=lambda tensor: tensor["offsets"][0])
+    begin = first["offsets"][0]
+    empty = {**first, "name": "void", "dtype": "F64", "shape": [0, 2**61 - 1],
+             "offsets": [begin, begin], "xxh3_128": xxhash.xxh3_128_hexdigest(b"")}  # fmt: skip
+    h.tensors.append(empty)
+    h.header(lambda header: header.update(
+        void={"dtype": "F64", "shape": empty["shape"], "data_offsets": [begin, begin]}
+    ))  # fmt: skip
+    h.seal()
+
+
+@case
+def size_of_8_tib(h):
+    """Sparse: some kilobytes on disk. Nobody has such memory, and nobody is asked for it."""
+    size, path = 8 << 40, h.folder / "model.safetensors"
+    tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    h.put("model.safetensors", _sealed_header({"kernel": tensor}))
+    covered = h.files["model.safetensors"]["covered"]
+    try:
+        os.truncate(path, covered + size)
+    except OSError:  # more than a file can have here: the sizes differ, which is seen first
+        os.truncate(path, 1 << 40)
+    h.files["model.safetensors"].update(size=covered + size)
+    kept = next(t for t in h.tensors if t["name"] == "kernel")
+    kept.update(dtype="U8", shape=[size], offsets=[0, size])
+    h.manifest["tensors"] = [
+        kept, *(t for t in h.tensors if t["file"] != "model.safetensors")
+    ]  # fmt: skip
+    h.seal()
+
+
+def _sealed_header(header):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@case
+def files_thousands_of_parts(h):
+    """771 KB that took 18 s to verify: each part asked each file for each tensor."""
+    tensor = {"dtype": "U8", "shape": [0], "file": "", "offsets": [0, 0],
+              "xxh3_128": xxhash.xxh3_128_hexdigest(b"")}  # fmt: skip
+    for number in range(1500):
+        part = f"p{number}"
+        for name in (f"{part}.safetensors", f"{part}.json"):
+            h.manifest["files"].append(
+                {"name": name, "part": part, "size": 9, "covered": 9, "xxh3_128": "0" * 32}
+            )
+        h.tensors.append({**tensor, "name": "x", "file": f"{part}.safetensors"})
+    h.seal()

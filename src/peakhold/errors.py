@@ -18,6 +18,7 @@
           ├── StoreOwnedError (RuntimeError)    another process writes here; it is named
           ├── StoreForkedError (RuntimeError)   a forked child used its parent's store
           ├── StoreClosedError (RuntimeError)   a call after `close()`
+          ├── StoreBusyError (RuntimeError)     a signal's handler came in the middle of `save()`
           ├── SaveReplacedError (RuntimeError)  a newer save took the place of a waiting one
           ├── CheckpointNotFoundError (LookupError)  no such checkpoint, or none at all
           ├── CheckpointDamagedError (OSError)  what is on disk is not what was saved
@@ -68,6 +69,7 @@ __all__ = [
     "SaveError",
     "SaveReplacedError",
     "SaveWarning",
+    "StoreBusyError",
     "StoreClosedError",
     "StoreError",
     "StoreForkedError",
@@ -321,6 +323,25 @@ class StoreClosedError(StoreError, RuntimeError):
         """Name the folder."""
         return cls(
             _with_hint(f"expected an open store, got path={path!r} closed.", "open it anew.")
+        )
+
+
+class StoreBusyError(StoreError, RuntimeError):
+    """A call came in the middle of another that this thread is still in: from a signal's handler.
+
+    The state that is being copied there, and the memory that it is copied to, are half one moment's
+    and half another's.
+    """
+
+    @classmethod
+    def for_path(cls, path: str) -> StoreBusyError:
+        """Say what a handler may do."""
+        return cls(
+            _with_hint(
+                f"expected a call when no save is being handed over, got path={path!r} in the "
+                "middle of one (a handler of a signal has come in between).",
+                "set a flag in the handler, and save when the step is over.",
+            )
         )
 
 

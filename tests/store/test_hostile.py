@@ -1,16 +1,20 @@
 """Folders made to hurt: a clear error, nothing executed, nothing read outside, memory bounded."""
 
+import inspect
 import os
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hostile_folders import CASES, Hostile
 from hostile_folders import MARK as MARK_NAME
-from peakhold.errors import CheckpointDamagedError, PartMissingError
+from peakhold.errors import CheckpointDamagedError, PartMissingError, StoreOwnedError
 from peakhold.store import Reader, Store
 from store_support import assert_same, quietly, state
 
@@ -51,6 +55,80 @@ def test_hostile(folder, name):
     assert_same({"train": loaded["train"]}, {"train": state(loaded.entry.step)["train"]})
     assert not MARK.exists(), "something was executed"
     assert peak < MEMORY, f"{peak:,} bytes"
+
+
+def deep(levels, work):
+    return deep(levels - 1, work) if levels else work()
+
+
+@pytest.mark.parametrize("room", [60, 90, 120, 200])
+def test_a_load_from_deep_in_the_stack_is_not_damage(folder, room):
+    """Recursion has a limit that the caller may have used up: that says nothing of the file."""
+    nested = []
+    for _ in range(180):
+        nested = [nested]
+    with Store(folder) as store:
+        store.save(4, {"model": {"deep": nested}}).result()
+    here = len(inspect.stack(0))
+
+    def look():
+        reader = Reader(folder)
+        return reader.load(4)["model"]["deep"], reader.verify(4)[0].ok
+
+    assert deep(sys.getrecursionlimit() - here - room, look) == (nested, True)
+
+
+@pytest.mark.parametrize("note", ['{"pid":' + "[" * 900 + "]" * 900 + ',"host":1,"since":1}',
+                                  '{"pid":1e400,"host":{},"since":[]}', "[1]", "\0", "{"])  # fmt: skip
+def test_a_hostile_note_in_the_lock_hurts_nobody(folder, note):
+    with Store(folder):
+        (folder / ".lock").write_text(note)
+        with pytest.raises(StoreOwnedError, match="not written its name"):
+            Store(folder)
+
+
+def test_verify_takes_no_longer_than_there_is_to_read(folder):
+    CASES["files_thousands_of_parts"](
+        Hostile(folder / "step-00000003", folder.parent / "outside.safetensors")
+    )
+    started = time.process_time()
+    (finding,) = Reader(folder).verify(3)
+    assert len(finding.damage) > 1500 and time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_size_beyond_all_memory_is_refused_before_memory_is_asked_for(folder, mmap, monkeypatch):
+    asked, real = [], np.empty
+    monkeypatch.setattr(np, "empty", lambda n, *more: (asked.append(n), real(n, *more))[1])
+    CASES["size_of_8_tib"](Hostile(folder / "step-00000003", folder.parent / "outside.safetensors"))
+    reader = Reader(folder)
+    with pytest.raises(CheckpointDamagedError, match=r"model\.safetensors"):
+        reader.load(3, mmap=mmap)
+    assert not reader.verify(3)[0].ok
+    assert max(asked) <= 1 << 20
+    assert quietly(reader.load, mmap=mmap).entry.step == 2
+
+
+def test_a_sparse_file_is_verified_before_it_is_read_into_memory(tmp_path, monkeypatch):
+    """Holes are what a file system that compresses makes of zeros: no damage by themselves."""
+    zeros = np.zeros(80 << 20, np.uint8)
+    with Store(tmp_path) as store:
+        entry = store.save(1, {"m": {"a": zeros}}).result()
+    path = entry.path / "m.safetensors"
+    with open(path, "r+b") as file:  # the same bytes, in a few kilobytes
+        header = file.read(path.stat().st_size - len(zeros))
+        file.truncate(len(header))
+        file.truncate(len(header) + len(zeros))
+    assert path.stat().st_blocks * 512 < 1 << 20
+    assert not Reader(tmp_path).load()["m"]["a"].any()
+    with open(path, "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    asked, real = [], np.empty
+    monkeypatch.setattr(np, "empty", lambda n, *more: (asked.append(n), real(n, *more))[1])
+    with pytest.raises(CheckpointDamagedError, match="not those that were written"):
+        Reader(tmp_path).load()
+    assert max(asked) <= 8 << 20
 
 
 def test_there_are_enough_of_them():

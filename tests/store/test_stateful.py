@@ -124,7 +124,7 @@ class StoreModel(RuleBasedStateMachine):
     def undelete(self):
         whole = [(n, i) for n, i in self.trash if n not in self.unlisted()]
         if not whole:
-            with pytest.raises(CheckpointNotFoundError):
+            with pytest.raises(CheckpointDamagedError if self.trash else CheckpointNotFoundError):
                 quietly(self.store.undelete)
             return
         name, info = whole[-1]
@@ -158,8 +158,12 @@ class StoreModel(RuleBasedStateMachine):
         live = {n: i for n, i in self.live.items() if n not in self.unlisted()}
         bad = {name for name, _ in self.damaged}
         for view in (self.store, Reader(self.folder)):
-            entries = quietly(view.list)
-            assert [e.name for e in entries] == sorted(live, key=lambda n: live[n].commit)
+            if self.live and not live:
+                with pytest.raises(CheckpointDamagedError):
+                    quietly(view.list)
+            else:
+                entries = quietly(view.list)
+                assert [e.name for e in entries] == sorted(live, key=lambda n: live[n].commit)
             findings = {finding.name: finding.ok for finding in quietly(view.verify)}
             assert findings == {name: name not in bad for name in self.live}
         ranked = KeepBest("loss", "min").ranked(list(live.values()))

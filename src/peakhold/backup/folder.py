@@ -71,7 +71,8 @@ class BackupFolder:
             earlier.close()
         self._store = _opened(self.path)
         _open[self.path] = self
-        self.last_step = max((entry.step for entry in self._store.list()), default=-1)
+        keys = map(manifests.parse_folder_name, self._names())  # a damaged one has a step, too
+        self.last_step = max((key[0] for key in keys if key), default=-1)
         self._closed = False
 
     def _runs(self) -> bool:

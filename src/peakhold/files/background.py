@@ -8,16 +8,25 @@ Rules for this file:
    It starts with the first job and ends when there is none, so an idle process exits at once.
 3. A forked child has the queue but not the thread. It drops the queue: the parent writes these
    jobs, and a job written twice under one name is the worst of outcomes.
-4. At the very end of the interpreter no thread can be started; then the job runs in the caller.
+4. At the very end of the interpreter nobody waits for a new thread, and late enough it never
+   begins: then the job runs in the caller.
+5. Ctrl-C, and the handler of any signal, come between any two lines of whoever hands over or waits,
+   and a handler may hand over and wait itself. So nobody holds a lock here while he does something:
+   each step is one call that cannot be interrupted (`append`, `popleft`, `setdefault`), and what an
+   interrupt has left undone, a job in no queue or a queue without a thread, is done by whoever next
+   waits or hands over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar, final
+from typing import Final, Generic, TypeVar, final
 
 from peakhold import process
 from peakhold.errors import StoreForkedError
@@ -26,6 +35,9 @@ __all__ = ["Task", "drain", "submit"]
 
 T = TypeVar("T")
 
+_LOOK_S: Final = 1.0
+"""How long to wait before looking whether what is waited for is still being seen to (rule 5)."""
+
 
 @final
 class Task(Generic[T]):
@@ -33,15 +45,37 @@ class Task(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work: Callable[[], T] | None = work
-        self._ended = threading.Event()
         self._pid = os.getpid()
-        self._claim = threading.Lock()
-        self.done = False
-        """True when the job has ended, well or not."""
-        self.error: BaseException | None = None
-        """What the job raised, or None; None while it runs."""
         self.value: T | None = None
         """What it returned; None while it runs, and if it raised."""
+        self._error: BaseException | None = None
+        self._claim: dict[str, object] = {}
+        """Who does it: one that runs it, or the error that it was cancelled with."""
+        self._finished = False
+        self._end = threading.Lock()  # released at the end: a waiter holds it for no longer
+        self._end.acquire()
+        self.queued = False
+        """True once it has been in the queue."""
+
+    @property
+    def done(self) -> bool:
+        """True when the job has ended, well or not."""
+        return self._finished or self._cancelled is not None
+
+    @property
+    def _cancelled(self) -> BaseException | None:
+        claim = self._claim.get("by")
+        return claim if isinstance(claim, BaseException) else None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the job raised, or None; None while it runs."""
+        return self._error or self._cancelled
+
+    @property
+    def begun(self) -> bool:
+        """True when somebody runs it, or nobody ever will."""
+        return bool(self._claim)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end, whatever it is; False if it has not come in time.
@@ -51,7 +85,15 @@ class Task(Generic[T]):
         """
         if os.getpid() != self._pid:
             raise StoreForkedError.for_path("a task of the parent")
-        return self._ended.wait(timeout_s)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.done:
+            _writer.see_to(self)  # type: ignore[arg-type]  # the queue does not look at values
+            left = _LOOK_S if until is None else min(_LOOK_S, until - time.monotonic())
+            if left <= 0:
+                break
+            if self._end.acquire(timeout=left):
+                self._release()
+        return self.done
 
     def result(self, timeout_s: float | None = None) -> T:
         """Wait for the job and return its value.
@@ -72,69 +114,136 @@ class Task(Generic[T]):
 
     def run(self) -> None:
         """Do the job, once; nothing escapes."""
-        with self._claim:
-            work, self._work = self._work, None  # the job's arrays are let go when it ends
-        if work is None:
-            return
+        me = object()
+        work: Callable[[], T] | None = None
         try:
-            self.value = work()
+            if self._claim.setdefault("by", me) is not me:
+                return
+            work, self._work = self._work, None  # the job's arrays are let go when it ends
+            if work is not None:
+                self.value = work()
         except BaseException as exc:
-            self.error = exc
-        # The event is set before the job is dropped: the job may hold the last reference to a
+            if self._claim.get("by") is not me:
+                raise
+            self._error = exc
+        # The end is told before the job is dropped: the job may hold the last reference to a
         # store, and a store that is collected waits for this very task.
-        self._end()
+        self._finished = True
+        self._release()
         del work
 
     def cancel(self, error: BaseException) -> bool:
         """End the job with `error` if it has not begun; True if it had not."""
-        with self._claim:
-            work, self._work = self._work, None
-        if work is None:
+        if self._claim.setdefault("by", error) is not error:
             return False
-        self.error = error
-        self._end()
+        self._work = None
+        self._release()
         return True
 
-    def _end(self) -> None:
-        self.done = True
-        self._ended.set()
+    def _release(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is free already
+            self._end.release()
 
 
 @final
 class _Writer:
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._jobs: deque[Task[object]] = deque()
+        self._turn: dict[str, int] = {}
+        """Which thread does the jobs; empty if none does."""
         self._thread: threading.Thread | None = None
+        """The last that had its turn."""
+        self._starting: threading.Thread | None = None
+        """One that will look for jobs as soon as it runs."""
+        self.ending = False
+        """True once what is handed over is done by who hands it over."""
 
     def submit(self, task: Task[object]) -> None:
-        with self._lock:
+        self._jobs.append(task)
+        task.queued = True
+        self._see_to_jobs()
+
+    def see_to(self, task: Task[object]) -> None:
+        """Have a job done that somebody waits for, whatever has come between (rule 5)."""
+        if self._turn.get("of") == threading.get_ident():
+            task.run()  # whoever waits is who would do it
+            return
+        if not (task.queued or task.begun):
             self._jobs.append(task)
-            if self._thread is not None:
-                return
-            thread = threading.Thread(target=self._run, name="peakhold-writer", daemon=False)
-            self._thread = thread
+            task.queued = True
+        self._see_to_jobs()
+
+    def _see_to_jobs(self) -> None:
+        if sys.is_finalizing():
+            self._turn.clear()  # whoever had it will never run again
+        if not self._jobs or self._turn:  # who has the turn looks again when it is over
+            return
+        if self._starting is not None and self._starting.is_alive():
+            return
+        if self.ending or sys.is_finalizing():  # rule 4
+            self._run_here()
+            return
+        thread = threading.Thread(target=self._run, name="peakhold-writer", daemon=False)
+        self._starting = thread
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is ending (rule 4), or the system is out of threads
-            self._run()
+        except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # it hit `start` in a bad place
+                raise error.__context__ from None
+            self._starting = None  # the system is out of threads
+            self._run_here()
 
     def _run(self) -> None:
+        thread = threading.current_thread()
         while True:
-            with self._lock:
-                if not self._jobs:
-                    self._thread = None
-                    return
-                task = self._jobs.popleft()
-            task.run()
+            # Before the look at the jobs: whoever adds one from here on sees to it himself.
+            if self._starting is thread:
+                self._starting = None
+            if not self._jobs or not self._take_turn():
+                return
+            self._thread = thread
+            try:
+                self._do_jobs()
+            finally:
+                self._turn.clear()
+
+    def _run_here(self) -> None:
+        while self._jobs and self._take_turn():
+            try:
+                interrupt = self._do_jobs()
+            finally:
+                self._turn.clear()
+            if interrupt is not None:
+                raise interrupt
+
+    def _take_turn(self) -> bool:
+        me = threading.get_ident()
+        return self._turn.setdefault("of", me) == me
+
+    def _do_jobs(self) -> BaseException | None:
+        """Do all there are; the Ctrl-C that a job was ended by, if there was one."""
+        while self._jobs:
+            self._jobs[0].run()  # it stays there meanwhile: an interrupt must not lose it
+            task = self._jobs.popleft()
+            error = task.error
             del task  # an idle writer holds nobody's arrays
+            if isinstance(error, KeyboardInterrupt):
+                return error
+            del error
+        return None
 
     def drain(self) -> None:
-        while True:
-            with self._lock:
-                thread = self._thread
-            if thread is None or thread is threading.current_thread():
-                return
+        me = threading.get_ident()
+        while (self._jobs or self._turn) and self._turn.get("of") != me:
+            thread = self._thread
+            if thread is not None and thread.is_alive():
+                thread.join()
+            else:  # it has not begun yet, or somebody does the jobs himself
+                marker: Task[object] = Task(lambda: None)
+                self.submit(marker)
+                marker.wait()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
 
@@ -173,6 +282,11 @@ def drain() -> None:
     _writer.drain()
 
 
+def _end() -> None:
+    _writer.ending = True
+    _writer.drain()
+
+
 # The interpreter joins threads before it runs exit hooks: a job that such a hook submits would be
 # cut off with the thread that has begun to do it.
-process.at_exit(drain)
+process.at_exit(_end)

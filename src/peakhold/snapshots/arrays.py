@@ -329,6 +329,8 @@ def byte_count(dtype: str, stored_as: str | None, shape: tuple[int, ...]) -> int
             raise ValueError(f"{dtype} with this shape cannot be {stored_as!r:.50}")
     if len(shape) > _MAX_NDIM:
         raise ValueError(f"a shape of {len(shape)} axes is not one an array can have")
-    if math.prod(length or 1 for length in shape) >= 2**62:
+    width = DTYPES[dtype].itemsize
+    # NumPy multiplies the lengths that are not zero, also where there are no bytes.
+    if math.prod(length or 1 for length in shape) * width >= 2**62:
         raise ValueError("its shape is larger than any memory")
-    return math.prod(shape) * DTYPES[dtype].itemsize
+    return math.prod(shape) * width

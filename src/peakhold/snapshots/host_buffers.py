@@ -137,6 +137,7 @@ class HostBuffers:
         if self._layout is not None and self._layout.fits(drafts):
             return self._layout
         layout = Layout(drafts)
+        self._layout = None  # if there is no memory for the new one, the old one is gone, too
         places = [
             (layout.starts[part] + spec.begin, array.shape, array.dtype.newbyteorder("<"))
             for part, spec, array in layout.arrays(drafts)

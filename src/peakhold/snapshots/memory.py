@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import sys
 import weakref
@@ -59,8 +60,22 @@ process.in_forked_child(_fill_gaps_in_child)
 
 
 def allocate(nbytes: int) -> Array:
-    """Fresh private memory with every page touched, which forked children do not get."""
+    """Fresh private memory with every page touched, which forked children do not get.
+
+    Raises:
+        MemoryError: If there is none. The system's own word for it is `OSError(ENOMEM)`, which
+            looks like a disk's to whoever has a second way.
+    """
     nbytes = max(nbytes, PAGE)
+    try:
+        return _mapped(nbytes)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise MemoryError(f"no memory for {nbytes:,} bytes ({error.strerror})") from error
+
+
+def _mapped(nbytes: int) -> Array:
     if sys.platform == "win32":
         memory: Array = np.empty(nbytes, np.uint8)
         memory[::PAGE] = 0

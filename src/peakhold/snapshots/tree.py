@@ -18,9 +18,10 @@ import base64
 import binascii
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -38,6 +39,9 @@ from peakhold.trees import DEEPEST, TooDeepError, fold, is_container, is_named, 
 
 __all__ = ["TreeError", "check_storable", "flatten", "parse_json", "to_json", "unflatten"]
 
+T = TypeVar("T")
+
+_MAX_INT_BITS: Final = 14_284  # what 4,300 digits can hold, Python's limit for parsing one
 _RESERVED: Final = "__metadata__"  # safetensors' own key
 
 
@@ -53,6 +57,9 @@ class _Flattener:
         self._met: list[tuple[str, Any, dict[str, str]]] = []
         """Path of each array, the array or its source, and the mark that will have its name."""
         self._array_kinds: set[type] = set()  # met before: a state has thousands of one type
+        # A lazy mapping keeps none of what it gives: what died would lend its address, by which
+        # arrays are told apart, to the next.
+        self._values: list[Any] = []
 
     def refuse(self, path: str, value: Any, why: str = "", hint: str | None = None) -> Exception:
         return InvalidArgumentError.for_argument(
@@ -123,8 +130,10 @@ class _Flattener:
         kind = type(value)
         if kind in self._array_kinds:
             return self.met(path, value)
-        if kind in (str, bool, int) or value is None:
+        if kind in (str, bool) or value is None:
             return value
+        if kind is int:
+            return self.integer(value, path)
         if kind is float:
             return value if math.isfinite(value) else {"$float": number_to_json(value)}
         if kind is bytes:
@@ -142,35 +151,75 @@ class _Flattener:
             raise self.unstorable(path, value, exc) from exc
         if source is not None:
             self._array_kinds.add(type(value))
+            self._values.append(value)
             return self.met(path, source)
         if isinstance(value, complex):
             return {"$complex": [self.leaf(x, path) for x in (value.real, value.imag)]}
-        for plain in (bool, int, float, str):
-            if isinstance(value, plain):  # an IntEnum and its like: stored by value
-                return self.leaf(plain(value), path)
+        plain = _plain(value)
+        if plain is not value:
+            return self.leaf(plain, path)
         raise self.refuse(path, type(value).__name__)
+
+    def integer(self, value: int, path: str) -> int:
+        if value.bit_length() > _MAX_INT_BITS:
+            raise self.refuse(
+                path,
+                f"an int of {value.bit_length():,} bits",
+                "Python reads at most 4,300 digits",
+                "save it as bytes, or as a string of hexadecimal digits.",
+            )
+        return value
 
     def join(self, container: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
         if not is_named(container):
             return {"$tuple": children} if isinstance(container, tuple) else children
+        are_plain = all(type(key) is str for key in keys)
+        if not are_plain:
+            keys = [self.key(key, path) for key in keys]
+        if (not are_plain or type(container) is not dict) and len(set(keys)) < len(keys):
+            twice = Counter(keys).most_common(1)[0][0]
+            raise self.refuse(f"{path}/{twice}" if path else str(twice), twice, "the same key twice")
         if all(type(key) is str and not key.startswith("$") for key in keys):
             return dict(zip(keys, children, strict=True))
         pairs = zip(keys, children, strict=True)
-        return {"$dict": [[self.key(key, path), child] for key, child in pairs]}
+        return {"$dict": [[fold(key, self.leaf, self.join), child] for key, child in pairs]}
 
     def key(self, key: Any, path: str) -> Any:
-        at = f"{path}/{key!r}" if path else repr(key)
+        """The key that `load` will give, of Python's own types."""
+        at = f"{path}/{_shown(key)}" if path else _shown(key)
         return fold(key, self.key_leaf, self.key_tuple, path=at)
 
     def key_leaf(self, key: Any, path: str) -> Any:
-        if key is None or isinstance(key, str | int | float):
-            return self.leaf(key, path)
-        raise self.refuse(path, key, "as a key")
+        if key is not None and not isinstance(key, str | int | float):
+            raise self.refuse(path, key, "as a key")
+        key = _plain(key)
+        if key != key:  # noqa: PLR0124 - NaN
+            raise self.refuse(path, key, "as a key: nobody could look it up")
+        return self.integer(key, path) if type(key) is int else key
 
     def key_tuple(self, key: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
         if isinstance(key, tuple):
-            return {"$tuple": children}
+            return tuple(children)
         raise self.refuse(path, key, "as a key")
+
+
+def _shown(key: Any) -> str:
+    try:
+        return repr(key)
+    except ValueError:  # an int of more than 4,300 digits
+        return "a huge int"
+
+
+def _plain(value: Any) -> Any:
+    """The plain value of an IntEnum, `np.float64`, `np.str_` and their like; else itself."""
+    if isinstance(value, bool) or value is None or type(value) in (int, float, str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    # Not `str(value)`: of an Enum that is its name.
+    return str.__str__(value) if isinstance(value, str) else value
 
 
 def flatten(part: str, tree: Any) -> tuple[Any, dict[str, ArraySource]]:
@@ -219,12 +268,50 @@ def _no_constant(text: str) -> Any:
     raise TreeError(f"{text} is not JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # `1e400`: written by nobody, who has words for infinities
+        raise TreeError(f"{text:.30} is no number that a float can hold")
+    return number
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise TreeError(f"the key {twice!r} is there twice")
+        raise TreeError(f"the key {twice!r:.100} is there twice")
     return members
+
+
+def _with_room(work: Callable[[], T]) -> T:
+    """Call what recurses; if the caller stands too deep in the stack, on a stack of its own.
+
+    Recursion has a limit that the caller may have used up, which says nothing of what is read.
+
+    Raises:
+        TreeError: If that is not enough either.
+    """
+    try:
+        return work()
+    except RecursionError:
+        pass
+    found: list[T] = []
+    errors: list[BaseException] = []
+
+    def again() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=again, name="peakhold-parse")
+    thread.start()
+    thread.join()
+    for error in errors:
+        if isinstance(error, RecursionError):
+            raise TreeError("it is nested too deeply") from None
+        raise error
+    return found[0]
 
 
 def parse_json(data: bytes | memoryview) -> Any:
@@ -233,14 +320,19 @@ def parse_json(data: bytes | memoryview) -> Any:
     Raises:
         TreeError: If it is not that; nothing else is raised, whatever the bytes.
     """
-    try:
+
+    def parse() -> Any:
         return json.loads(
-            str(data, "utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates
+            str(data, "utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_no_duplicates,
         )
+
+    try:
+        return _with_room(parse)
     except TreeError:
         raise
-    except RecursionError as exc:
-        raise TreeError("it is nested too deeply") from exc
     except ValueError as exc:  # also bad UTF-8 and numbers of more than 4300 digits
         raise TreeError(f"it is not JSON ({exc})") from exc
 
@@ -256,10 +348,14 @@ def unflatten(skeleton: Any, tensor: Callable[[str], Any]) -> Any:
         TreeError: If a mark is not one of ours.
     """
     walk = _Restorer(tensor)
-    try:
+
+    def restore() -> Any:
         # A tuple is two levels of JSON, a `$dict` three.
         return fold(skeleton, walk.leaf, walk.join, is_leaf=_is_tensor, deepest=3 * DEEPEST)
-    except (TooDeepError, RecursionError) as exc:  # or the caller stands deep in the stack already
+
+    try:
+        return _with_room(restore)
+    except TooDeepError as exc:
         raise TreeError("it is nested too deeply") from exc
 
 
@@ -304,7 +400,13 @@ class _Restorer:
                 raise TreeError("a `$bytes` is not base64") from exc
         if mark == "$dict" and isinstance(body, list):
             return _keyed(body, restored)
-        raise TreeError(f"the mark {mark!r} is unknown or holds the wrong thing")
+        raise TreeError(f"the mark {mark!r:.100} is unknown or holds the wrong thing")
+
+
+def _is_key(key: Any) -> bool:
+    if isinstance(key, tuple):
+        return all(map(_is_key, key))
+    return key is None or isinstance(key, str | int | float)
 
 
 def _keyed(pairs: list[Any], restored: list[Any]) -> dict[Any, Any]:
@@ -313,10 +415,9 @@ def _keyed(pairs: list[Any], restored: list[Any]) -> dict[Any, Any]:
         if not (isinstance(pair, list) and len(pair) == 2):
             raise TreeError("a `$dict` holds something else than pairs")
         key, value = whole
-        try:
-            if key in result:
-                raise TreeError(f"the key {key!r} is there twice")
-        except TypeError as exc:
-            raise TreeError("a `$dict` has a key that cannot be one") from exc
+        if not _is_key(key):
+            raise TreeError("a `$dict` has a key that cannot be one")
+        if key in result:
+            raise TreeError(f"the key {key!r:.100} is there twice")
         result[key] = value
     return result

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, final
@@ -35,6 +35,7 @@ from peakhold.snapshots.tree import to_json
 from peakhold.store import manifest as manifests
 from peakhold.store.manifest import FileRecord, Manifest, TensorRecord
 from peakhold.store.part_writer import write_json, write_tensors
+from peakhold.store.trouble import let_go
 
 __all__ = ["MARGIN_BYTES", "TMP_PREFIX", "Label", "check_room", "commit", "remove_tree"]
 
@@ -64,7 +65,14 @@ def check_room(disk: Disk, root: int, path: str, nbytes: int) -> None:
         raise DiskFullError.for_bytes(path, needed, free)
 
 
-def commit(disk: Disk, root: int, path: str, label: Label, snapshot: Snapshot) -> Manifest:
+def commit(
+    disk: Disk,
+    root: int,
+    path: str,
+    label: Label,
+    snapshot: Snapshot,
+    check: Callable[[], object] = lambda: None,
+) -> Manifest:
     """Write a checkpoint and make it durable under its final name.
 
     Args:
@@ -73,6 +81,8 @@ def commit(disk: Disk, root: int, path: str, label: Label, snapshot: Snapshot) -
         path: The folder's path, for messages.
         label: Step, metrics and the like.
         snapshot: What to write.
+        check: Called before each part and once all is read from memory: what it raises, if the
+            arrays may have changed, ends the save before anything can be seen of it.
 
     Returns:
         The manifest as written. When this returns, the checkpoint survives a power cut.
@@ -85,7 +95,8 @@ def commit(disk: Disk, root: int, path: str, label: Label, snapshot: Snapshot) -
     hidden = f"{TMP_PREFIX}{name}-{os.urandom(4).hex()}"
     check_room(disk, root, path, snapshot.layout.data_bytes)
     try:
-        manifest = _write(disk, root, hidden, label, snapshot)
+        manifest = _write(disk, root, hidden, label, snapshot, check)
+        check()
         disk.rename(hidden, name, root, root)
     except BaseException:
         _discard(disk, root, hidden)
@@ -98,7 +109,14 @@ def commit(disk: Disk, root: int, path: str, label: Label, snapshot: Snapshot) -
     return manifest
 
 
-def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot) -> Manifest:
+def _write(
+    disk: Disk,
+    root: int,
+    hidden: str,
+    label: Label,
+    snapshot: Snapshot,
+    check: Callable[[], object],
+) -> Manifest:
     disk.make_folder(hidden, root)
     folder = disk.open_folder(hidden, root)
     try:
@@ -106,6 +124,7 @@ def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot)
         tensors: list[TensorRecord] = []
         texts = [(part, to_json(skeleton)) for part, skeleton in snapshot.skeletons.items()]
         for part, text in texts:
+            check()
             if snapshot.layout.specs[part]:
                 file = f"{part}.safetensors"
                 record, found = write_tensors(disk, folder, file, snapshot, part)
@@ -135,9 +154,14 @@ def _write(disk: Disk, root: int, hidden: str, label: Label, snapshot: Snapshot)
 def remove_tree(disk: Disk, name: str, at: int) -> None:
     """Remove a folder of files that nobody sees; the manifest goes first.
 
-    Without its manifest a half-removed checkpoint cannot be taken for a whole one. Folders inside
-    are not ours and not touched: then the last call fails, and its error says so.
+    Without its manifest a half-removed checkpoint cannot be taken for a whole one. What cannot be
+    removed holds up nothing else. Folders inside are not ours and not touched (`@eaDir`,
+    `.ipynb_checkpoints`).
+
+    Raises:
+        OSError: What went wrong first, once all else is removed; it names the file.
     """
+    wrong: list[OSError] = []
     folder = disk.open_folder(name, at)
     try:
         names = disk.names(folder)
@@ -145,9 +169,18 @@ def remove_tree(disk: Disk, name: str, at: int) -> None:
             names.remove(manifests.FILE_NAME)
             names.insert(0, manifests.FILE_NAME)
         for file in names:
-            disk.remove(file, folder)
+            try:
+                disk.remove(file, folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                wrong.append(OSError(error.errno, error.strerror, f"{name}/{file}"))
+                if file == manifests.FILE_NAME:
+                    break  # with it, the rest must stay, too
     finally:
-        disk.close(folder)
+        let_go(disk, folder)
+    if wrong:
+        raise wrong[0]
     disk.remove_folder(name, at)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from peakhold.snapshots.tree import TreeError, parse_json
 
 __all__ = [
     "FILE_NAME",
+    "MAX_COUNT",
     "MAX_JSON_BYTES",
     "FileRecord",
     "Manifest",
@@ -39,6 +41,7 @@ FILE_NAME: Final = "manifest.json"
 FORMAT: Final = 1
 # 32 MiB hold 170,000 tensors. Python needs up to 20 times the text to hold hostile JSON: 640 MB.
 MAX_JSON_BYTES: Final = 32 << 20
+MAX_COUNT: Final = 2**62 - 1  # of a step, a commit number, an offset
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _FOLDER: Final = re.compile(r"step-(\d{8,18})(?:\.r([1-9]\d{0,8}))?")
 _CHECKSUM: Final = re.compile(r"[0-9a-f]{32}")
@@ -220,9 +223,9 @@ def decode(data: bytes) -> Manifest:
         raise ManifestError(str(exc)) from exc
     if not isinstance(members, dict):
         raise ManifestError("it is not an object")
-    if members.get("format") != FORMAT:
+    if not _is_count(members.get("format")) or members["format"] != FORMAT:
         raise ManifestError(
-            f"its format is {members.get('format')!r}, this version reads format {FORMAT}"
+            f"its format is {_shown(members.get('format'))}, this version reads format {FORMAT}"
         )
     return _manifest(members)
 
@@ -230,12 +233,17 @@ def decode(data: bytes) -> Manifest:
 def _get(members: Mapping[str, Any], key: str, check: Callable[[Any], bool]) -> Any:
     value = members.get(key)
     if key not in members or not check(value):
-        raise ManifestError(f"{key!r} is {value!r:.100}, which it cannot be")
+        raise ManifestError(f"{key!r} is {_shown(value)}, which it cannot be")
     return value
 
 
+def _shown(value: Any) -> str:
+    """A few words for a stranger's value: its own `repr` may be endless, or recurse too deeply."""
+    return reprlib.repr(value)[:100]
+
+
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
+    return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def _is_counts(value: Any) -> bool:
@@ -294,7 +302,7 @@ def _metric(value: Any) -> float:
             return float(number)
         except OverflowError:
             pass
-    raise ManifestError(f"a metric is {value!r:.100}, which is no number")
+    raise ManifestError(f"a metric is {_shown(value)}, which is no number")
 
 
 def _time(text: str) -> datetime:
@@ -346,7 +354,7 @@ def _check_tensors(manifest: Manifest) -> None:
     for tensor in manifest.tensors:
         part = parts.get(tensor.file)
         if part is None:
-            raise ManifestError(f"tensor {tensor.name!r} is in a file that is not listed")
+            raise ManifestError(f"tensor {tensor.name!r:.100} is in a file that is not listed")
         if (part, tensor.name) in seen:
-            raise ManifestError(f"tensor {tensor.name!r} is there twice")
+            raise ManifestError(f"tensor {tensor.name!r:.100} is there twice")
         seen.add((part, tensor.name))

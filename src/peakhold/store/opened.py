@@ -11,8 +11,10 @@ Rules for this file:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -27,6 +29,7 @@ from peakhold.store import manifest as manifests
 from peakhold.store.entry import Entry
 from peakhold.store.manifest import FileRecord, Manifest, ManifestError, TensorRecord
 from peakhold.store.tensor_file import TensorFile, check_tiling, open_regular, read_exactly
+from peakhold.store.trouble import as_it_is, is_damage, let_go
 
 __all__ = ["GoneError", "OpenCheckpoint", "open_checkpoint"]
 
@@ -52,20 +55,26 @@ class OpenCheckpoint:
         except FileNotFoundError:
             raise GoneError from None
         except OSError as exc:
-            raise self.damaged(f"its folder cannot be opened ({exc.strerror})") from exc
+            raise self.failed(exc, "its folder cannot be opened") from exc
         try:
             self.manifest = self._read_manifest()
             self.entry = Entry.of(self.manifest, folder)
         except BaseException:
-            disk.close(self.fd)
+            let_go(disk, self.fd)
             raise
 
     def damaged(self, reason: str, file: str | None = None) -> CheckpointDamagedError:
         """Name this checkpoint."""
         return CheckpointDamagedError.for_path(self.path, reason, file=file)
 
-    def unless_gone(self, error: CheckpointDamagedError) -> Exception:
-        """Tell damage from deletion (rule 1)."""
+    def failed(self, error: OSError, what: str, file: str | None = None) -> OSError:
+        """What a call that failed means: damage, or trouble as it is (`trouble.py`)."""
+        if is_damage(error):
+            return self.damaged(f"{what} ({error.strerror or error})", file)
+        return as_it_is(error, os.path.join(self.path, file or ""))
+
+    def unless_gone(self, error: OSError) -> Exception:
+        """Tell damage and trouble from deletion (rule 1)."""
         status = self.disk.status(self.fd)
         if self.disk.identity(self.name, self.root) != (status.st_dev, status.st_ino):
             return GoneError()
@@ -76,8 +85,7 @@ class OpenCheckpoint:
         try:
             fd = self.disk.open(file, self.fd)
         except OSError as exc:
-            error = self.damaged(f"it cannot be opened ({exc.strerror})", file)
-            raise self.unless_gone(error) from exc
+            raise self.unless_gone(self.failed(exc, "it cannot be opened", file)) from exc
         try:
             status = self.disk.status(fd)
             if not 0 < status.st_size <= manifests.MAX_JSON_BYTES:
@@ -89,19 +97,34 @@ class OpenCheckpoint:
         except OSError as exc:
             if isinstance(exc, CheckpointDamagedError):
                 raise
-            raise self.damaged(f"it cannot be read ({exc.strerror})", file) from exc
+            raise self.failed(exc, "it cannot be read", file) from exc
         except ManifestError as exc:
             raise self.damaged(str(exc), file) from exc
         finally:
-            self.disk.close(fd)
+            let_go(self.disk, fd)
         if manifest.name != self.true_name:
             raise self.damaged(f"it is the manifest of {manifest.name}", file)
         return manifest
 
+    @cached_property
+    def _files(self) -> dict[str, list[FileRecord]]:
+        """The files of each part: looked up once, for a manifest may list many of both."""
+        found: dict[str, list[FileRecord]] = {}
+        for file in self.manifest.files:
+            found.setdefault(file.part, []).append(file)
+        return found
+
+    @cached_property
+    def _tensors(self) -> dict[str, list[TensorRecord]]:
+        """The tensors of each file."""
+        found: dict[str, list[TensorRecord]] = {}
+        for tensor in self.manifest.tensors:
+            found.setdefault(tensor.file, []).append(tensor)
+        return found
+
     def trees(self, part: str) -> FileRecord:
         """The part's JSON file."""
-        files = [file for file in self.manifest.files if file.part == part]
-        trees = [file for file in files if file.name.endswith(".json")]
+        trees = [file for file in self._files.get(part, ()) if file.name.endswith(".json")]
         if len(trees) != 1 or trees[0].covered != trees[0].size:
             raise self.damaged(f"part {part!r} has not exactly one JSON file", manifests.FILE_NAME)
         return trees[0]
@@ -109,11 +132,11 @@ class OpenCheckpoint:
     def check_files(self) -> None:
         """Every file is there, regular and of its size; the content is not read."""
         for file in self.manifest.files:
-            self.disk.close(open_regular(self.disk, file, self.fd, self.path))
+            let_go(self.disk, open_regular(self.disk, file, self.fd, self.path))
 
     def tensors(self, file: FileRecord) -> list[TensorRecord]:
         """The tensors of one file, their offsets checked."""
-        found = [tensor for tensor in self.manifest.tensors if tensor.file == file.name]
+        found = self._tensors.get(file.name, [])
         wrong = check_tiling(file, found)
         if wrong is not None:
             raise self.damaged(f"file {file.name!r}: {wrong}", manifests.FILE_NAME)
@@ -121,11 +144,8 @@ class OpenCheckpoint:
 
     def tensor_files(self, part: str | None = None) -> list[FileRecord]:
         """All files that hold tensors, or those of one part."""
-        return [
-            file
-            for file in self.manifest.files
-            if not file.name.endswith(".json") and part in (None, file.part)
-        ]
+        files = self.manifest.files if part is None else self._files.get(part, ())
+        return [file for file in files if not file.name.endswith(".json")]
 
     def read_json(self, file: FileRecord) -> Any:
         """Read, verify and parse a part's JSON."""
@@ -136,8 +156,12 @@ class OpenCheckpoint:
             data: Array = np.empty(file.size, np.uint8)
             if not read_exactly(self.disk, fd, data, 0):
                 raise self.damaged("it ends early", file.name)
+        except OSError as exc:
+            if isinstance(exc, CheckpointDamagedError):
+                raise
+            raise self.failed(exc, "it cannot be read", file.name) from exc
         finally:
-            self.disk.close(fd)
+            let_go(self.disk, fd)
         if checksum_of(data) != file.checksum:
             raise self.damaged("its bytes are not those that were written", file.name)
         try:
@@ -162,7 +186,7 @@ class OpenCheckpoint:
 
         def tensor_named(name: str) -> Array | RawTensor:
             if name not in arrays:
-                raise TreeError(f"it names the tensor {name!r}, which is not there")
+                raise TreeError(f"it names the tensor {name!r:.100}, which is not there")
             return arrays[name]
 
         try:
@@ -185,7 +209,8 @@ class OpenCheckpoint:
     def all_damage(self) -> Iterator[CheckpointDamagedError]:
         """Read every byte and yield all that is wrong."""
         scratch: Array = np.empty(_SCRATCH_BYTES, np.uint8)
-        for part in self.manifest.parts:
+        parts = self.manifest.parts
+        for part in parts:
             try:
                 skeleton = self.read_json(self.trees(part))
                 names = {t.name for file in self.tensor_files(part) for t in self.tensors(file)}
@@ -204,15 +229,18 @@ class OpenCheckpoint:
                             yield exc
             except CheckpointDamagedError as exc:
                 yield exc
-        lost = [part for part in self.manifest.required if part not in self.manifest.parts]
+        known = set(parts)
+        lost = [part for part in self.manifest.required if part not in known]
         if lost:
-            yield self.damaged(f"the required parts {lost} are not listed", manifests.FILE_NAME)
+            reason = f"the required parts {lost!s:.200} are not listed"
+            yield self.damaged(reason, manifests.FILE_NAME)
 
 
 def _check_names(skeleton: Any, names: set[str]) -> None:
-    def known(name: str) -> None:
+    def known(name: str) -> list[None]:
         if name not in names:
-            raise TreeError(f"it names the tensor {name!r}, which is not there")
+            raise TreeError(f"it names the tensor {name!r:.100}, which is not there")
+        return []  # like an array, it can be no key
 
     unflatten(skeleton, known)
 
@@ -232,6 +260,8 @@ def open_checkpoint(
 
     Raises:
         CheckpointDamagedError: If it cannot be trusted.
+        GoneError: If it was deleted.
+        OSError: If it could not be looked at.
     """
     opened = OpenCheckpoint(disk, root, name, folder, deleted_from)
     try:
@@ -239,7 +269,6 @@ def open_checkpoint(
     except OSError as exc:
         if isinstance(exc, CheckpointDamagedError):
             raise opened.unless_gone(exc) from exc.__cause__
-        error = opened.damaged(f"it cannot be read ({exc.strerror or exc})")
-        raise opened.unless_gone(error) from exc
+        raise opened.unless_gone(opened.failed(exc, "it cannot be read")) from exc
     finally:
-        disk.close(opened.fd)
+        let_go(disk, opened.fd)

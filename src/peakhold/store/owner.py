@@ -6,6 +6,9 @@ a copied folder is owned by nobody. What is written in the file only names the o
 A forked child inherits the open file, and with it the lock: a DataLoader worker that outlives its
 killed parent would lock the folder for ever. So the child closes the descriptor right after the
 fork (closing does not unlock; only the last holder's close does) and its store refuses to work.
+
+Somebody may remove `.lock` between our opening and our locking it; what we hold then is a lock that
+nobody else will ever ask for. So its name is looked at again once it is locked.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
 from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.part_writer import write_all
 from peakhold.store.tensor_file import read_exactly
+from peakhold.store.trouble import let_go
 
 __all__ = ["LOCK_NAME", "Ownership"]
 
@@ -46,30 +50,63 @@ class Ownership:
         self._lock = -1
         self._closed = False
         try:
-            self._take()
+            while not self._take():
+                pass
         except BaseException:
             self.release()
             raise
         _alive.add(self)
 
-    def _take(self) -> None:
-        fd = self._disk.open_lock(LOCK_NAME, self.root)
+    @property
+    def released(self) -> bool:
+        """Whether the folder is somebody else's to write to."""
+        return self._closed
+
+    def _take(self) -> bool:
+        """Lock the folder; False if the lock file was removed meanwhile."""
+        fd = self._open_lock()
         try:
             self._disk.lock(fd)
+            status = self._disk.status(fd)
+            if self._disk.identity(LOCK_NAME, self.root) != (status.st_dev, status.st_ino):
+                self._disk.close(fd)
+                return False
         except BlockingIOError:
             owner = self._read_note(fd)
-            self._disk.close(fd)
+            let_go(self._disk, fd)
             raise StoreOwnedError.for_owner(self._path, owner) from None
         except BaseException:
-            self._disk.close(fd)
+            let_go(self._disk, fd)
             raise
         self._lock = fd
+        self._let_colleagues_in(fd, status.st_mode)
+        self._write_note(fd)
+        return True
+
+    def _open_lock(self) -> int:
+        try:
+            return self._disk.open_lock(LOCK_NAME, self.root)
+        except PermissionError:
+            # Another user's, from before colleagues were let in: what can be read can be locked.
+            with contextlib.suppress(OSError):
+                return self._disk.open(LOCK_NAME, self.root)
+            raise
+
+    def _let_colleagues_in(self, fd: int, mode: int) -> None:
+        """Whoever may write to the folder may lock it, whatever the umask of who came first."""
+        with contextlib.suppress(OSError):  # it is another user's
+            wanted = mode | (self._disk.status(self.root).st_mode & 0o666)
+            if wanted != mode:
+                self._disk.set_mode(fd, wanted & 0o777)
+
+    def _write_note(self, fd: int) -> None:
         note = {
             "pid": self.pid,
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        with contextlib.suppress(OSError):  # on a full disk the owner is nameless, but owns
+        # On a full disk, or where another user's file may only be read, the owner is nameless.
+        with contextlib.suppress(OSError):
             self._disk.truncate(fd)
             write_all(self._disk, fd, (json.dumps(note) + "\n").encode("ascii"))
 
@@ -77,11 +114,16 @@ class Ownership:
         buffer: np.ndarray[Any, Any] = np.zeros(_MAX_NOTE_BYTES, np.uint8)
         with contextlib.suppress(OSError):
             read_exactly(self._disk, fd, buffer, 0)
-        try:
+        with contextlib.suppress(TreeError):
             note = parse_json(buffer.tobytes().rstrip(b"\0"))
-            return f"process {note['pid']} on {note['host']} since {note['since']}"
-        except (TreeError, TypeError, KeyError):
-            return "a process that has not written its name yet"
+            members = (
+                [note.get(key) for key in ("pid", "host", "since")]
+                if isinstance(note, dict)
+                else []
+            )
+            if [type(member) for member in members] == [int, str, str]:
+                return "process {} on {!s:.200} since {!s:.50}".format(*members)
+        return "a process that has not written its name yet"
 
     def check(self) -> None:
         """Raise `StoreForkedError` in a process that does not own the folder."""
@@ -89,14 +131,18 @@ class Ownership:
             raise StoreForkedError.for_path(self._path)
 
     def release(self) -> None:
-        """Let the folder go; calling it again, or in a forked child, does nothing."""
+        """Let the folder go; calling it again, or in a forked child, does nothing.
+
+        Called when nothing is under way any more: the numbers of these descriptors are somebody
+        else's at once.
+        """
         if self._closed or os.getpid() != self.pid:
             return
         self._closed = True
-        for fd in (self._lock, self.root):
+        descriptors, self._lock, self.root = (self._lock, self.root), -1, -1
+        for fd in descriptors:
             if fd >= 0:
-                with contextlib.suppress(OSError):
-                    self._disk.close(fd)
+                let_go(self._disk, fd)
 
     def abandon(self) -> None:
         """In a forked child: close the inherited descriptors, leave the parent's lock alone."""

@@ -1,7 +1,8 @@
 """Reading a folder of checkpoints: no lock, no write, nothing believed that is not verified.
 
-"There is none" is said only when there is none: a folder where everything is damaged is an error.
-A checkpoint that is deleted while it is read is neither: the listing is made anew.
+"There is none" is said only when there is none: a folder where everything is damaged is an error,
+and so is one that cannot be looked into now (`trouble.py`). A checkpoint that is deleted while it
+is read is neither: the listing is made anew.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from peakhold.snapshots.arrays import Array, RawTensor
 from peakhold.store import manifest as manifests
 from peakhold.store.entry import Checkpoint, Entries, Entry, Finding, Findings
 from peakhold.store.opened import GoneError, OpenCheckpoint, open_checkpoint
+from peakhold.store.trouble import as_it_is, let_go
 
 __all__ = ["Reader", "Which"]
 
 Which: TypeAlias = "Entry | int | Literal['latest']"
 # Inside the class, `list` is the method.
 _Damage: TypeAlias = list[CheckpointDamagedError]
+_Names: TypeAlias = list[str]
+_Steps: TypeAlias = list[int]
 _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
@@ -51,6 +55,9 @@ class Reader:
 
     Raises:
         CheckpointNotFoundError: From a call, if `folder` does not exist.
+        CheckpointDamagedError: From a call, if there are checkpoints and all of them are damaged.
+        OSError: From a call, if what is there cannot be looked at now (`PermissionError`, no
+            descriptor left, …): it is raised as what it is, never taken for damage or emptiness.
 
     Example:
         >>> import numpy as np, tempfile
@@ -79,10 +86,12 @@ class Reader:
             root = self._disk.open_root(str(self.folder))
         except FileNotFoundError:
             raise CheckpointNotFoundError.for_step(str(self.folder), "any", ()) from None
+        except OSError as error:
+            raise as_it_is(error, self.folder) from error
         try:
             yield root
         finally:
-            self._disk.close(root)
+            let_go(self._disk, root)
 
     def _stamp(self, root: int, name: str) -> _Stamp | None:
         """What changes when a checkpoint's folder or manifest is another one."""
@@ -95,22 +104,24 @@ class Reader:
             try:
                 status = self._disk.status(fd)
             finally:
-                self._disk.close(fd)
+                let_go(self._disk, fd)
         except OSError:
             return None
         finally:
-            self._disk.close(folder)
+            let_go(self._disk, folder)
         return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
-    def _entry(self, root: int, name: str) -> Entry:
+    def _entry(self, root: int, name: str, seen: dict[str, tuple[_Stamp, Entry]]) -> Entry:
         stamp = self._stamp(root, name)
         cached = self._cache.get(name)
-        if cached is not None and cached[0] == stamp:
-            return cached[1]
-        with open_checkpoint(self._disk, root, name, self.folder) as opened:
-            if stamp is not None:
-                self._cache[name] = stamp, opened.entry
-            return opened.entry
+        if cached is None or cached[0] != stamp:
+            with open_checkpoint(self._disk, root, name, self.folder) as opened:
+                entry = opened.entry
+        else:
+            entry = cached[1]
+        if stamp is not None:
+            seen[name] = stamp, entry
+        return entry
 
     def remember(self, root: int, entry: Entry) -> None:
         """What was just committed need not be read back to be listed.
@@ -124,43 +135,65 @@ class Reader:
             if stamp is not None:
                 self._cache[entry.name] = stamp, entry
 
-    def scan(self) -> tuple[Entries, _Damage]:
+    def scan(self, step: int | None = None) -> tuple[Entries, _Damage]:
         """Return the entries, oldest commit first, and what has a bad manifest.
 
         Between listing the names and opening the last of them a busy writer may have deleted all
         that were listed, and committed others: if one is gone, the listing is made anew.
+
+        Args:
+            step: Look at the checkpoints of this step alone; None looks at all.
+
+        Raises:
+            OSError: If one of them cannot be looked at: whether it is the newest, or the best,
+            nobody can tell.
         """
         with self._root() as root:
             while True:
-                found = self._scan_once(root)
+                found = self._scan_once(root, step)
                 if found is not None:
                     return found
 
-    def _scan_once(self, root: int) -> tuple[Entries, _Damage] | None:
+    def _scan_once(self, root: int, step: int | None) -> tuple[Entries, _Damage] | None:
         entries: Entries = []
         damaged: _Damage = []
-        names = [n for n in self._disk.names(root) if manifests.parse_folder_name(n)]
-        for name in sorted(names, reverse=True):
+        # A new one takes the place of the old at the end: two threads may scan at a time.
+        seen: dict[str, tuple[_Stamp, Entry]] = {} if step is None else dict(self._cache)
+        for name in sorted(self._names(root, step), reverse=True):
             try:
-                entries.append(self._entry(root, name))
+                entries.append(self._entry(root, name, seen))
             except CheckpointDamagedError as error:
                 damaged.append(error)
             except GoneError:
                 return None
-        for gone in self._cache.keys() - set(names):
-            self._cache.pop(gone, None)  # another thread may list at the same time
+        self._cache = seen
         return sorted(entries, key=attrgetter("commit")), damaged
+
+    def _names(self, root: int, step: int | None) -> _Names:
+        try:
+            names = self._disk.names(root)
+        except OSError as error:
+            raise as_it_is(error, self.folder) from error
+        keys = ((name, manifests.parse_folder_name(name)) for name in names)
+        return [name for name, key in keys if key and step in (None, key[0])]
 
     def list(self) -> Entries:
         """Return all checkpoints whose manifest is sound, oldest commit first.
 
         One whose manifest is damaged is left out, with a `CheckpointDamagedWarning` the first time.
+
+        Raises:
+            CheckpointDamagedError: If all of them are: the folder is not empty.
+            OSError: If one cannot be looked at.
         """
         entries, damaged = self.scan()
-        self._tell(error for error in damaged if error.path not in self._told)
+        if damaged and not entries:
+            raise _all(damaged)
+        self.tell(error for error in damaged if error.path not in self._told)
         return entries
 
-    def _tell(self, errors: Iterable[CheckpointDamagedError]) -> None:
+    def tell(self, errors: Iterable[CheckpointDamagedError]) -> None:
+        """Warn of damaged checkpoints that are passed over."""
         for error in errors:
             self._told.add(error.path)
             warnings.warn(
@@ -169,7 +202,10 @@ class Reader:
 
     @property
     def latest(self) -> Entry | None:
-        """The newest commit with a sound manifest, or None if there is none."""
+        """The newest commit with a sound manifest, or None if there is no checkpoint at all.
+
+        Raises what `list` raises.
+        """
         entries = self.list()
         return entries[-1] if entries else None
 
@@ -203,34 +239,44 @@ class Reader:
 
     def _candidates(self, which: Which, *, older: bool) -> tuple[Entries, _Damage]:
         """What to try, in this order, and what cannot even be tried."""
-        entries, damaged = self.scan()
+        # Trouble with one checkpoint is in nobody's way who has asked for another.
+        entries, damaged = self.scan(None if older else _step_of(which))
         newest_first = entries[::-1]
         if which == "latest":
             if not entries and damaged:
-                raise damaged[0]
+                raise _all(damaged)
             chosen = newest_first
         else:
-            chosen, damaged = self._starting_at(which, newest_first, damaged), []
+            chosen, damaged = self._starting_at(which, newest_first, damaged)
+        if not chosen and damaged:
+            raise damaged[0]
         if not chosen:
-            steps = [entry.step for entry in newest_first[:5]]
-            raise CheckpointNotFoundError.for_step(str(self.folder), which, steps)
+            raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
         return chosen if older else chosen[:1], damaged
 
-    def _starting_at(self, which: object, newest_first: Entries, damaged: _Damage) -> Entries:
+    def _steps(self) -> _Steps:
+        """The newest steps, for a message."""
+        with contextlib.suppress(OSError):
+            return [entry.step for entry in self.scan()[0][:-6:-1]]
+        return []
+
+    def _starting_at(
+        self, which: object, newest_first: Entries, damaged: _Damage
+    ) -> tuple[Entries, _Damage]:
+        """From what was asked for on, and what is damaged but may be what was meant."""
         if isinstance(which, Entry):
             same = [i for i, entry in enumerate(newest_first) if entry.name == which.name]
         elif isinstance(which, int) and not isinstance(which, bool):
             same = [i for i, entry in enumerate(newest_first) if entry.step == which]
         else:
             raise InvalidArgumentError.for_argument("which", which, "an entry, a step or 'latest'")
-        if same:
-            return newest_first[same[0] :]
-        for error in damaged:
-            name = Path(error.path).name
-            step = manifests.parse_folder_name(name)
-            if (isinstance(which, Entry) and name == which.name) or (step and step[0] == which):
-                raise error
-        return []
+        if isinstance(which, Entry):
+            damaged = [error for error in damaged if Path(error.path).name == which.name]
+        else:  # a later revision that is damaged is what the step means
+            at_least = newest_first[same[0]].revision if same else 0
+            keys = [(e, manifests.parse_folder_name(Path(e.path).name)) for e in damaged]
+            damaged = [e for e, key in keys if key and key[0] == which and key[1] > at_least]
+        return newest_first[same[0] :] if same else [], damaged
 
     def load(
         self,
@@ -304,7 +350,7 @@ class Reader:
             candidates, damaged = self._candidates(which, older=older)
             if damaged and not older:
                 raise damaged[0]  # it may be the newest: nobody can tell
-            self._tell(error for error in damaged if error.path not in self._told)
+            self.tell(error for error in damaged if error.path not in self._told)
             passed_over |= {error.path: error for error in damaged}
             try:
                 return self._first_good(candidates, older, content, passed_over)
@@ -329,10 +375,8 @@ class Reader:
                         raise
                     if error.path not in passed_over:
                         passed_over[error.path] = error
-                        self._tell([error])
-        first = next(iter(passed_over.values()))
-        first.add_note(f"{len(passed_over)} checkpoints were tried, all of them are damaged")
-        raise first
+                        self.tell([error])
+        raise _all([*passed_over.values()])
 
     def verify(self, which: Which | None = None) -> Findings:
         """Read every byte of one checkpoint, or of all, and say what is damaged.
@@ -368,3 +412,16 @@ class Reader:
             return None
         except CheckpointDamagedError as error:
             return (error,)
+
+
+def _step_of(which: object) -> int | None:
+    if isinstance(which, Entry):
+        return which.step
+    return which if isinstance(which, int) and not isinstance(which, bool) else None
+
+
+def _all(damaged: _Damage) -> CheckpointDamagedError:
+    """The first, to be raised where there is nothing else."""
+    first = damaged[0]
+    first.add_note(f"{len(damaged)} checkpoints were tried, all of them are damaged")
+    return first

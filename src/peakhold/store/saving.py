@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from peakhold.errors import InvalidArgumentError, SaveReplacedError
+from peakhold.errors import InvalidArgumentError, SaveError, SaveReplacedError
 from peakhold.files import background
 from peakhold.snapshots.host_buffers import HostBuffers, PartDraft, draft
 from peakhold.store.entry import Entry
@@ -54,6 +54,22 @@ class Pending:
         """What the writer thread runs."""
         self.told = False
         """True when somebody has seen the outcome."""
+        self.abandoned = False
+        """True if nobody promises any more that the arrays stay as they are: do not commit them."""
+
+    def abandon(self, *, copied: bool) -> None:
+        """The call of `save` was interrupted, so nobody will ever ask for the outcome.
+
+        What was copied and is being written is written; what was not copied may change from here
+        on.
+        """
+        self.told = True
+        self.abandoned = not copied
+        self.task.cancel(
+            SaveError.for_path(
+                f"step {self.step}", "it was interrupted", expected="a save that is handed over"
+            )
+        )
 
     @property
     def done(self) -> bool:

@@ -5,9 +5,13 @@ Rules for this file:
 1. `save` raises only what the caller got wrong. What the disk gets wrong comes out of
    `Pending.result()`, `wait()` and `close()`, once; if nobody asks, the next `save` warns of it.
 2. Everything that changes the folder runs in the writer thread, one job after the other: a deletion
-   cannot meet a commit. (Opening is the exception: then there is nothing to meet.)
+   cannot meet a commit. (Opening is the exception: then there is nothing to meet.) Letting the
+   folder go is the last of these jobs: whoever was interrupted while he waited for one of them, by
+   Ctrl-C, cannot take the descriptors away from under it.
 3. Retention looks at the manifests on disk, after the commit is durable and has been reported. What
    goes wrong there is a warning: the new checkpoint is safe.
+4. Commit numbers never go back. What cannot be read when the store is opened may be the newest, so
+   the numbers go on well beyond it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import threading
 import time
 import warnings
@@ -23,10 +28,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, TypeVar, final
+from types import FrameType, TracebackType
+from typing import Any, Final, Literal, TypeAlias, TypeVar, final
 
-from peakhold._core.policies.keep import KeepPolicy
+from peakhold._core.policies.keep import KeepPolicy, missing
 from peakhold._core.policies.keep import keep as commits_to_keep
 from peakhold.disk.disk import Disk
 from peakhold.disk.local_path import local_path
@@ -37,6 +42,7 @@ from peakhold.errors import (
     SaveError,
     SaveReplacedError,
     SaveWarning,
+    StoreBusyError,
     StoreClosedError,
 )
 from peakhold.files import background
@@ -50,11 +56,16 @@ from peakhold.store.owner import Ownership, make_root
 from peakhold.store.reader import Reader, Which
 from peakhold.store.saving import Pending, Request, Slot, StoreStats, check_parts
 from peakhold.store.trash import Trash
+from peakhold.store.trouble import as_it_is
 
 __all__ = ["Store"]
 
 T = TypeVar("T")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_GAP: Final = 1_000_000  # more commits than anybody makes beyond one that cannot be read
+_NO_MEMORY: Final = "there is no memory for a copy: the state is written before save returns"
+# Inside the class, `list` is the method.
+_Pendings: TypeAlias = list[Pending]
 
 
 @final
@@ -81,6 +92,8 @@ class Store:
         InvalidArgumentError: If an argument cannot mean anything.
         SaveError: If the folder cannot be made or written to.
         StoreOwnedError: If another store has it open for writing.
+        OSError: If what is there cannot be looked at now (`PermissionError`, no descriptor left,
+            …): it is raised as what it is.
 
     Example:
         >>> import numpy as np, tempfile
@@ -116,6 +129,8 @@ class Store:
         self._slots = [Slot() for _ in range(1 if when_busy == "wait" else 2)]
         self._retention: background.Task[None] | None = None
         self._pinned: set[str] = set()
+        self._refused: set[str] = set()
+        self._said: set[str] = set()
         self._closed = False
         make_root(self._disk, str(self.folder))
         try:
@@ -124,10 +139,15 @@ class Store:
             raise SaveError.for_path(
                 str(self.folder), str(exc), expected="a folder that can be written to"
             ) from exc
-        weakref.finalize(self, _farewell, self._own, self._pendings, str(self.folder))
-        self._trash = Trash(self._disk, self._own.root, undo)
+        self._farewell = weakref.finalize(
+            self, _farewell, weakref.ref(self), self._own, self._pendings, str(self.folder)
+        )
+        self._trash = Trash(self._disk, self._own, undo)
         try:
             self._last_commit = self._recover()
+        except OSError as exc:
+            self._own.release()
+            raise as_it_is(exc, self.folder) from exc
         except BaseException:
             self._own.release()
             raise
@@ -144,11 +164,16 @@ class Store:
                     remove_tree(self._disk, name, root)
                 except OSError as exc:
                     self._notices.append(f"{self.folder / name} could not be swept: {exc}")
-        entries = self._reader.list()
+        entries, damaged = self._reader.scan()
+        self._reader.tell(damaged)
         if entries:
             self._check_newest(entries[-1])
-        deleted = [entry for _, entry in self._trash.held(self.folder) if entry is not None]
-        return max((entry.commit for entry in [*entries, *deleted]), default=0)
+        commits = [entry.commit for entry in entries]
+        deleted = self._trash.commits(self.folder)
+        known = [*commits, *(number for number in deleted if number is not None)]
+        # Numbers are only an order: a gap costs nothing, one that is given out twice a checkpoint.
+        unknown = bool(damaged) or None in deleted
+        return max(known, default=0) + (_GAP if unknown else 0)
 
     def _check_newest(self, newest: Entry) -> None:
         """Say at once if the newest checkpoint has lost a file; loading verifies its bytes."""
@@ -175,6 +200,7 @@ class Store:
             DiskFullError: If not even one checkpoint fits.
         """
         self._check_open()
+        self._check_not_interrupted(sys._getframe(1))
         drafts = check_parts(parts)
         layout = Layout(drafts)
         check_room(self._disk, self._own.root, str(self.folder), layout.data_bytes)
@@ -188,8 +214,11 @@ class Store:
                 )
         self.wait()
         if self._fits_memory(layout):
-            for slot in self._slots:
-                slot.buffers.take(drafts)
+            try:
+                for slot in self._slots:
+                    slot.buffers.take(drafts)
+            except MemoryError as exc:
+                self._notices.append(f"{self.folder}: {_NO_MEMORY} ({exc})")
         self._give_notices()
 
     def save(
@@ -224,33 +253,42 @@ class Store:
             InvalidArgumentError: If something cannot be saved; nothing has happened then.
             StoreForkedError: In a forked child.
             StoreClosedError: After `close()`.
+            StoreBusyError: In a signal's handler that has come in the middle of a `save` of this
+                store. Elsewhere a handler may save.
         """
         started = time.perf_counter()
         self._check_open()
+        self._check_not_interrupted(sys._getframe(1))
         if self._notices or self._pendings:
             self._give_notices()
         request = Request.checked(step, epoch, metrics, reason, refers_to)
         drafts = check_parts(parts)
-        must_write_now = not immutable and not self._fits_memory(drafts)
+        copied = not immutable and self._fits_memory(drafts)
         waiting = time.perf_counter()
         slot, waited = self._free_slot()
         wait_s = time.perf_counter() - waiting if waited else 0.0
-        if immutable or must_write_now:
+        snapshot = self._copy(drafts, slot) if copied else None
+        copied = snapshot is not None
+        if snapshot is None:
             snapshot = Snapshot.of_immutable(drafts)
-        else:
-            snapshot = slot.buffers.take(drafts)
-        pending = self._hand_over(request, snapshot, slot)
-        if must_write_now:  # nothing was copied: the arrays must not change before they are written
-            pending.task.wait()
-        blocked_s = time.perf_counter() - started
-        self._count(
-            asked=1,
-            waited=int(waited),
-            blocked_s=blocked_s,
-            last_blocked_s=blocked_s,
-            last_wait_s=wait_s,
-        )
-        return pending
+        pending = self._pending(request, snapshot)
+        try:
+            self._hand_over(pending, slot)
+            if not (copied or immutable):  # the arrays must not change before they are written
+                pending.task.wait()
+            self._tell_at_the_end(pending)
+            blocked_s = time.perf_counter() - started
+            self._count(
+                asked=1,
+                waited=int(waited),
+                blocked_s=blocked_s,
+                last_blocked_s=blocked_s,
+                last_wait_s=wait_s,
+            )
+            return pending  # noqa: TRY300 - an interrupt at this line, too, leaves nobody to ask
+        except BaseException:
+            pending.abandon(copied=copied)
+            raise
 
     def _fits_memory(self, state: Layout | list[PartDraft]) -> bool:
         if self._memory_limit is None:
@@ -278,18 +316,47 @@ class Store:
             slot.pending.task.wait()
         return slot, True
 
-    def _hand_over(self, request: Request, snapshot: Snapshot, slot: Slot) -> Pending:
-        pending = Pending(request.step, lambda: self._commit(request, snapshot))
+    def _copy(self, drafts: list[PartDraft], slot: Slot) -> Snapshot | None:
+        """The snapshot, or None if there is no memory for one."""
+        try:
+            return slot.buffers.take(drafts)
+        except MemoryError as exc:
+            self._notices.append(f"{self.folder}: {_NO_MEMORY} ({exc})")
+            return None
+
+    def _pending(self, request: Request, snapshot: Snapshot) -> Pending:
+        def check() -> None:
+            if pending.abandoned:
+                raise SaveError.for_path(
+                    str(self.folder),
+                    f"the save of step {request.step} was interrupted",
+                    expected="arrays that do not change while they are written",
+                )
+
+        pending = Pending(request.step, lambda: self._commit(request, snapshot, check))
+        return pending
+
+    def _hand_over(self, pending: Pending, slot: Slot) -> None:
+        # Wherever Ctrl-C comes in between: whoever waits for the task has it done.
         slot.pending = pending
         self._pendings.append(pending)
         background.submit(pending.task)
-        return pending
 
-    def _commit(self, request: Request, snapshot: Snapshot) -> Entry:
+    def _tell_at_the_end(self, pending: Pending) -> None:
+        """In a `__del__` at the end of the interpreter nobody can ask for the outcome any more."""
+        if sys.is_finalizing() and pending.failure is not None:
+            pending.told = True
+            warnings.warn(
+                f"the save of step {pending.step} failed: {pending.failure}",
+                SaveWarning,
+                stacklevel=3,
+            )
+
+    def _commit(self, request: Request, snapshot: Snapshot, check: Callable[[], object]) -> Entry:
         """In the writer thread: make the checkpoint durable, then see to retention."""
         started = time.perf_counter()
         try:
-            manifest = self._write(request, snapshot)
+            manifest = self._write(request, snapshot, check)
         except OSError as exc:
             self._count(failed=1)
             if isinstance(exc, SaveError):
@@ -310,13 +377,24 @@ class Store:
             self._retention = background.submit(self._retain)
         return entry
 
-    def _write(self, request: Request, snapshot: Snapshot) -> manifests.Manifest:
+    def _write(
+        self, request: Request, snapshot: Snapshot, check: Callable[[], object]
+    ) -> manifests.Manifest:
         root, path = self._own.root, str(self.folder)
         self._own.check()
+        if self._own.released:  # by a handler that came before this was handed over
+            raise StoreClosedError.for_path(path)
         needed = snapshot.layout.data_bytes + MARGIN_BYTES
         if self._disk.free_bytes(root) < needed:
             with contextlib.suppress(OSError):  # an undo is worth less than a checkpoint
                 self._trash.empty(leave=0)
+        if self._last_commit >= manifests.MAX_COUNT:
+            raise SaveError.for_path(
+                path,
+                f"a checkpoint there has commit number {self._last_commit}, which is the last",
+                expected="a folder with a commit number left",
+                hint="delete that checkpoint, or save into another folder.",
+            )
         self._last_commit += 1  # a failed save's number is not used again
         label = Label(
             step=request.step,
@@ -327,7 +405,7 @@ class Store:
             reason=request.reason,
             refers_to=request.refers_to,
         )
-        return commit(self._disk, root, path, label, snapshot)
+        return commit(self._disk, root, path, label, snapshot, check)
 
     def _next_revision(self, step: int) -> int:
         """One more than any in the folder, damaged or not, or in the trash."""
@@ -337,18 +415,25 @@ class Store:
 
     def _retain(self) -> None:
         """In the writer thread: delete what the policy does not keep, durably, then unlink it."""
+        if self._own.released:  # the next owner sees to it
+            return
         try:
-            entries, _ = self._reader.scan()
-            kept = commits_to_keep(self._keep, [entry.info for entry in entries])
+            entries, damaged = self._reader.scan()
+            if self._is_news(damaged):
+                return
+            infos = [entry.info for entry in entries]
+            for words in missing(self._keep, infos):
+                if words not in self._said:
+                    self._said.add(words)
+                    self._notices.append(f"{self.folder}: {words}")
+            kept = commits_to_keep(self._keep, infos)
             victims = [
                 entry.name
                 for entry in entries
                 if entry.commit not in kept and entry.name not in self._pinned
             ]
-            if victims:
-                self._trash.put(victims)
-            else:
-                self._trash.empty()
+            failed = self._trash.put(victims) if victims else self._trash.empty()
+            self._tell_undeleted(failed)
         except OSError as exc:
             self._notices.append(f"{self.folder}: old checkpoints could not be deleted: {exc}")
         except Exception as exc:  # the policy may be the user's: nobody else would hear of this
@@ -356,6 +441,20 @@ class Store:
                 f"{self.folder}: old checkpoints could not be deleted, for keep={self._keep!r} "
                 f"raised {type(exc).__name__}: {exc}"
             )
+
+    def _tell_undeleted(self, failed: Mapping[str, OSError]) -> None:
+        for name, error in failed.items():
+            self._notices.append(f"{self.folder / name} could not be deleted: {error}")
+
+    def _is_news(self, damaged: Iterable[CheckpointDamagedError]) -> bool:
+        """Whether the medium refuses one that it gave before.
+
+        It may be what another one refers to, or be there again the next time: nothing is deleted
+        until it has been refused twice.
+        """
+        refused = {error.path for error in damaged if isinstance(error.__cause__, OSError)}
+        news, self._refused = refused - self._refused, refused
+        return bool(news)
 
     # -- waiting and closing ---------------------------------------------------------------------
 
@@ -372,28 +471,43 @@ class Store:
         _raise_first(failures)
 
     def _settle(self) -> list[BaseException]:
-        for pending in self._pendings:
-            pending.task.wait()
+        while waiting := [pending for pending in self._pendings if not pending.done]:
+            waiting[0].task.wait()
         if self._retention is not None:
             self._retention.wait()
-        failures = [p.failure for p in self._pendings if not p.told and p.failure is not None]
-        self._pendings.clear()
-        return failures
+        over = self._take_finished()
+        return [p.failure for p in over if not p.told and p.failure is not None]
+
+    def _take_finished(self) -> _Pendings:
+        """What is over, and has not been taken by a signal's handler meanwhile."""
+        over = []
+        for pending in [one for one in self._pendings if one.done]:
+            with contextlib.suppress(ValueError):
+                self._pendings.remove(pending)
+                over.append(pending)
+        return over
 
     def close(self) -> None:
         """Wait for every save, then let the folder go. Closing again does nothing.
+
+        If Ctrl-C ends the wait, the saves go on, and the folder is let go when they are over;
+        another call of `close` waits for that.
 
         Raises:
             SaveError: What went wrong with a save, if nobody has seen it yet.
         """
         if self._closed:
+            if not self._own.released:  # the wait was interrupted
+                background.submit(self._own.release).wait()
             return
         self._own.check()
         try:
             failures = self._settle()
         finally:
             self._closed = True
-            self._own.release()
+            released = background.submit(self._own.release)
+        released.wait()
+        self._farewell.detach()
         self._give_notices()
         _raise_first(failures)
 
@@ -432,6 +546,16 @@ class Store:
                 )
             self._stats = replace(self._stats, **new)
 
+    def _check_not_interrupted(self, caller: FrameType | None) -> None:
+        """Raise if the caller's handler of a signal has come in the middle of a save of ours.
+
+        The stack says so; a flag would be wrong for good after a Ctrl-C at the wrong line.
+        """
+        while caller is not None:
+            if caller.f_code in _COPYING and caller.f_locals.get("self") is self:
+                raise StoreBusyError.for_path(str(self.folder))
+            caller = caller.f_back
+
     def _check_open(self) -> None:
         self._own.check()
         if self._closed:
@@ -439,12 +563,12 @@ class Store:
 
     def _give_notices(self) -> None:
         """Warn, in the caller's thread, of what went wrong in ours."""
-        for pending in [p for p in self._pendings if p.done]:
-            self._pendings.remove(pending)
+        for pending in self._take_finished():
             if pending.failure is not None and not pending.told:
                 self._notices.append(f"the save of step {pending.step} failed: {pending.failure}")
-        while self._notices:
-            warnings.warn(self._notices.popleft(), SaveWarning, stacklevel=3)
+        with contextlib.suppress(IndexError):
+            while True:
+                warnings.warn(self._notices.popleft(), SaveWarning, stacklevel=3)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -513,7 +637,11 @@ class Store:
             if missing:
                 raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
             self._pinned.difference_update(names)
-            self._trash.put(names, in_turn=True)
+            failed = self._trash.put(names, in_turn=True)
+            for name in names:
+                if name in failed:
+                    raise failed[name]
+            self._tell_undeleted(failed)  # the deletion itself is durable
 
         try:
             self._in_writer(put)
@@ -538,15 +666,17 @@ class Store:
         self._check_open()
 
         def bring_back() -> Entry:
-            held = [(name, entry) for name, entry in self._trash.held(self.folder) if entry]
+            held = [(name, e) for name, e in self._trash.held(self.folder) if _means(which, name)]
             for name, entry in reversed(held):
-                if which is None or which in (entry.step, name) or _is_entry(which, name):
+                if isinstance(entry, Entry):
                     self._trash.take_out(name, self.folder)
                     self._pinned.add(name)
                     return replace(entry, path=self.folder / name)
-            raise CheckpointNotFoundError.for_step(
-                str(self.folder), which, [entry.step for _, entry in held]
-            )
+            for _, damage in reversed(held):
+                if not isinstance(damage, Entry):
+                    raise damage
+            steps = [e.step for _, e in self._trash.held(self.folder) if isinstance(e, Entry)]
+            raise CheckpointNotFoundError.for_step(str(self.folder), which, steps)
 
         return self._in_writer(bring_back)
 
@@ -568,8 +698,16 @@ class Store:
         return tuple(entry.step for entry in self._reader.list()[:-6:-1])
 
 
-def _is_entry(which: object, name: str) -> bool:
-    return isinstance(which, Entry) and which.name == name
+_COPYING: Final = (Store.save.__code__, Store.prepare.__code__)
+
+
+def _means(which: object, name: str) -> bool:
+    """Whether an entry, a step, a folder's name or None (any) means the checkpoint of this name."""
+    key = manifests.parse_folder_name(name)
+    step = None if key is None or isinstance(which, bool) else key[0]
+    return (
+        which is None or which in (step, name) or (isinstance(which, Entry) and which.name == name)
+    )
 
 
 def _check_options(when_busy: Any, memory_limit: Any, undo: Any) -> None:
@@ -594,15 +732,19 @@ def _raise_first(failures: list[BaseException]) -> None:
         raise first
 
 
-def _farewell(own: Ownership, pendings: list[Pending], folder: str) -> None:
+def _farewell(
+    store: weakref.ref[Store], own: Ownership, pendings: list[Pending], folder: str
+) -> None:
     """When a store that was never closed goes away: let the folder go, and never be silent."""
     if own.pid != os.getpid():
         return  # a forked child ends; the saves are its parent's
     for pending in pendings:
         pending.task.wait()  # only at the end of the process can one still be under way
-    own.release()
+    if store() is None:  # else the process ends, and somebody's `__del__` may save yet
+        own.release()
     for pending in pendings:
         if pending.failure is not None and not pending.told:
+            pending.told = True
             warnings.warn(
                 f"{folder}: the save of step {pending.step} failed: {pending.failure}",
                 SaveWarning,

@@ -8,6 +8,7 @@ covered by that tensor's own checksum. So each byte is hashed once, and damage h
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +25,14 @@ from peakhold.snapshots.arrays import Array, RawTensor, build, byte_count
 from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.manifest import FileRecord, TensorRecord
 from peakhold.store.part_writer import LENGTH
+from peakhold.store.trouble import as_it_is, is_damage, let_go
 
 __all__ = ["TensorFile", "check_tiling", "open_regular", "read_exactly"]
 
 _BLOCK: Final = 8 << 20  # one read of one tensor
 _READ_BLOCK: Final = 1 << 20  # hashed out of the cache it was read into
+_LARGE: Final = 64 << 20  # less may be asked for without a look at what is really there
+_SPARSE: Final = 64  # no file system makes anything but zeros smaller than that
 
 
 def _bytes_of(data: Array) -> memoryview:
@@ -42,18 +46,38 @@ def open_regular(disk: Disk, file: FileRecord, at: int, path: str) -> int:
     except FileNotFoundError:
         raise CheckpointDamagedError.for_path(path, "the file is missing", file=file.name) from None
     except OSError as exc:
+        if not is_damage(exc):
+            raise as_it_is(exc, os.path.join(path, file.name)) from exc
         reason = f"it cannot be opened ({exc.strerror})"
         raise CheckpointDamagedError.for_path(path, reason, file=file.name) from exc
-    status = disk.status(fd)
-    reason = ""
+    try:
+        _check_kind(disk.status(fd), file, path)
+    except BaseException:
+        let_go(disk, fd)
+        raise
+    return fd
+
+
+def _check_kind(status: os.stat_result, file: FileRecord, path: str) -> None:
     if not S_ISREG(status.st_mode):
         reason = "it is not a regular file"
     elif status.st_size != file.size:
         reason = f"it has {status.st_size:,} bytes, the manifest says {file.size:,}"
-    if reason:
-        disk.close(fd)
-        raise CheckpointDamagedError.for_path(path, reason, file=file.name)
-    return fd
+    elif file.size > _memory_bytes() and 0 < _on_disk(status) < file.size // _SPARSE:
+        reason = f"it has {file.size:,} bytes, of which {_on_disk(status):,} are on the disk"
+    else:
+        return
+    raise CheckpointDamagedError.for_path(path, reason, file=file.name)
+
+
+def _on_disk(status: os.stat_result) -> int:
+    """Bytes that a file takes; 0 where the file system does not say."""
+    return int(getattr(status, "st_blocks", 0)) * 512
+
+
+def _memory_bytes() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def read_exactly(disk: Disk, fd: int, target: Array, offset: int) -> bool:
@@ -89,7 +113,7 @@ class TensorFile:
             opened._check_header(tensors)
             yield opened
         finally:
-            disk.close(fd)
+            let_go(disk, fd)
 
     def damaged(self, reason: str, tensor: str | None = None) -> CheckpointDamagedError:
         """Name this file."""
@@ -99,8 +123,7 @@ class TensorFile:
 
     def _check_header(self, tensors: list[TensorRecord]) -> None:
         header: Array = np.empty(self.file.covered, np.uint8)
-        if not read_exactly(self.disk, self.fd, header, 0):
-            raise self.damaged("it ends inside its header")
+        self._fill(header, 0, "it ends inside its header")
         if checksum_of(header) != self.file.checksum:
             raise self.damaged("its header is not the one that was written")
         data = header.tobytes()
@@ -124,6 +147,17 @@ class TensorFile:
         if members != expected:
             raise self.damaged("its header and the manifest describe different tensors")
 
+    def _fill(self, target: Array, offset: int, short: str, tensor: str | None = None) -> None:
+        """Read; a file that ends before, or cannot be read, is damage to this tensor."""
+        try:
+            whole = read_exactly(self.disk, self.fd, target, offset)
+        except OSError as exc:
+            if not is_damage(exc):
+                raise as_it_is(exc, os.path.join(self.path, self.file.name)) from exc
+            raise self.damaged(f"it cannot be read ({exc.strerror or exc})", tensor) from exc
+        if not whole:
+            raise self.damaged(short, tensor)
+
     def _verified(self, tensor: TensorRecord, checksum: str) -> None:
         if checksum != tensor.checksum:
             raise self.damaged("its bytes are not those that were written", tensor.name)
@@ -135,8 +169,7 @@ class TensorFile:
         start = self.file.covered + tensor.begin
         for at in range(0, len(target), _BLOCK):
             block = target[at : at + _BLOCK]
-            if not read_exactly(self.disk, self.fd, block, start + at):
-                raise self.damaged("the file ends inside it", tensor.name)
+            self._fill(block, start + at, "the file ends inside it", tensor.name)
             digest.update(block)
         self._verified(tensor, digest.hexdigest())
         return build(target, tensor.dtype, tensor.stored_as, tensor.shape)
@@ -146,13 +179,16 @@ class TensorFile:
 
         One block: large pages, few calls, and each piece is hashed while it is in the cache.
         """
+        if self._has_holes():  # a stranger's zeros cost nothing on the disk, here they would
+            scratch: Array = np.empty(_READ_BLOCK, np.uint8)
+            for tensor in tensors:
+                self.check(tensor, scratch)
         region: Array = np.empty(self.file.size - self.file.covered, np.uint8)
         ordered = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
         index, digest = 0, begin_checksum()
         for at in range(0, len(region), _READ_BLOCK):
             stop = min(at + _READ_BLOCK, len(region))
-            if not read_exactly(self.disk, self.fd, region[at:stop], self.file.covered + at):
-                raise self.damaged("it ends early")
+            self._fill(region[at:stop], self.file.covered + at, "it ends early")
             while index < len(ordered) and ordered[index].begin < stop:
                 tensor = ordered[index]
                 digest.update(region[max(at, tensor.begin) : min(stop, tensor.end)])
@@ -169,14 +205,19 @@ class TensorFile:
             for tensor in tensors
         }
 
+    def _has_holes(self) -> bool:
+        """Whether most of a large file is not on the disk, as zeros are not on some."""
+        if self.file.size < _LARGE:
+            return False
+        return 0 < _on_disk(self.disk.status(self.fd)) < self.file.size // _SPARSE
+
     def check(self, tensor: TensorRecord, scratch: Array) -> None:
         """Verify one tensor without keeping it; `scratch` is reused for its blocks."""
         digest = begin_checksum()
         start, length = self.file.covered + tensor.begin, tensor.end - tensor.begin
         for at in range(0, length, len(scratch)):
             block = scratch[: min(len(scratch), length - at)]
-            if not read_exactly(self.disk, self.fd, block, start + at):
-                raise self.damaged("the file ends inside it", tensor.name)
+            self._fill(block, start + at, "the file ends inside it", tensor.name)
             digest.update(block)
         self._verified(tensor, digest.hexdigest())
 

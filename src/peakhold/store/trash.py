@@ -5,6 +5,10 @@ Without that flush a power cut can bring the name back while its blocks belong t
 already (seen on ext4 in writeback mode). What is in the trash is nobody's checkpoint: readers never
 look there, and half of one there is harmless.
 
+One item that cannot be deleted or unlinked holds up no other. It is tried twice, told once, and
+left until the store is next opened: a NAS that puts a folder of its own into every checkpoint must
+not make each retention look at all that were ever deleted.
+
 Names in the trash carry a running number, so that the order of deletions survives a restart and a
 copy: `.trash/000007.step-00000042.r2`.
 """
@@ -23,10 +27,13 @@ from peakhold.store import manifest as manifests
 from peakhold.store.commit import remove_tree
 from peakhold.store.entry import Entry
 from peakhold.store.opened import GoneError, open_checkpoint
+from peakhold.store.owner import Ownership
+from peakhold.store.trouble import let_go
 
 __all__ = ["TRASH_NAME", "Trash"]
 
 TRASH_NAME: Final = ".trash"
+_TRIES: Final = 2
 _ITEM: Final = re.compile(r"(\d{6,18})\.(step-.+)")
 
 
@@ -34,10 +41,15 @@ _ITEM: Final = re.compile(r"(\d{6,18})\.(step-.+)")
 class Trash:
     """The trash of one store; only its owner calls this."""
 
-    def __init__(self, disk: Disk, root: int, undo: int) -> None:
+    def __init__(self, disk: Disk, own: Ownership, undo: int) -> None:
         self._disk = disk
-        self._root = root
+        self._own = own
         self._undo = undo
+        self._tries: dict[str, int] = {}
+
+    @property
+    def _root(self) -> int:
+        return self._own.root
 
     def _open(self) -> int:
         try:
@@ -61,7 +73,7 @@ class Trash:
         try:
             yield trash
         finally:
-            self._disk.close(trash)
+            let_go(self._disk, trash)
 
     def names(self) -> list[str]:
         """Original names of what is in the trash, the oldest deletion first."""
@@ -70,23 +82,56 @@ class Trash:
         with self._opened() as trash:
             return [original for _, original, _ in self._items(trash)]
 
-    def held(self, folder: Path) -> list[tuple[str, Entry | None]]:
-        """Name and entry of what is in the trash, oldest deletion first; None if half removed."""
+    def held(self, folder: Path) -> list[tuple[str, Entry | CheckpointDamagedError]]:
+        """Name and entry, or damage, of what can be undeleted, the oldest deletion first.
+
+        Raises:
+            OSError: If one cannot be looked at.
+        """
         if self._disk.identity(TRASH_NAME, self._root) is None:
             return []
-        found: list[tuple[str, Entry | None]] = []
+        found: list[tuple[str, Entry | CheckpointDamagedError]] = []
         with self._opened() as trash:
             for _, original, held in self._items(trash):
                 try:
-                    with open_checkpoint(
-                        self._disk, trash, held, folder / TRASH_NAME, deleted_from=original
-                    ) as opened:
-                        found.append((original, opened.entry))
-                except (CheckpointDamagedError, GoneError):
-                    found.append((original, None))
+                    found.append((original, self._entry(trash, held, original, folder)))
+                except GoneError:
+                    continue
+                except CheckpointDamagedError as damage:
+                    found.append((original, damage))
         return found
 
-    def put(self, names: Iterable[str], *, in_turn: bool = False) -> None:
+    def _entry(self, trash: int, held: str, original: str, folder: Path) -> Entry:
+        """Raises `GoneError` if its manifest has been removed, which is the first of its files."""
+        try:
+            with open_checkpoint(
+                self._disk, trash, held, folder / TRASH_NAME, deleted_from=original
+            ) as opened:
+                return opened.entry
+        except CheckpointDamagedError as damage:
+            if isinstance(damage.__cause__, FileNotFoundError):
+                raise GoneError from damage
+            raise
+
+    def commits(self, folder: Path) -> list[int | None]:
+        """Commit number of all that may be undeleted; None for one that cannot be looked at now."""
+        found: list[int | None] = []
+        try:
+            if self._disk.identity(TRASH_NAME, self._root) is None:
+                return []
+            with self._opened() as trash:
+                for _, original, held in self._items(trash):
+                    try:
+                        found.append(self._entry(trash, held, original, folder).commit)
+                    except GoneError:
+                        continue
+                    except OSError:
+                        found.append(None)
+        except OSError:
+            found.append(None)
+        return found
+
+    def put(self, names: Iterable[str], *, in_turn: bool = False) -> dict[str, OSError]:
         """Take checkpoints out of sight, durably: when this returns, they are deleted.
 
         Then all but the latest `undo` deletions are unlinked.
@@ -94,31 +139,53 @@ class Trash:
         Args:
             names: What to delete.
             in_turn: Whether none may be gone, after a power cut, while one before it is there.
+
+        Returns:
+            What could not be deleted, or unlinked, and why.
+
+        Raises:
+            OSError: If a deletion may not last.
         """
-        trash = self._open()
-        try:
+        failed: dict[str, OSError] = {}
+        with self._opened() as trash:
             items = self._items(trash)
             number = items[-1][0] + 1 if items else 1
             for name in names:
                 held = f"{number:06d}.{name}"
-                self._disk.rename(name, held, self._root, trash)
-                items.append((number, name, held))
                 number += 1
+                try:
+                    self._disk.rename(name, held, self._root, trash)
+                except OSError as error:
+                    failed[name] = error
+                    if in_turn:
+                        break
+                    continue
+                items.append((number - 1, name, held))
                 if in_turn:
                     self._flush(trash)
             if not in_turn:
                 self._flush(trash)
-            self._unlink(trash, items, self._undo)
-        finally:
-            self._disk.close(trash)
+            return failed | self._unlink(trash, items, self._undo)
 
     def _flush(self, trash: int) -> None:
         self._disk.sync(trash)
         self._disk.sync(self._root)
 
-    def _unlink(self, trash: int, items: list[tuple[int, str, str]], leave: int) -> None:
+    def _unlink(
+        self, trash: int, items: list[tuple[int, str, str]], leave: int
+    ) -> dict[str, OSError]:
+        failed: dict[str, OSError] = {}
         for _, _, held in items[: max(0, len(items) - leave)]:
-            remove_tree(self._disk, held, trash)
+            tries = self._tries.get(held, 0)
+            if tries >= _TRIES:
+                continue
+            try:
+                remove_tree(self._disk, held, trash)
+            except OSError as error:
+                self._tries[held] = tries + 1
+                if not tries:
+                    failed[f"{TRASH_NAME}/{held}"] = error
+        return failed
 
     def take_out(self, name: str, folder: Path) -> None:
         """Verify the latest deletion of this name and bring it back, durably.
@@ -137,14 +204,17 @@ class Trash:
             self._disk.sync(self._root)
             self._disk.sync(trash)
 
-    def empty(self, *, leave: int | None = None) -> None:
+    def empty(self, *, leave: int | None = None) -> dict[str, OSError]:
         """Unlink all but the latest deletions.
 
         Args:
             leave: How many stay; defaults to the store's `undo`.
+
+        Returns:
+            Those that could not be, and why; each is told once.
         """
         if self._disk.identity(TRASH_NAME, self._root) is None:
-            return
+            return {}
         leave = self._undo if leave is None else leave
         with self._opened() as trash:
-            self._unlink(trash, self._items(trash), leave)
+            return self._unlink(trash, self._items(trash), leave)

@@ -202,3 +202,19 @@ def test_what_load_refuses_verify_does_not_call_good(tmp_path, tree):
     (finding,) = reader.verify()
     (damage,) = finding.damage
     assert damage.reason.endswith(loading.value.reason)
+
+
+@pytest.mark.parametrize("array", [np.full, torch.full], ids=["numpy", "torch"])
+def test_dotted_names_that_coincide_drop_no_array_of_a_loops_file(tmp_path, array):
+    from safetensors.numpy import load_file
+
+    from peakhold import LoopHost
+
+    state = {"a": {"b": array((2,), 1.0)}, "a.b": array((2,), 2.0), "a.b#2": array((2,), 3.0),
+             1: array((2,), 4.0), "1": array((2,), 5.0)}  # fmt: skip
+    host = LoopHost(get_state=lambda: state, set_state=lambda _: None)
+    with open(tmp_path / "x.safetensors", "wb") as file:
+        host.write(file, ".safetensors", str(tmp_path))
+    found = load_file(tmp_path / "x.safetensors")
+    assert sorted(float(value[0]) for value in found.values()) == [1, 2, 3, 4, 5]
+    assert found["a.b"][0] == 1

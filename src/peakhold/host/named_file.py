@@ -7,6 +7,7 @@ before training, or as soon as it is there: a file without it would load as if i
 from __future__ import annotations
 
 import importlib
+import itertools
 from typing import Any, Final
 
 from peakhold.errors import HostError
@@ -62,7 +63,14 @@ def safetensors_of(tree: Any) -> bytes:
         HostError: As `check_named`.
     """
     check_named(tree)
-    named = dict(leaves(tree, convert=False))
+    named: dict[str, Any] = {}
+    for name, leaf in leaves(tree, convert=False):
+        # {"a.b": …} beside {"a": {"b": …}}: numbered as in a store's files, none is dropped.
+        numbers = itertools.count(2)
+        free = name
+        while free in named:
+            free = f"{name}#{next(numbers)}"
+        named[free] = leaf
     if any(library_of(leaf) in {"torch", "store"} for leaf in named.values()):
         of_torch = importlib.import_module("safetensors.torch")
         # The format knows neither shared memory, so tied weights are written once for each name,

@@ -26,7 +26,10 @@ ALLOWED = {
     "backup/state.py": {"0 <= value < _MOST": "a count"},
     "host/gradients.py": {"values.element_size() >= 4": "bytes"},
     "keras/host/keras_host.py": {"sorted(model.get_metrics_result())": "names"},
-    "snapshots/tree.py": {"value.bit_length() > _MAX_INT_BITS": "bits"},
+    "snapshots/tree.py": {
+        "value.bit_length() <= _MAX_INT_BITS": "bits",
+        "value.bit_length() > _MAX_INT_BITS": "bits",
+    },
     "store/manifest.py": {"0 <= value <= MAX_COUNT": "a count"},
     "store/reader.py": {
         "sorted({name for entry in entries.values() for name in entry.metrics})": "names",

@@ -48,29 +48,16 @@ class Task(Generic[T]):
         self._pid = os.getpid()
         self.value: T | None = None
         """What it returned; None while it runs, and if it raised."""
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        """What the job raised, or None; None while it runs."""
+        self.done = False
+        """True when the job has ended, well or not."""
         self._claim: dict[str, object] = {}
         """Who does it: one that runs it, or the error that it was cancelled with."""
-        self._finished = False
         self._end = threading.Lock()  # released at the end: a waiter holds it for no longer
         self._end.acquire()
         self.queued = False
         """True once it has been in the queue."""
-
-    @property
-    def done(self) -> bool:
-        """True when the job has ended, well or not."""
-        return self._finished or self._cancelled is not None
-
-    @property
-    def _cancelled(self) -> BaseException | None:
-        claim = self._claim.get("by")
-        return claim if isinstance(claim, BaseException) else None
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the job raised, or None; None while it runs."""
-        return self._error or self._cancelled
 
     @property
     def begun(self) -> bool:
@@ -87,6 +74,10 @@ class Task(Generic[T]):
             raise StoreForkedError.for_path("a task of the parent")
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.done:
+            claim = self._claim.get("by")
+            if isinstance(claim, BaseException):  # an interrupt has come between (rule 5)
+                self.error, self.done = claim, True
+                break
             _writer.see_to(self)  # type: ignore[arg-type]  # the queue does not look at values
             left = _LOOK_S if until is None else min(_LOOK_S, until - time.monotonic())
             if left <= 0:
@@ -125,10 +116,10 @@ class Task(Generic[T]):
         except BaseException as exc:
             if self._claim.get("by") is not me:
                 raise
-            self._error = exc
+            self.error = exc
         # The end is told before the job is dropped: the job may hold the last reference to a
         # store, and a store that is collected waits for this very task.
-        self._finished = True
+        self.done = True
         self._release()
         del work
 
@@ -136,7 +127,7 @@ class Task(Generic[T]):
         """End the job with `error` if it has not begun; True if it had not."""
         if self._claim.setdefault("by", error) is not error:
             return False
-        self._work = None
+        self.error, self.done, self._work = error, True, None
         self._release()
         return True
 

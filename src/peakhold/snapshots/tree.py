@@ -133,7 +133,7 @@ class _Flattener:
         if kind in (str, bool) or value is None:
             return value
         if kind is int:
-            return self.integer(value, path)
+            return value if value.bit_length() <= _MAX_INT_BITS else self.integer(value, path)
         if kind is float:
             return value if math.isfinite(value) else {"$float": number_to_json(value)}
         if kind is bytes:

@@ -126,7 +126,7 @@ class _Flattener:
         self._met.append((path, value, mark))
         return mark
 
-    def leaf(self, value: Any, path: str) -> Any:
+    def leaf(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one for each kind
         kind = type(value)
         if kind in self._array_kinds:
             return self.met(path, value)
@@ -178,7 +178,9 @@ class _Flattener:
             keys = [self.key(key, path) for key in keys]
         if (not are_plain or type(container) is not dict) and len(set(keys)) < len(keys):
             twice = Counter(keys).most_common(1)[0][0]
-            raise self.refuse(f"{path}/{twice}" if path else str(twice), twice, "the same key twice")
+            raise self.refuse(
+                f"{path}/{twice}" if path else str(twice), twice, "the same key twice"
+            )
         if all(type(key) is str and not key.startswith("$") for key in keys):
             return dict(zip(keys, children, strict=True))
         pairs = zip(keys, children, strict=True)
@@ -369,7 +371,7 @@ class _Restorer:
     def __init__(self, tensor: Callable[[str], Any]) -> None:
         self._tensor = tensor
 
-    def leaf(self, value: Any, path: str) -> Any:
+    def leaf(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one for each kind
         return self._tensor(value["$tensor"]) if isinstance(value, dict) else value
 
     def join(self, node: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:

@@ -371,7 +371,7 @@ class _Restorer:
     def __init__(self, tensor: Callable[[str], Any]) -> None:
         self._tensor = tensor
 
-    def leaf(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one for each kind
+    def leaf(self, value: Any, path: str) -> Any:
         return self._tensor(value["$tensor"]) if isinstance(value, dict) else value
 
     def join(self, node: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:

@@ -12,6 +12,7 @@ Rules for this file:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ try:
 except ImportError:  # Windows: importing works, opening a store says that it cannot
     fcntl: Any = None  # type: ignore[no-redef]  # only where the import failed
 
-__all__ = ["Disk"]
+__all__ = ["Disk", "let_go"]
 
 
 def _flags(*names: str) -> int:
@@ -183,3 +184,9 @@ class Disk:
         """Bytes that this user may still write."""
         status = os.fstatvfs(at)
         return status.f_bavail * status.f_frsize
+
+
+def let_go(disk: Disk, fd: int) -> None:
+    """Close what was only read: all that was wanted of it is there, whatever `close` says."""
+    with contextlib.suppress(OSError):
+        disk.close(fd)

@@ -104,12 +104,21 @@ class Measured:
 NOTHING = Measured()
 
 
+class _NoRun:
+    """In the place of a run, before the first: what the session sets on a participant hides it."""
+
+    def __get__(self, participant: Any, owner: type) -> Any:
+        if participant is None:
+            return self
+        raise RuntimeError(f"{participant.name} takes part in no run yet")
+
+
 class Participant:
     """Takes part in a run; all verbs, none of which does anything here.
 
     Attributes:
         name: What people call it: the class of the callback that holds it.
-        run: The run it takes part in, as it may be seen; None before the first.
+        run: The run it takes part in, as it may be seen; a RuntimeError before the first.
         ranks_epochs: Whether it has something to say about the best epoch of a run.
         adds_to_files: Whether it adds to a file that an earlier run may have begun, and knows what
             it found.
@@ -131,27 +140,16 @@ class Participant:
     measures_last = False
     sigterm_timeout = 20.0
     """Seconds that `finish_by` may take."""
-    _run: RunView | None = None
+    run: RunView = cast("RunView", _NoRun())
     is_loaded = False
-
-    @property
-    def run(self) -> RunView:
-        """The run it takes part in.
-
-        Raises:
-            RuntimeError: Before the first event of any run.
-        """
-        if self._run is None:
-            raise RuntimeError(f"{self.name} takes part in no run yet")
-        return self._run
 
     @property
     def has_run(self) -> bool:
         """Whether it has taken part in a run."""
-        return self._run is not None
+        return "run" in self.__dict__
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_run"}
+        return {key: value for key, value in self.__dict__.items() if key != "run"}
 
     # Before the first batch
 

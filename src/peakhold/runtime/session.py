@@ -27,7 +27,6 @@ from typing import Any, final
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.distributed import Coordinator, LocalCoordinator
-from peakhold.errors import HostError
 from peakhold.host.contract import Host
 from peakhold.runtime.callback import host_of, link_of
 from peakhold.runtime.closing import Closing
@@ -44,7 +43,7 @@ from peakhold.runtime.signals import Signals
 from peakhold.runtime.summary import Ending
 from peakhold.runtime.turn import Cast, Errors
 from peakhold.runtime.user_frame import depth_of_user
-from peakhold.snapshots.pool import SnapshotPool
+from peakhold.snapshots.pool import SnapshotPool, held_weakly
 
 __all__ = ["Session", "session_of"]
 
@@ -141,11 +140,11 @@ class Session:
                 host = callback._peakhold_host = hosts.setdefault(id(callback._model), host)
             pool = self.pools.get(id(host))
             if pool is None:
-                pool = self.pools[id(host)] = SnapshotPool(_host_getter(host))
+                pool = self.pools[id(host)] = SnapshotPool(held_weakly(host))
             seat = Seat(self, callback, link.participant, host, pool)
             self.seats.append(seat)
             self.unprepared.append(seat)
-            link.session, link.seat, link.participant._run = self, seat, seat.view
+            link.session, link.seat, link.participant.run = self, seat, seat.view
         self._by_callback = {id(seat.callback): seat for seat in self.seats}
         self._has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
         for seat in self.seats:
@@ -323,17 +322,3 @@ class Session:
 
 def _nobody() -> None:
     """In the place of a reference to a list."""
-
-
-def _host_getter(host: Host) -> Callable[[], Host]:
-    reference = weakref.ref(host)
-
-    def get() -> Host:
-        known = reference()
-        if known is None:
-            raise HostError.lacks(
-                "a snapshot", "the run it was taken in", None, hint="keep the callback."
-            )
-        return known
-
-    return get

@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from peakhold import process
+from peakhold.errors import HostError
 from peakhold.host.contract import WEIGHTS, HostState
 from peakhold.host.finite import nonfinite_names
 from peakhold.snapshots.finite_check import FiniteCheck, start_checks
@@ -30,7 +31,7 @@ from peakhold.trees import leaf_list, map_tree
 if TYPE_CHECKING:
     from peakhold.snapshots.part_buffer import PartBuffer
 
-__all__ = ["Held", "SnapshotPool"]
+__all__ = ["Held", "SnapshotPool", "held_weakly"]
 
 _tokens = itertools.count(1)
 
@@ -376,3 +377,18 @@ def _together(booked: int, more: int) -> int:
     counted once.
     """
     return booked + more - 1 if booked and more else booked + more
+
+
+def held_weakly(host: HostState) -> Callable[[], HostState]:
+    """What gives a host as long as its run keeps it."""
+    reference = weakref.ref(host)
+
+    def get() -> HostState:
+        known = reference()
+        if known is None:
+            raise HostError.lacks(
+                "a snapshot", "the run it was taken in", None, hint="keep the callback."
+            )
+        return known
+
+    return get

@@ -171,7 +171,8 @@ class _Flattener:
         return value
 
     def join(self, container: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
-        if not is_named(container):
+        kind = type(container)  # asked without a call where that tells
+        if kind is list or kind is tuple or not (kind is dict or is_named(container)):
             return {"$tuple": children} if isinstance(container, tuple) else children
         are_plain = all(type(key) is str for key in keys)
         if not are_plain:
@@ -184,11 +185,16 @@ class _Flattener:
         if all(type(key) is str and not key.startswith("$") for key in keys):
             return dict(zip(keys, children, strict=True))
         pairs = zip(keys, children, strict=True)
-        return {"$dict": [[fold(key, self.leaf, self.join), child] for key, child in pairs]}
+        return {"$dict": [[self.written(key), child] for key, child in pairs]}
+
+    def written(self, key: Any) -> Any:
+        return fold(key, self.leaf, self.join) if isinstance(key, tuple) else self.leaf(key, "")
 
     def key(self, key: Any, path: str) -> Any:
         """The key that `load` will give, of Python's own types."""
         at = f"{path}/{_shown(key)}" if path else _shown(key)
+        if not isinstance(key, tuple):
+            return self.key_leaf(key, at)
         return fold(key, self.key_leaf, self.key_tuple, path=at)
 
     def key_leaf(self, key: Any, path: str) -> Any:

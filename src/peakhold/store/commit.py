@@ -28,14 +28,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, final
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.errors import DiskFullError
 from peakhold.snapshots.host_buffers import Snapshot
 from peakhold.snapshots.tree import to_json
 from peakhold.store import manifest as manifests
 from peakhold.store.manifest import FileRecord, Manifest, TensorRecord
 from peakhold.store.part_writer import write_json, write_tensors
-from peakhold.store.trouble import let_go
 
 __all__ = ["MARGIN_BYTES", "TMP_PREFIX", "Label", "check_room", "commit", "remove_tree"]
 

@@ -31,6 +31,7 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "TensorRecord",
+    "checkpoints_in",
     "decode",
     "encode",
     "folder_name",
@@ -144,6 +145,12 @@ def parse_folder_name(name: str) -> tuple[int, int] | None:
         return None
     step, revision = int(match[1]), int(match[2] or 1)
     return (step, revision) if folder_name(step, revision) == name else None
+
+
+def checkpoints_in(names: Iterable[str], step: int | None = None) -> list[str]:
+    """Those names that are checkpoints', of one step or of all."""
+    keys = ((name, parse_folder_name(name)) for name in names)
+    return [name for name, key in keys if key and step in (None, key[0])]
 
 
 def is_plain_name(name: str) -> bool:

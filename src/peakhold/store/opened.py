@@ -20,7 +20,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.errors import CheckpointDamagedError, InvalidArgumentError
 from peakhold.files.checksum import checksum_of
 from peakhold.snapshots.arrays import Array, RawTensor
@@ -29,7 +29,7 @@ from peakhold.store import manifest as manifests
 from peakhold.store.entry import Entry
 from peakhold.store.manifest import FileRecord, Manifest, ManifestError, TensorRecord
 from peakhold.store.tensor_file import TensorFile, check_tiling, open_regular, read_exactly
-from peakhold.store.trouble import as_it_is, is_damage, let_go
+from peakhold.store.trouble import as_it_is, is_damage
 
 __all__ = ["GoneError", "OpenCheckpoint", "open_checkpoint"]
 

@@ -24,12 +24,11 @@ from typing import Any, Final, final
 import numpy as np
 
 from peakhold import process
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
 from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.part_writer import write_all
 from peakhold.store.tensor_file import read_exactly
-from peakhold.store.trouble import let_go
 
 __all__ = ["LOCK_NAME", "Ownership"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
 from peakhold._core.policies.keep import KeepBest
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.disk.local_path import local_path
 from peakhold.errors import (
     CheckpointDamagedError,
@@ -29,7 +29,7 @@ from peakhold.snapshots.arrays import Array, RawTensor
 from peakhold.store import manifest as manifests
 from peakhold.store.entry import Checkpoint, Entries, Entry, Finding, Findings
 from peakhold.store.opened import GoneError, OpenCheckpoint, open_checkpoint
-from peakhold.store.trouble import as_it_is, let_go
+from peakhold.store.trouble import as_it_is
 
 __all__ = ["Reader", "Which"]
 
@@ -174,8 +174,7 @@ class Reader:
             names = self._disk.names(root)
         except OSError as error:
             raise as_it_is(error, self.folder) from error
-        keys = ((name, manifests.parse_folder_name(name)) for name in names)
-        return [name for name, key in keys if key and step in (None, key[0])]
+        return manifests.checkpoints_in(names, step)
 
     def list(self) -> Entries:
         """Return all checkpoints whose manifest is sound, oldest commit first.

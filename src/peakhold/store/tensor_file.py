@@ -18,14 +18,14 @@ from typing import Any, Final, cast, final
 
 import numpy as np
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.errors import CheckpointDamagedError
 from peakhold.files.checksum import begin_checksum, checksum_of
 from peakhold.snapshots.arrays import Array, RawTensor, build, byte_count
 from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.manifest import FileRecord, TensorRecord
 from peakhold.store.part_writer import LENGTH
-from peakhold.store.trouble import as_it_is, is_damage, let_go
+from peakhold.store.trouble import as_it_is, is_damage
 
 __all__ = ["TensorFile", "check_tiling", "open_regular", "read_exactly"]
 

@@ -21,14 +21,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, final
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.errors import CheckpointDamagedError
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import remove_tree
 from peakhold.store.entry import Entry
 from peakhold.store.opened import GoneError, open_checkpoint
 from peakhold.store.owner import Ownership
-from peakhold.store.trouble import let_go
 
 __all__ = ["TRASH_NAME", "Trash"]
 
@@ -47,16 +46,12 @@ class Trash:
         self._undo = undo
         self._tries: dict[str, int] = {}
 
-    @property
-    def _root(self) -> int:
-        return self._own.root
-
     def _open(self) -> int:
         try:
-            return self._disk.open_folder(TRASH_NAME, self._root)
+            return self._disk.open_folder(TRASH_NAME, self._own.root)
         except FileNotFoundError:
-            self._disk.make_folder(TRASH_NAME, self._root)
-            return self._disk.open_folder(TRASH_NAME, self._root)
+            self._disk.make_folder(TRASH_NAME, self._own.root)
+            return self._disk.open_folder(TRASH_NAME, self._own.root)
 
     def _items(self, trash: int) -> list[tuple[int, str, str]]:
         """Number, original name and name in the trash; the oldest deletion first."""
@@ -77,7 +72,7 @@ class Trash:
 
     def names(self) -> list[str]:
         """Original names of what is in the trash, the oldest deletion first."""
-        if self._disk.identity(TRASH_NAME, self._root) is None:
+        if self._disk.identity(TRASH_NAME, self._own.root) is None:
             return []
         with self._opened() as trash:
             return [original for _, original, _ in self._items(trash)]
@@ -88,7 +83,7 @@ class Trash:
         Raises:
             OSError: If one cannot be looked at.
         """
-        if self._disk.identity(TRASH_NAME, self._root) is None:
+        if self._disk.identity(TRASH_NAME, self._own.root) is None:
             return []
         found: list[tuple[str, Entry | CheckpointDamagedError]] = []
         with self._opened() as trash:
@@ -117,7 +112,7 @@ class Trash:
         """Commit number of all that may be undeleted; None for one that cannot be looked at now."""
         found: list[int | None] = []
         try:
-            if self._disk.identity(TRASH_NAME, self._root) is None:
+            if self._disk.identity(TRASH_NAME, self._own.root) is None:
                 return []
             with self._opened() as trash:
                 for _, original, held in self._items(trash):
@@ -154,7 +149,7 @@ class Trash:
                 held = f"{number:06d}.{name}"
                 number += 1
                 try:
-                    self._disk.rename(name, held, self._root, trash)
+                    self._disk.rename(name, held, self._own.root, trash)
                 except OSError as error:
                     failed[name] = error
                     if in_turn:
@@ -169,7 +164,7 @@ class Trash:
 
     def _flush(self, trash: int) -> None:
         self._disk.sync(trash)
-        self._disk.sync(self._root)
+        self._disk.sync(self._own.root)
 
     def _unlink(
         self, trash: int, items: list[tuple[int, str, str]], leave: int
@@ -200,8 +195,8 @@ class Trash:
             ) as opened:
                 for damage in opened.all_damage():
                     raise damage
-            self._disk.rename(held, name, trash, self._root)
-            self._disk.sync(self._root)
+            self._disk.rename(held, name, trash, self._own.root)
+            self._disk.sync(self._own.root)
             self._disk.sync(trash)
 
     def empty(self, *, leave: int | None = None) -> dict[str, OSError]:
@@ -213,7 +208,7 @@ class Trash:
         Returns:
             Those that could not be, and why; each is told once.
         """
-        if self._disk.identity(TRASH_NAME, self._root) is None:
+        if self._disk.identity(TRASH_NAME, self._own.root) is None:
             return {}
         leave = self._undo if leave is None else leave
         with self._opened() as trash:

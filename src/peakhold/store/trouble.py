@@ -11,15 +11,13 @@ Rules for this file:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from typing import Final
 
-from peakhold.disk.disk import Disk
 from peakhold.errors import PeakholdError
 
-__all__ = ["as_it_is", "is_damage", "let_go"]
+__all__ = ["as_it_is", "is_damage"]
 
 _DAMAGE: Final = frozenset(
     getattr(errno, name)
@@ -56,9 +54,3 @@ def as_it_is(error: OSError, path: str | os.PathLike[str]) -> OSError:
     named = OSError(error.errno, error.strerror or os.strerror(error.errno), os.fspath(path))
     named.add_note("Nothing is known of what is there: it is neither damaged nor missing.")
     return named
-
-
-def let_go(disk: Disk, fd: int) -> None:
-    """Close what was only read: all that was wanted of it is there, whatever `close` says."""
-    with contextlib.suppress(OSError):
-        disk.close(fd)

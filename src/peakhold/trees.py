@@ -212,7 +212,10 @@ def fold(
     keys, children = _members(tree, kind)
     prefix, found = f"{path}{separator}" if path else "", []
     for key, child in zip(keys, children, strict=True):
-        at = f"{prefix}{key}"
+        try:
+            at = f"{prefix}{key}"
+        except ValueError:  # an int of more than 4,300 digits
+            at = f"{prefix}…"
         if _kinds.get(type(child)) == _LEAF:
             found.append(leaf(child, at))
         else:

@@ -217,3 +217,17 @@ def test_a_best_that_was_set_before_fit_is_reset_as_keras_does(name):
     theirs, ours = map(run, LIBRARIES)
 
     assert ours == theirs
+
+
+def test_a_best_that_was_set_in_a_fit_is_not_that_of_the_next(tmp_path):
+    saver = pk.ModelCheckpoint(tmp_path / "best.keras", monitor="loss", save_best_only=True)
+
+    class Sets(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            saver.best = 0.01
+
+    ones = np.ones((2, 1))
+    compiled().fit(ones, ones, epochs=2, verbose=0, callbacks=[Sets(), Losses(), saver])
+    assert not (tmp_path / "best.keras").exists()
+    compiled().fit(ones, ones, epochs=2, verbose=0, callbacks=[Losses(), saver])
+    assert saver.best == 0.4

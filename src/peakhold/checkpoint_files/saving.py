@@ -73,6 +73,8 @@ class Saving(Watching[CheckpointState]):
     memory_budget: int | None = None
     keep_last: int | None = None
     keep_best: int | None = None
+    _is_given = False
+    """Whether somebody has set `best` since the last run."""
 
     def __init__(self, name: str, watch: Watch, accepted: tuple[str, ...] | None) -> None:
         self._accepted = accepted
@@ -154,6 +156,7 @@ class Saving(Watching[CheckpointState]):
     @best.setter
     def best(self, value: float | None) -> None:
         self.set_state(replace(self.state, best=value, pending=(), replayed=None))
+        self._is_given = True
 
     # Before training
 
@@ -161,7 +164,8 @@ class Saving(Watching[CheckpointState]):
         """Begin anew; what is wrong with the name or the folder is said now."""
         self.wait()  # a fit that raised may have left some
         self._writer.queue.give_up()
-        given = self.state.best if self.was_set and not self.is_loaded else None
+        given = self.state.best if self._is_given and not self.is_loaded else None
+        self._is_given = False
         super().needs(run)
         if given is not None:  # somebody has set `best` since the last run
             self.set_state(replace(self.state, best=given))
@@ -501,6 +505,7 @@ class Saving(Watching[CheckpointState]):
     def settle(self) -> None:
         """What the disk refused is tried once more."""
         self.wait()
+        self._is_given = False  # what was set in this run counted in it
         state, decisions = self.policy.try_again(self.state)
         self.set_state(state)
         self._let_go(decisions)

@@ -78,7 +78,7 @@ def test_nothing_that_keras_s_class_defines_is_reached(name):
     for lender in theirs_of(name):
         for defined in vars(lender):
             owner = next(base for base in cls.__mro__ if defined in vars(base))
-            if defined not in {"__module__", "__doc__"}:
+            if defined not in {"__module__", "__doc__", "__slotnames__"}:  # the last is of pickle
                 assert owner not in theirs_of(name), defined
                 lent += 1
             if not hasattr(callback, defined):

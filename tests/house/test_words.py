@@ -9,9 +9,8 @@ PACKAGE = Path(__file__).parent.parent.parent / "src" / "peakhold"
 DROP_INS = {"keras/drop_ins.py", "keras/tensorboard.py", "keras/fit/callback_list.py"}
 """What Keras gets bears the name of what loops get: people change an import, and nothing else."""
 
-SAME_THING = {
-    "RawTensor": "the host's is a Protocol of the other, which it must not import",
-}
+SAME_THING: dict[str, str] = {}
+"""Names that stand for one thing in two places, each with its reason."""
 
 
 def classes(package):

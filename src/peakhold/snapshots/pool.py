@@ -161,11 +161,12 @@ def _named(copies: list[_Copy]) -> list[list[tuple[str, Any]]]:
         trees = [copy.buffer.tree for copy in copies]
         return [[(str(n), leaf) for n, leaf in enumerate(leaf_list(tree))] for tree in trees]
     hosts = {pool: pool.host for pool in pools if pool is not None}
-    return [
-        hosts[copy.pool].named(copy.part, copy.buffer.tree)
-        for copy in copies
-        if copy.pool is not None
-    ]
+    named = []
+    for copy in copies:
+        if copy.pool is not None:
+            host = hosts[copy.pool]
+            named.append(host.named(copy.part, copy.buffer.tree))
+    return named
 
 
 def _bad_among(named: list[tuple[str, Any]], exempt: frozenset[str]) -> frozenset[str]:

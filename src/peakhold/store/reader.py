@@ -37,7 +37,7 @@ Which: TypeAlias = "Entry | int | Literal['latest']"
 # Inside the class, `list` is the method.
 _Damage: TypeAlias = list[CheckpointDamagedError]
 _Names: TypeAlias = list[str]
-_Steps: TypeAlias = list[int]
+_StepNumbers: TypeAlias = list[int]
 _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
@@ -253,7 +253,7 @@ class Reader:
             raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
         return chosen if older else chosen[:1], damaged
 
-    def _steps(self) -> _Steps:
+    def _steps(self) -> _StepNumbers:
         """The newest steps, for a message."""
         with contextlib.suppress(OSError):
             return [entry.step for entry in self.scan()[0][:-6:-1]]

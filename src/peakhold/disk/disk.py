@@ -23,21 +23,22 @@ try:
 except ImportError:  # Windows: importing works, opening a store says that it cannot
     fcntl: Any = None  # type: ignore[no-redef]  # only where the import failed
 
-__all__ = ["Disk", "let_go"]
+__all__ = ["Disk", "flags", "let_go"]
 
 
-def _flags(*names: str) -> int:
+def flags(*names: str) -> int:
+    """Those flags of `open` together that this system has."""
     value = 0
     for name in names:
         value |= getattr(os, name, 0)
     return value
 
 
-_FOLDER = _flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
-_READ = _flags("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
-_CREATE = _flags("O_RDWR", "O_BINARY", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC")
-_LOG = _flags("O_RDWR", "O_APPEND", "O_CREAT", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
-_LOCK = _flags("O_RDWR", "O_CREAT", "O_NOFOLLOW", "O_CLOEXEC")
+_FOLDER = flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC")
+_READ = flags("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
+_CREATE = flags("O_RDWR", "O_BINARY", "O_CREAT", "O_EXCL", "O_NOFOLLOW", "O_CLOEXEC")
+_LOG = flags("O_RDWR", "O_APPEND", "O_CREAT", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
+_LOCK = flags("O_RDWR", "O_CREAT", "O_NOFOLLOW", "O_CLOEXEC")
 
 
 class Disk:
@@ -187,6 +188,6 @@ class Disk:
 
 
 def let_go(disk: Disk, fd: int) -> None:
-    """Close what was only read: all that was wanted of it is there, whatever `close` says."""
+    """Close what was only read or locked, or has failed before, whatever `close` says."""
     with contextlib.suppress(OSError):
         disk.close(fd)

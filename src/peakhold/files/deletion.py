@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.files.open_files import DISK, NEW, hidden_name, holding, is_regular
 from peakhold.files.written_file import hash_of
 
@@ -80,8 +80,7 @@ def _holds(disk: Disk, root: int, name: str, checksum_: str) -> bool:
         same = hash_of(disk, fd)[1] == checksum_
         return same and disk.identity(name, root) == (status.st_dev, status.st_ino)
     finally:
-        with contextlib.suppress(OSError):
-            disk.close(fd)
+        let_go(disk, fd)
 
 
 def _bring_back(disk: Disk, root: int, hidden: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Final, final
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, flags
 from peakhold.files import background
 from peakhold.files.one_file import commit, make_folder, probe
 from peakhold.files.open_files import DISK, HeldDescriptors
@@ -31,16 +31,9 @@ from peakhold.files.standing import check_replaceable, printed_to, what_it_is
 __all__ = ["ChangedError", "LogFile"]
 
 
-def _flags(*names: str) -> int:
-    value = 0
-    for name in names:
-        value |= getattr(os, name, 0)
-    return value
-
-
-_READ: Final = _flags("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
-_APPEND: Final = _flags("O_WRONLY", "O_APPEND", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
-_CREATE: Final = _flags("O_WRONLY", "O_APPEND", "O_CREAT", "O_EXCL", "O_CLOEXEC", "O_BINARY")
+_READ: Final = flags("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
+_APPEND: Final = flags("O_WRONLY", "O_APPEND", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
+_CREATE: Final = flags("O_WRONLY", "O_APPEND", "O_CREAT", "O_EXCL", "O_CLOEXEC", "O_BINARY")
 _TAKES_ROWS: Final = ("a device", "a FIFO")
 
 

@@ -39,7 +39,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast, final
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.disk.path_disk import PathDisk
 from peakhold.files.open_files import (
     DISK,
@@ -187,7 +187,7 @@ class _New:
     def fill(self, path: str, write: Callable[[BinaryIO], Any]) -> CommittedFile:
         """Write the content and make it durable under the hidden name."""
         self._old = old = self._look()
-        if old is not None and stat.S_ISREG(old.st_mode):
+        if old is not None:
             with contextlib.suppress(OSError, AttributeError):
                 self._disk.set_mode(self._fd, stat.S_IMODE(old.st_mode))
         self._file = file = WrittenFile(self._disk, self._fd)
@@ -215,7 +215,7 @@ class _New:
                 disk.remove(self._backup, root)
 
     def _look(self) -> os.stat_result | None:
-        """What stands under the name; an error if a file must not take its place."""
+        """The file that stands under the name, if one does; an error if something else does."""
         status = self._disk.look(self._name, self._root)
         if status is not None and not stat.S_ISREG(status.st_mode):
             check_replaceable(status, self._name)
@@ -224,7 +224,7 @@ class _New:
     def _keep_old(self) -> None:
         """Give what stands there a second, hidden name; locked, so that nobody sweeps it."""
         disk, root, old = self._disk, self._root, self._old
-        if old is None or not stat.S_ISREG(old.st_mode):
+        if old is None:
             return
         if not self._hidden.startswith(f".{self._name}."):  # it was cut: no name could be read
             return
@@ -339,8 +339,7 @@ def _sweep_one(disk: Disk, root: int, hidden: str) -> bool:
             disk.sync(root)
         disk.remove(hidden, root)
     finally:
-        with contextlib.suppress(OSError):
-            disk.close(fd)
+        let_go(disk, fd)
     return True
 
 

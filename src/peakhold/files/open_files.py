@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Final, TypeGuard, final
 
 from peakhold import process
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.disk.path_disk import PathDisk
 
 __all__ = [
@@ -143,8 +143,7 @@ class HeldDescriptors:
     def release(self) -> None:
         """Close all. What was flushed is on disk, whatever `close` says."""
         while self.open:
-            with contextlib.suppress(OSError):
-                self._disk.close(self.open.pop())
+            let_go(self._disk, self.open.pop())
 
     def abandon(self) -> None:
         """In a forked child: close what was inherited."""

@@ -22,7 +22,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.files.open_files import DISK, HeldDescriptors, hidden_name, holding, take_lock
 
 __all__ = ["FOLDER", "SCRATCH", "scratch_folder", "sweep_scratch"]
@@ -89,8 +89,7 @@ def sweep_scratch(disk: Disk, root: int, name: str) -> bool:
         disk.lock(fd)
         _remove(disk, root, name)
     finally:
-        with contextlib.suppress(OSError):
-            disk.close(fd)
+        let_go(disk, fd)
     return True
 
 

@@ -86,25 +86,36 @@ class OpenCheckpoint:
             fd = self.disk.open(file, self.fd)
         except OSError as exc:
             raise self.unless_gone(self.failed(exc, "it cannot be opened", file)) from exc
+        with self._reading(fd, file):
+            size = self.disk.status(fd).st_size
+            if not 0 < size <= manifests.MAX_JSON_BYTES:
+                raise self.damaged(f"it has {size:,} bytes", file)
+            data = self._bytes(fd, size, file)
         try:
-            status = self.disk.status(fd)
-            if not 0 < status.st_size <= manifests.MAX_JSON_BYTES:
-                raise self.damaged(f"it has {status.st_size:,} bytes", file)
-            data: Array = np.empty(status.st_size, np.uint8)
-            if not read_exactly(self.disk, fd, data, 0):
-                raise self.damaged("it ends early", file)
             manifest = manifests.decode(data.tobytes())
-        except OSError as exc:
-            if isinstance(exc, CheckpointDamagedError):
-                raise
-            raise self.failed(exc, "it cannot be read", file) from exc
         except ManifestError as exc:
             raise self.damaged(str(exc), file) from exc
-        finally:
-            let_go(self.disk, fd)
         if manifest.name != self.true_name:
             raise self.damaged(f"it is the manifest of {manifest.name}", file)
         return manifest
+
+    @contextmanager
+    def _reading(self, fd: int, file: str) -> Iterator[None]:
+        """Have an open file closed, and what goes wrong in reading it told of this file."""
+        try:
+            yield
+        except CheckpointDamagedError:
+            raise
+        except OSError as exc:
+            raise self.failed(exc, "it cannot be read", file) from exc
+        finally:
+            let_go(self.disk, fd)
+
+    def _bytes(self, fd: int, size: int, file: str) -> Array:
+        data: Array = np.empty(size, np.uint8)
+        if not read_exactly(self.disk, fd, data, 0):
+            raise self.damaged("it ends early", file)
+        return data
 
     @cached_property
     def _files(self) -> dict[str, list[FileRecord]]:
@@ -152,16 +163,8 @@ class OpenCheckpoint:
         if file.size > manifests.MAX_JSON_BYTES:
             raise self.damaged(f"it has {file.size:,} bytes", file.name)
         fd = open_regular(self.disk, file, self.fd, self.path)
-        try:
-            data: Array = np.empty(file.size, np.uint8)
-            if not read_exactly(self.disk, fd, data, 0):
-                raise self.damaged("it ends early", file.name)
-        except OSError as exc:
-            if isinstance(exc, CheckpointDamagedError):
-                raise
-            raise self.failed(exc, "it cannot be read", file.name) from exc
-        finally:
-            let_go(self.disk, fd)
+        with self._reading(fd, file.name):
+            data = self._bytes(fd, file.size, file.name)
         if checksum_of(data) != file.checksum:
             raise self.damaged("its bytes are not those that were written", file.name)
         try:

@@ -11,7 +11,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import json
@@ -22,14 +21,14 @@ from typing import Any, Final, cast, final
 
 import numpy as np
 
-from peakhold.disk.disk import Disk
+from peakhold.disk.disk import Disk, let_go
 from peakhold.errors import SaveError
 from peakhold.files.checksum import begin_checksum, checksum_of
 from peakhold.snapshots.arrays import Array
 from peakhold.snapshots.host_buffers import Snapshot, TensorSpec
 from peakhold.store.manifest import MAX_JSON_BYTES, FileRecord, TensorRecord
 
-__all__ = ["LENGTH", "write_all", "write_json", "write_tensors"]
+__all__ = ["LENGTH", "header_members", "write_all", "write_json", "write_tensors"]
 
 LENGTH: Final = struct.Struct("<Q")
 _NOTHING: Final = "the file system wrote nothing and gave no reason"
@@ -98,8 +97,7 @@ def _new_file(
             position += len(piece)
         disk.sync(fd)
     except BaseException:
-        with contextlib.suppress(OSError):
-            disk.close(fd)
+        let_go(disk, fd)
         raise
     disk.close(fd)  # a file system may report a lost write only here
 
@@ -121,17 +119,21 @@ def write_json(disk: Disk, at: int, name: str, part: str, data: bytes) -> FileRe
     return FileRecord(name, part, len(data), len(data), checksum_of(data))
 
 
+def header_members(tensors: Iterable[TensorSpec | TensorRecord]) -> dict[str, Any]:
+    """What the header of a file of tensors says of each."""
+    return {
+        tensor.name: {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [tensor.begin, tensor.end],
+        }
+        for tensor in tensors
+    }
+
+
 def _header_bytes(specs: list[TensorSpec], align: int) -> bytes:
     """Length and JSON header; padded so that the data begins at a multiple of `align`."""
-    members = {
-        spec.name: {
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
-            "data_offsets": [spec.begin, spec.end],
-        }
-        for spec in specs
-    }
-    text = json.dumps(members, separators=(",", ":")).encode("ascii")
+    text = json.dumps(header_members(specs), separators=(",", ":")).encode("ascii")
     text += b" " * (-(LENGTH.size + len(text)) % align)
     return LENGTH.pack(len(text)) + text
 

@@ -24,7 +24,7 @@ from peakhold.files.checksum import begin_checksum, checksum_of
 from peakhold.snapshots.arrays import Array, RawTensor, build, byte_count
 from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.manifest import FileRecord, TensorRecord
-from peakhold.store.part_writer import LENGTH
+from peakhold.store.part_writer import LENGTH, header_members
 from peakhold.store.trouble import as_it_is, is_damage
 
 __all__ = ["TensorFile", "check_tiling", "open_regular", "read_exactly"]
@@ -136,15 +136,7 @@ class TensorFile:
         if not isinstance(members, dict):
             raise self.damaged("its header is not an object")
         members.pop("__metadata__", None)
-        expected = {
-            tensor.name: {
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "data_offsets": [tensor.begin, tensor.end],
-            }
-            for tensor in tensors
-        }
-        if members != expected:
+        if members != header_members(tensors):
             raise self.damaged("its header and the manifest describe different tensors")
 
     def _fill(self, target: Array, offset: int, short: str, tensor: str | None = None) -> None:

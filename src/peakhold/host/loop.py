@@ -22,9 +22,9 @@ from peakhold.host.gradients import GradientFacts
 from peakhold.host.loop_gradients import LoopGradients
 from peakhold.host.module_names import ModuleNames
 from peakhold.host.named_file import check_named, safetensors_of
-from peakhold.host.onto_live import like_live, taken_apart
+from peakhold.host.onto_live import taken_apart
 from peakhold.host.resume import LoopResumption, Resumption
-from peakhold.host.state_dicts import load_optimizer, optimizer_like
+from peakhold.host.state_dicts import load_optimizer, module_like, optimizer_like
 from peakhold.host.torch_tensors import is_lazy
 from peakhold.trees import TooDeepError, leaf_list, leaves, map_tree, to_host
 
@@ -135,9 +135,7 @@ class LoopHost:
 
     def _like_live(self, part: str, tree: Any) -> Any:
         if part == WEIGHTS and self._get_state:
-            live = self._get_state()
-            plain = self._names.to_plain(live)
-            return self._names.to_live(like_live(self._names.fitted(tree, plain), plain), live)
+            return module_like(tree, self._get_state(), self._names)
         if part == OPTIMIZER:
             return optimizer_like(tree, self.optimizer)
         return tree  # of a callback that was copied or pickled, without a model

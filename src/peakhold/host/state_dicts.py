@@ -15,7 +15,7 @@ from peakhold.errors import InvalidArgumentError
 from peakhold.host.module_names import ModuleNames
 from peakhold.host.onto_live import like_live
 
-__all__ = ["give_back", "load_optimizer", "optimizer_like"]
+__all__ = ["give_back", "load_optimizer", "module_like", "optimizer_like"]
 
 
 def give_back(loaded: Any, to: Any) -> None:
@@ -48,9 +48,7 @@ def give_back(loaded: Any, to: Any) -> None:
     elif hasattr(to, "param_groups"):
         load_optimizer(to, optimizer_like(loaded, to))
     elif hasattr(to, "load_state_dict"):
-        names, live = ModuleNames(to), to.state_dict()
-        plain = names.to_plain(live)
-        to.load_state_dict(names.to_live(like_live(names.fitted(loaded, plain), plain), live))
+        to.load_state_dict(module_like(loaded, to.state_dict(), ModuleNames(to)))
     else:
         raise InvalidArgumentError.for_argument(
             "to",
@@ -58,6 +56,12 @@ def give_back(loaded: Any, to: Any) -> None:
             "an object with load_state_dict or set_weights",
             hint="for a state that is a value, use peakhold.like_live(loaded, live).",
         )
+
+
+def module_like(tree: Any, live: Any, names: ModuleNames) -> Any:
+    """A module's state, under plain names or any wrapper's, as a live one has it."""
+    plain = names.to_plain(live)
+    return names.to_live(like_live(names.fitted(tree, plain), plain), live)
 
 
 def optimizer_like(tree: Any, optimizer: Any) -> Any:

@@ -32,49 +32,6 @@ if TYPE_CHECKING:
     from peakhold.host.loop import LoopHost
     from peakhold.host.onto_live import like_live
     from peakhold.host.state_dicts import give_back
-else:
-    from peakhold._names import lazily
-
-    _HOMES = {
-        "Alert": "peakhold.callbacks.alert",
-        "AtEnd": "peakhold._core.policies.save_when",
-        "BackupAndRestore": "peakhold.callbacks.backup_and_restore",
-        "CSVLogger": "peakhold.callbacks.csv_logger",
-        "Callback": "peakhold.runtime.callback",
-        "CallbackList": "peakhold.callbacks.callback_list",
-        "EarlyStopping": "peakhold.callbacks.early_stopping",
-        "Epochs": "peakhold._core.patience",
-        "Every": "peakhold._core.policies.save_when",
-        "LearningRateScheduler": "peakhold.callbacks.learning_rate_scheduler",
-        "LoopHost": "peakhold.host.loop",
-        "ModelCheckpoint": "peakhold.callbacks.model_checkpoint",
-        "ReduceLROnPlateau": "peakhold.callbacks.reduce_lr_on_plateau",
-        "give_back": "peakhold.host.state_dicts",
-        "like_live": "peakhold.host.onto_live",
-        "Relative": "peakhold._core.monitor",
-        "RemoteMonitor": "peakhold.callbacks.remote_monitor",
-        "Seconds": "peakhold._core.patience",
-        "SlackAlert": "peakhold.callbacks.alert",
-        "Steps": "peakhold._core.patience",
-        "TensorBoard": "peakhold.callbacks.tensorboard",
-        "TerminateOnNaN": "peakhold.callbacks.terminate_on_nan",
-        "silence": "peakhold.advice",
-    }
-
-    # Modules that may be named after `import peakhold` alone; a framework's must be imported.
-    _MODULES = {"callbacks", "errors", "store", "testing"}
-    _get = lazily(globals(), _HOMES)
-
-    def __getattr__(name: str) -> object:
-        if name in _MODULES:
-            from importlib import import_module
-
-            return import_module(f"peakhold.{name}")
-        return _get(name)
-
-    def __dir__() -> list[str]:
-        return [*{*globals(), *__all__, *_MODULES}]  # `dir` sorts
-
 
 __all__ = [
     "Alert",
@@ -102,3 +59,34 @@ __all__ = [
     "like_live",
     "silence",
 ]
+
+if not TYPE_CHECKING:
+    from peakhold._names import lazily
+
+    _HOMES = {
+        **dict.fromkeys(__all__, "peakhold.callbacks"),
+        "AtEnd": "peakhold._core.policies.save_when",
+        "Epochs": "peakhold._core.patience",
+        "Every": "peakhold._core.policies.save_when",
+        "LoopHost": "peakhold.host.loop",
+        "Relative": "peakhold._core.monitor",
+        "Seconds": "peakhold._core.patience",
+        "Steps": "peakhold._core.patience",
+        "give_back": "peakhold.host.state_dicts",
+        "like_live": "peakhold.host.onto_live",
+        "silence": "peakhold.advice",
+    }
+
+    # Modules that may be named after `import peakhold` alone; a framework's must be imported.
+    _MODULES = {"callbacks", "errors", "store", "testing"}
+    _get = lazily(globals(), _HOMES)
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            from importlib import import_module
+
+            return import_module(f"peakhold.{name}")
+        return _get(name)
+
+    def __dir__() -> list[str]:
+        return [*{*globals(), *__all__, *_MODULES}]  # `dir` sorts

@@ -14,14 +14,6 @@ from store_support import assert_same, quietly, state
 FILES = ["manifest.json", "model.safetensors", "model.json", "train.safetensors", "train.json"]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    with Store(tmp_path / "store") as store:
-        for step in (1, 2, 3):
-            store.save(step, state(step))
-    return tmp_path / "store"
-
-
 def assert_found(folder, file=None):
     """The newest is damaged: it is named, and the next good one served."""
     reader = Reader(folder)

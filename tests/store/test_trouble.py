@@ -40,14 +40,6 @@ def test_any_call_failing_gives_the_truth_or_the_trouble(begun, tmp_path, action
     assert told["trouble"] > 0, "nothing that failed was told"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    with Store(tmp_path / "store") as store:
-        for step in (1, 2, 3):
-            store.save(step, state(step))
-    return tmp_path / "store"
-
-
 LOOKS = {
     "list": lambda reader: [entry.step for entry in reader.list()],
     "latest": lambda reader: reader.latest.step,

@@ -194,10 +194,13 @@ class StepCounter:
         self._first: tuple[int | None, ...] | None = None
         self._now: tuple[int | None, ...] = (None, None, None)
         self._has_counted = False
-        self.has_started = False
-        """Whether the first epoch has begun."""
         self.total = 0
         """Steps in all runs that this one goes on from, as far as anybody knew at the last look."""
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the first epoch has begun."""
+        return self._first is not None
 
     def look(self, n_epochs_done: int) -> None:
         """Ask all of them: the optimizer's count comes from the device."""
@@ -214,7 +217,7 @@ class StepCounter:
         An optimizer that could not count by now is not asked again.
         """
         self._length = self._ask_length()
-        self._first, self.has_started = self._now, True
+        self._first = self._now
         if self._now[1] is None:
             self._by_optimizer = None
 

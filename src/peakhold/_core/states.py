@@ -9,8 +9,17 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, ClassVar, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 __all__ = ["UNUSABLE", "checked", "moved"]
 
@@ -40,7 +49,10 @@ def moved(state: S, **changes: Any) -> S:
     for name, value in changes.items():
         now = getattr(state, name)
         if now is not value and (type(now) is not type(value) or now != value):
-            return replace(state, **changes)  # type: ignore[type-var]
+            kind: Any = type(state)
+            return cast(
+                "S", kind(*[changes.get(f, getattr(state, f)) for f in kind.__match_args__])
+            )
     return state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, cast, final
 
 from peakhold._core.arguments import check_number, check_verbose, check_wait
 from peakhold._core.decisions import Decision, SetLearningRate
@@ -123,15 +123,21 @@ class _Lowering(Watching[PlateauState]):
     verbose = 0
 
     def __init__(self, name: str, watch: Watch) -> None:
+        self._settings: tuple[Any, ...] = ()
+        """What the policy at hand was made of."""
         super().__init__(name, [watch])
         self.ignored: Mapping[str, Any] = {}
 
     @property
     def policy(self) -> PlateauPolicy:
-        """With the settings as they are now."""
+        """With the settings as they are now; made anew when one of them is another."""
         watch = self.watches[0]
-        watched = Watched(watch.monitor, watch.criterion)
-        return PlateauPolicy(watched, self.factor, self.patience, self.cooldown, self.min_lr)
+        numbers = (self.factor, self.patience, self.cooldown, self.min_lr)
+        settings = (watch.monitor, watch.direction, watch.min_delta, *numbers)
+        if settings != self._settings or self._policy is None:
+            watched = Watched(watch.monitor, watch.criterion)
+            self._settings, self._policy = settings, PlateauPolicy(watched, *numbers)
+        return cast("PlateauPolicy", self._policy)
 
     def needs(self, run: RunView) -> Needs:
         """Begin anew; a rate that cannot be set, or an argument that is ignored, is said now."""
@@ -154,12 +160,15 @@ class _Lowering(Watching[PlateauState]):
 
     def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
         """Log the rates that the epoch was trained with."""
-        super().measure(moment, logs)
+        watch = self.watches[0]
+        if not (watch.is_known and watch.monitor in moment.metrics):
+            super().measure(moment, logs)
         if moment.event is not Event.EPOCH_END:
             return NOTHING
         if isinstance(self.patience, Steps):
             check_steps_counted(self, self.patience, moment)
-        return Measured({rate_key(name): rate for name, rate in self._rates(moment).items()})
+        rates = self._rates(moment)
+        return Measured({rate_key(name): rates[name] for name in rates})
 
     def decide(self, moment: Moment) -> Any:
         """What the policy decides about this callback's own model's rates."""

@@ -157,7 +157,7 @@ class Progress:
 
 def numbers_in(logs: Any) -> dict[str, float]:
     """The numbers in logs; what is no number is never decided upon."""
-    if not isinstance(logs, Mapping):
+    if type(logs) is not dict and not isinstance(logs, Mapping):
         return {}
     numbers: dict[str, float] = {}
     for key, value in logs.items():

@@ -13,7 +13,6 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, final
 
 from peakhold._core.decisions import (
@@ -157,7 +156,7 @@ class Turn:
                 answers |= result.answers
         if measured or answers:
             metrics = numbers_in(self.logs) if measured else self.moment.metrics
-            self.moment = replace(self.moment, metrics=metrics, answers=answers)
+            self.moment = self.moment.measured(metrics, answers)
 
     def aggregate(self) -> None:
         """One moment for all workers."""

@@ -18,6 +18,9 @@ from peakhold._core.watched import Seen, Watched
 
 __all__ = ["PlateauPolicy", "PlateauState"]
 
+_IMPROVED, _NO_IMPROVEMENT = (Continue("improved"),), (Continue("no improvement"),)
+_COOLING, _LOWEST = (Continue("cooling down"),), (Continue("at the lowest rate"),)
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -112,31 +115,33 @@ class PlateauPolicy:
         mark, spent = lap(self.patience, state.mark, moment.spent)
         seen = self.watched.seen_after(state.seen, moment)
         missing = None if seen else self.watched.missing(state.seen, moment)
-        state = moved(state, seen=seen, mark=mark, waited=state.waited + spent)
+        waited = state.waited + spent
         value = None if self.watched.criterion is None else self.watched.value(moment)
         if value is None:
+            state = moved(state, seen=seen, mark=mark, waited=waited)
             return state, () if missing is None else (missing,)
-        return self._check(state, value, moment.rates)
+        after, decisions = self._check(state, value, waited, moment.rates)
+        return moved(state, seen=seen, mark=mark, **after), decisions
 
     def _check(
-        self, state: PlateauState, value: float, rates: Mapping[str, float]
-    ) -> tuple[PlateauState, tuple[Decision, ...]]:
-        """Take one check into account; what was spent until now is in the state."""
-        cooldown, wait, waited = state.cooldown_counter, state.wait, state.waited
+        self, state: PlateauState, value: float, waited: float, rates: Mapping[str, float]
+    ) -> tuple[dict[str, float], tuple[Decision, ...]]:
+        """What one check changes in the state; `waited` is what was spent until now."""
+        cooldown, wait = state.cooldown_counter, state.wait
         if cooldown > 0:
             cooldown, wait, waited = cooldown - 1, 0, 0.0
         criterion = self.watched.criterion
         if criterion is not None and criterion.improves(value, state.best):
-            better = moved(state, best=value, wait=0, cooldown_counter=cooldown, waited=0.0)
-            return better, (Continue("improved"),)
+            better = {"best": value, "wait": 0, "cooldown_counter": cooldown, "waited": 0.0}
+            return better, _IMPROVED
         if cooldown <= 0:
             wait += 1
-        waiting = moved(state, wait=wait, cooldown_counter=cooldown, waited=waited)
+        after = {"wait": wait, "cooldown_counter": cooldown, "waited": waited}
         if cooldown > 0:
-            return waiting, (Continue("cooling down"),)
-        if not waited_out(self.patience, waiting.wait, waited):
-            return waiting, (Continue("no improvement"),)
-        checks = spent_words(self.patience, waiting.wait, waited, unit="check")
+            return after, _COOLING
+        if not waited_out(self.patience, wait, waited):
+            return after, _NO_IMPROVEMENT
+        checks = spent_words(self.patience, wait, waited, unit="check")
         lower = {name: max(rate * self.factor, self.min_lr) for name, rate in rates.items()}
         cuts = tuple(
             SetLearningRate(f"no improvement for {checks}", name, lower[name])
@@ -144,5 +149,5 @@ class PlateauPolicy:
             if lower[name] < rate and rate > _float32(self.min_lr)
         )
         if not cuts:
-            return waiting, (Continue("at the lowest rate"),)
-        return moved(state, wait=0, cooldown_counter=self.cooldown, waited=0.0), cuts
+            return after, _LOWEST
+        return {"wait": 0, "cooldown_counter": self.cooldown, "waited": 0.0}, cuts

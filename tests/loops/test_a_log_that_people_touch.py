@@ -3,6 +3,8 @@
 What must never happen: a second file, a file without a header, a whole row that is gone.
 """
 
+import gc
+import math
 import os
 import subprocess
 import sys
@@ -346,6 +348,7 @@ def test_a_row_is_durable_before_the_backup_that_knows_of_it(tmp_path, monkeypat
     keeper = peakhold.BackupAndRestore(tmp_path / "backup")
     run = Logged(path, more=[keeper]).epochs(0.5)
     background.drain()
+    monkeypatch.setattr("peakhold.files.log_file._FLUSH_EVERY_S", math.inf)  # only the backup asks
     place, real, rename = path.stat().st_ino, os.fsync, os.rename
 
     def fsync(descriptor):
@@ -365,6 +368,39 @@ def test_a_row_is_durable_before_the_backup_that_knows_of_it(tmp_path, monkeypat
 
     assert order.index("row") < order.index("backup")
     assert order.count("backup") == 2 and order[-1] == "backup"
+
+
+def test_rows_that_come_fast_share_a_flush(tmp_path, monkeypatch):
+    path = tmp_path / "log.csv"
+    run = Logged(path).epochs(0.5)
+    background.drain()
+    flushes = Flushes(monkeypatch)
+    monkeypatch.setattr("peakhold.files.log_file._FLUSH_EVERY_S", math.inf)
+    run.epochs(*[0.4] * 50)
+    assert len(column(path)) == 51, "each is there at once"
+    assert not flushes.threads, "nothing asks for more: the system writes it within half a minute"
+    monkeypatch.setattr("peakhold.files.log_file._FLUSH_EVERY_S", 0.0)
+    run.epochs(0.3)
+    background.drain()
+    assert len(flushes.threads) == 1, "one for all that was waiting"
+    run.end()
+
+
+def test_rows_of_a_run_that_nobody_ends_are_flushed_when_it_is_gone(tmp_path, monkeypatch):
+    run = Logged(tmp_path / "log.csv").epochs(0.5)
+    background.drain()
+    n_open = len(os.listdir("/proc/self/fd"))
+    flushes = Flushes(monkeypatch)
+    monkeypatch.setattr("peakhold.files.log_file._FLUSH_EVERY_S", math.inf)
+    run.epochs(0.4)
+    assert not flushes.threads
+    del run
+    gc.collect()  # no job is handed over, and nobody waits
+    for thread in threading.enumerate():
+        if thread.name == "peakhold-writer":
+            thread.join()
+    assert flushes.threads == ["peakhold-writer"]
+    assert len(os.listdir("/proc/self/fd")) < n_open, "and its file is closed"
 
 
 def test_a_flush_that_failed_is_said_and_no_row_is_there_twice(tmp_path, monkeypatch):

@@ -143,6 +143,7 @@ class _Writing(Participant):
         self._written, self._rows = 0, 0
         self._last: list[str] = []
         self._rates: list[dict[str, float]] = []
+        self._others_log_rates = False
         self._unwritten: list[dict[str, str]] = []
 
     def _close(self) -> None:
@@ -189,6 +190,7 @@ class _Writing(Participant):
     def begin(self, run: RunView, start: Start) -> None:
         """Bring the file to what this run goes on from."""
         files.sweep(os.path.dirname(self._log.path))
+        self._others_log_rates = any(_logs_rate(callback) for callback in run.callbacks)
         loaded, self._loaded = self._loaded, {}
         if start is RESUMED:
             self._go_on(loaded)
@@ -352,7 +354,7 @@ class _Writing(Participant):
     def _wants_rate(self, rates: Mapping[str, float]) -> bool:
         if self.learning_rate is not None:
             return self.learning_rate
-        if any(_logs_rate(callback) for callback in self.run.callbacks):
+        if self._others_log_rates:
             return True
         # A user's callback that sets it shows only by the change. A schedule changes it, too, but
         # that is the optimizer's doing.

@@ -5,7 +5,8 @@ Rules for this file:
 1. One thread, whatever the number of stores and drop-ins: two writers would only make the disk seek
    and the interpreter switch.
 2. Not a daemon: what was asked for is finished at the end of the process and after an exception.
-   It starts with the first job and ends when there is none, so an idle process exits at once.
+   It starts with the first job and ends when there is none, so an idle process exits at once. To
+   start it costs a switch or two of the interpreter, so a job may say that it can wait for another.
 3. A forked child has the queue but not the thread. It drops the queue: the parent writes these
    jobs, and a job written twice under one name is the worst of outcomes.
 4. At the very end of the interpreter nobody waits for a new thread, and late enough it never
@@ -31,7 +32,7 @@ from typing import Final, Generic, TypeVar, final
 from peakhold import process
 from peakhold.errors import StoreForkedError
 
-__all__ = ["Task", "drain", "submit"]
+__all__ = ["Task", "drain", "nudge", "submit"]
 
 T = TypeVar("T")
 
@@ -149,10 +150,11 @@ class _Writer:
         self.ending = False
         """True once what is handed over is done by who hands it over."""
 
-    def submit(self, task: Task[object]) -> None:
+    def submit(self, task: Task[object], *, may_wait: bool = False) -> None:
         self._jobs.append(task)
         task.queued = True
-        self._see_to_jobs()
+        if not may_wait:
+            self.see_to_jobs()
 
     def see_to(self, task: Task[object]) -> None:
         """Have a job done that somebody waits for, whatever has come between (rule 5)."""
@@ -162,9 +164,10 @@ class _Writer:
         if not (task.queued or task.begun):
             self._jobs.append(task)
             task.queued = True
-        self._see_to_jobs()
+        self.see_to_jobs()
 
-    def _see_to_jobs(self) -> None:
+    def see_to_jobs(self) -> None:
+        """Start a thread for the jobs that are there, if there are any and none is at them."""
         if sys.is_finalizing():
             self._turn.clear()  # whoever had it will never run again
         if not self._jobs or self._turn:  # who has the turn looks again when it is over
@@ -249,12 +252,14 @@ def _forget_in_child() -> None:
 process.in_forked_child(_forget_in_child)
 
 
-def submit(work: Callable[[], T] | Task[T]) -> Task[T]:
+def submit(work: Callable[[], T] | Task[T], *, may_wait: bool = False) -> Task[T]:
     """Hand a job to the process's writer thread; jobs run one after the other, in order.
 
     Args:
         work: Called without arguments in the writer thread. It must not wait for another task. Or
             a task that was made before.
+        may_wait: Whether it is soon enough to do it before the next job that may not wait, when
+            somebody waits for it, or after `nudge`: no thread is started for it.
 
     Returns:
         The task; its `result()` gives the value or raises what the job raised.
@@ -264,8 +269,13 @@ def submit(work: Callable[[], T] | Task[T]) -> Task[T]:
         42
     """
     task = work if isinstance(work, Task) else Task(work)
-    _writer.submit(task)  # type: ignore[arg-type]  # the queue does not look at values
+    _writer.submit(task, may_wait=may_wait)  # type: ignore[arg-type]  # values are not looked at
     return task
+
+
+def nudge() -> None:
+    """Have the jobs done that were said to be able to wait."""
+    _writer.see_to_jobs()
 
 
 def drain() -> None:

@@ -3,7 +3,8 @@
 Rules of this file:
 
 1. What was added is there, for every program, when `append` returns: one write at the end. The
-   flush is the writer thread's: what that thread is handed later (a backup) is durable later.
+   flush is the writer thread's: what that thread is handed later (a backup) is durable later. Of
+   lines that come fast it is asked once a second, or by what it is handed next.
 2. Nothing is added to a file that is not as we left it, before it was read again: `ChangedError`.
 3. After a flush that failed nothing more is added: the kernel may have dropped what it had taken.
    `has_failed` says so, and `replace` writes all of it anew, as a new file.
@@ -16,13 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import time
 import weakref
-from collections.abc import Iterator
 from typing import Final, final
 
-from peakhold.disk.disk import Disk, flags
+from peakhold.disk.disk import Disk, flags, let_go
 from peakhold.files import background
 from peakhold.files.one_file import commit, make_folder, probe
 from peakhold.files.open_files import DISK, HeldDescriptors
@@ -34,6 +35,9 @@ __all__ = ["ChangedError", "LogFile"]
 _READ: Final = flags("O_RDONLY", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
 _APPEND: Final = flags("O_WRONLY", "O_APPEND", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
 _CREATE: Final = flags("O_WRONLY", "O_APPEND", "O_CREAT", "O_EXCL", "O_CLOEXEC", "O_BINARY")
+_FLUSH_EVERY_S: Final = 1.0
+"""The system writes by itself what is older than half a minute; a thread for each line that comes
+sooner costs the end of a short epoch more than all else that is done there."""
 _TAKES_ROWS: Final = ("a device", "a FIFO")
 
 
@@ -67,8 +71,13 @@ class LogFile:
         self._held = HeldDescriptors(self._disk)
         self._stream: int | None = None
         self._left: tuple[int, int, int] | None = None
+        self._at: tuple[int, int] | None = None
+        """Descriptor and inode of the file that lines are added to; it stays open meanwhile."""
         self._flushes: list[_Flush] = []
+        self._flushed_at = -math.inf
+        """When a flush was asked for that was not to wait, by `time.monotonic()`."""
         weakref.finalize(self, self._held.release)
+        weakref.finalize(self, background.nudge)  # what waits is done, also after an exception
 
     @property
     def is_stream(self) -> bool:
@@ -144,17 +153,10 @@ class LogFile:
             while rest:
                 rest = rest[os.write(self._stream, rest) :]
             return
-        try:
-            descriptor = os.open(self.path, _APPEND)
-        except FileNotFoundError as error:
-            raise ChangedError(errno.ENOENT, "it is not there any more", self.path) from error
-        with self._owned(descriptor) as held:
-            before = os.fstat(descriptor)
-            check_replaceable(before, self.path)
-            if _look_of(before) != self._left:
-                raise ChangedError(errno.EAGAIN, "somebody has changed it", self.path)
-            self._write(descriptor, data, before.st_size)
-            self._flush_later(held, descriptor)
+        if not self.is_as_left:
+            raise ChangedError(errno.EAGAIN, "somebody has changed it", self.path)
+        self._write(self._opened(), data)
+        self._flush_later()
 
     def create(self, data: bytes) -> None:
         """Make it, with its first content.
@@ -169,13 +171,18 @@ class LogFile:
             descriptor = os.open(os.path.join(folder, name), _CREATE, 0o666)
         except FileExistsError as error:
             raise ChangedError(errno.EEXIST, "it is there again", self.path) from error
-        with self._owned(descriptor) as held:
-            try:
-                self._write(descriptor, data, 0)
-            except OSError:
-                os.unlink(os.path.join(folder, name))
-                raise
-            self._flush_later(held, descriptor, held.hold(self._disk.open_root(folder)))
+        self._let_go()
+        self._left = self._hold(descriptor)
+        held = HeldDescriptors(self._disk)
+        try:
+            held.open_folder(folder)
+            self._write(descriptor, data)
+        except OSError:
+            held.release()
+            self._let_go()
+            os.unlink(os.path.join(folder, name))
+            raise
+        self._flush_later(held)
 
     def replace(self, data: bytes) -> None:
         """Commit it as a new file; this waits for the disk.
@@ -187,12 +194,39 @@ class LogFile:
         if self._left is not None and not self.is_as_left:
             raise ChangedError(errno.EAGAIN, "somebody has changed it", self.path)
         self._left = None
+        self._let_go()
         commit(self.path, lambda file: file.write(data), disk=self._disk)
         self.has_failed = False
         with contextlib.suppress(OSError):
             self._left = _look_of(os.stat(self.path))
 
-    def _write(self, descriptor: int, data: bytes, size: int) -> None:
+    def _opened(self) -> int:
+        """The file as it was left, to write to."""
+        at, left = self._at, self._left
+        if at is None or left is None or at[1] != left[0] or at[0] not in self._held.open:
+            self._let_go()  # another file stands there now, or a fork has closed it
+            descriptor = os.open(self.path, _APPEND)
+            if self._hold(descriptor) != self._left:
+                self._let_go()
+                raise ChangedError(errno.EAGAIN, "somebody has changed it", self.path)
+            check_replaceable(os.fstat(descriptor), self.path)
+            return descriptor
+        return at[0]
+
+    def _hold(self, descriptor: int) -> tuple[int, int, int]:
+        """Keep a file open, to add to it; how it looks."""
+        look = _look_of(os.fstat(self._held.hold(descriptor)))
+        self._at = descriptor, look[0]
+        return look
+
+    def _let_go(self) -> None:
+        at, self._at = self._at, None
+        if at is not None and at[0] in self._held.open:
+            self._held.open.remove(at[0])
+            let_go(self._disk, at[0])
+
+    def _write(self, descriptor: int, data: bytes) -> None:
+        size = 0 if self._left is None else self._left[1]
         self._left = None
         if self._disk.write(descriptor, data) < len(data):  # a full disk takes what fits
             self._disk.truncate(descriptor, size)
@@ -201,28 +235,30 @@ class LogFile:
         if after.st_size == size + len(data):
             self._left = _look_of(after)
 
-    @contextlib.contextmanager
-    def _owned(self, descriptor: int) -> Iterator[HeldDescriptors]:
-        """A descriptor that is closed at the end, unless a flush has taken it over."""
-        held = HeldDescriptors(self._disk)
-        held.hold(descriptor)
-        try:
-            yield held
-        finally:
-            if not any(flush.held is held for flush in self._flushes):
-                held.release()
-
     # Flushing
 
-    def _flush_later(self, held: HeldDescriptors, *descriptors: int) -> None:
-        """Have it flushed, unless a flush of this file that has not begun will do it anyway."""
-        place = os.fstat(descriptors[0]).st_ino
+    def _flush_later(self, held: HeldDescriptors | None = None) -> None:
+        """Have it flushed, unless a flush of this file that has not begun will do it anyway.
+
+        Args:
+            held: What is to be flushed with it: the folder of a new file.
+        """
+        if self._at is None:
+            return
+        (descriptor, place), now = self._at, time.monotonic()
+        may_wait = now - self._flushed_at < _FLUSH_EVERY_S
+        if not may_wait:
+            self._flushed_at = now
         self._hear()
         if any(flush.place == place and not flush.has_begun for flush in self._flushes):
+            if not may_wait:
+                background.nudge()
             return
-        flush = _Flush(self._disk, held, descriptors, place)
+        held = HeldDescriptors(self._disk) if held is None else held
+        held.hold(os.dup(descriptor))  # of its own: this one may be let go before
+        flush = _Flush(self._disk, held, place)
         self._flushes.append(flush)
-        background.submit(flush.task)
+        background.submit(flush.task, may_wait=may_wait)
 
     def _hear(self) -> None:
         mine = [flush for flush in self._flushes if flush.pid == os.getpid()]
@@ -245,8 +281,8 @@ class LogFile:
         return True
 
     def close(self) -> None:
-        """Let a stream go."""
-        self.is_closed, self._stream = True, None
+        """Let a stream's reader go, and the file."""
+        self.is_closed, self._stream, self._at = True, None, None
         self._held.release()
 
 
@@ -254,21 +290,19 @@ class LogFile:
 class _Flush:
     """One flush by the writer thread."""
 
-    def __init__(
-        self, disk: Disk, held: HeldDescriptors, descriptors: tuple[int, ...], place: int
-    ) -> None:
-        self.held, self.place, self.pid = held, place, os.getpid()
+    def __init__(self, disk: Disk, held: HeldDescriptors, place: int) -> None:
+        self.place, self.pid = place, os.getpid()
         self.has_begun = False
-        self._disk, self._descriptors = disk, descriptors
+        self._disk, self._held = disk, held
         self.task = background.Task(self._run)
 
     def _run(self) -> None:
         self.has_begun = True  # what is written from here on takes a flush of its own
         try:
-            for descriptor in self._descriptors:
+            for descriptor in self._held.open:
                 self._disk.sync(descriptor)
         finally:
-            self.held.release()
+            self._held.release()
 
 
 def _look_of(status: os.stat_result) -> tuple[int, int, int]:

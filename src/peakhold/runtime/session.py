@@ -22,7 +22,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, final
+from typing import Any, Final, final
 
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
@@ -47,8 +47,8 @@ from peakhold.snapshots.pool import SnapshotPool, held_weakly
 
 __all__ = ["Session", "session_of"]
 
-_sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
-"""The running session of each list."""
+_RUNNING: Final = "_peakhold_running"
+"""The name on a list under which its session lies."""
 
 
 def session_of(callback: Any, event: Event | None = None) -> Session:
@@ -62,13 +62,15 @@ def session_of(callback: Any, event: Event | None = None) -> Session:
         raise TypeError(f"{callback!r} is none of Peakhold's")
     if event is Event.TRAIN_BEGIN:
         driver = link.driver
-        shared = _sessions.get(driver) if driver is not None else implicit_session(callback)
+        shared: Session | None = (
+            implicit_session(callback) if driver is None else _running(driver).session
+        )
         if shared is not None and not shared.takes_in(callback):
             shared = None
         if shared is None:
             shared = Session([callback] if driver is None else driver.callbacks, driver=driver)
             if driver is not None:
-                _sessions[driver] = shared
+                _running(driver).session = shared
             else:
                 remember_implicit(callback, shared)
         else:
@@ -318,6 +320,26 @@ class Session:
             if phase == "commit":
                 self.coordinator.commit(waiting[0])
         errors.raise_first()
+
+
+@final
+class _Running:
+    """The running session of a list, which lives no longer than the list; a copy runs none.
+
+    A table of all would keep a list alive whose session leads back to it, as by `LoopHost`'s
+    functions, if nobody tells it that training has ended.
+    """
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    def __reduce__(self) -> tuple[type[_Running], tuple[()]]:
+        return _Running, ()
+
+
+def _running(driver: Any) -> _Running:
+    running: _Running = vars(driver).setdefault(_RUNNING, _Running())
+    return running
 
 
 def _nobody() -> None:

@@ -271,8 +271,8 @@ class KerasHost:
         counter = getattr(inner, "_iterations", None)
         if counter is None:
             iterations = getattr(inner, "iterations", None)
-            return None if iterations is None else int(keras.ops.convert_to_numpy(iterations))
-        n_batches = int(keras.ops.convert_to_numpy(self._value_now(counter)))
+            return None if iterations is None else int(iterations)
+        n_batches = int(self._value_now(counter))  # an op of Keras's would take five times as long
         return n_batches // (getattr(inner, "gradient_accumulation_steps", None) or 1)
 
     def _value_now(self, variable: Any) -> Any:
@@ -330,10 +330,7 @@ class KerasHost:
         return [(o.name, o) for o in several] if several else [("", optimizer)]
 
     def learning_rates(self) -> dict[str, float]:
-        return {
-            name: float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-            for name, optimizer in self._optimizers()
-        }
+        return {name: float(optimizer.learning_rate) for name, optimizer in self._optimizers()}
 
     def set_learning_rate(self, name: str, value: float) -> None:
         self.synced()

@@ -89,7 +89,7 @@ def test_an_exception_in_one_thread_is_no_failure_of_anothers_run():
     )
 
     assert code == 0
-    assert heads == ["training ended after epoch 4 of 9: something set stop_training"]
+    assert heads == ["training ended after epoch 4 of 9: the loop was left"]
 
 
 def test_an_exception_that_is_caught():
@@ -183,14 +183,14 @@ def test_a_forked_child_tells_nothing():
     )
 
     assert code == 0
-    assert heads == ["training ended after epoch 4 of 9: something set stop_training"]
+    assert heads == ["training ended after epoch 4 of 9: the loop was left"]
 
 
 def test_a_run_that_ends_as_it_should():
     code, _, err, heads = run("callbacks = train(None, None)")
 
     assert (code, err) == (0, "")
-    assert heads == ["training ended after epoch 4 of 9: something set stop_training"]
+    assert heads == ["training ended after epoch 4 of 9: the loop was left"]
 
 
 def test_a_cell_of_a_notebook():

@@ -6,6 +6,7 @@ import numpy as np
 
 from peakhold import LoopHost
 from peakhold._core.monitor import Direction
+from peakhold._core.policies.keep import KeepBest
 from peakhold._core.policies.keep_files import keep_files
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.checkpoint_files.requests import SaveRequest, about_to_be_saved
@@ -33,7 +34,7 @@ class Model:
         policy = policy or keep_files(keep_last, keep_best, "loss", Direction.MIN)
         more = {"value": value, "exempt": frozenset(), "goes_on": False, **more}
         if policy is not None:
-            more["retention"] = Retention(policy, goes_on=False)
+            more["retention"] = Retention(policy, goes_on=False, ranks=KeepBest("loss", "min"))
         saved = about_to_be_saved(
             epoch, None, logs, monitor="loss", mode="min", run_id=self.run, versions={}
         )

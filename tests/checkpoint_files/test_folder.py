@@ -8,6 +8,7 @@ import pytest
 from checkpoint_files.organs import Model
 from peakhold import CallbackList, LoopHost, ModelCheckpoint
 from peakhold._core.monitor import Direction
+from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.errors import SaveError, SaveWarning
 
 
@@ -124,3 +125,46 @@ def test_a_sidecar_that_cannot_be_true_is_told_and_costs_no_save(tmp_path, backg
         saver = run(2, 4)
     assert not [w for w in told if "could not save" in str(w.message)]
     assert saver.latest_path == str(tmp_path / "4" / "w_4.safetensors")
+
+
+def turned(model, run):
+    """The folder of the next turn of the same object."""
+    before = model.folder
+    model.run = run
+    model.folder = CheckpointFolder(model.template, ".safetensors", run, earlier=before)
+
+
+def test_files_of_earlier_turns_are_its_own_and_nobody_else_s(tmp_path):
+    Model(tmp_path, "w_0.safetensors", run="other").save(0, 0.1)
+    model = Model(tmp_path, "w_{epoch}.safetensors", run="r1")
+    Model(tmp_path, run="other").save(9, 0.1)
+    for turn, run in enumerate(("r1", "r2", "r3")):
+        if turn:
+            turned(model, run)
+        outcome = model.save(1, 0.5 - turn / 10, keep_best=1)
+        assert outcome.aside is None
+        assert outcome.best[1].run_id == run
+        model.save(2 + turn, 0.9, keep_best=1)
+    names = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+
+    assert names == ["w_0.safetensors", "w_1.safetensors", "w_4.safetensors", "w_9.safetensors"]
+
+
+def test_a_file_of_an_earlier_turn_that_another_run_has_replaced_is_set_aside(tmp_path):
+    model = Model(tmp_path, "best.safetensors", run="r1")
+    model.save(0, 0.5)
+    Model(tmp_path, "best.safetensors", run="other").save(0, 0.2)
+    turned(model, "r2")
+
+    assert model.save(0, 0.4).aside == str(tmp_path / "previous" / "best.safetensors")
+
+
+def test_in_a_folder_of_each_run_those_of_earlier_turns_are_found(tmp_path):
+    model = Model(tmp_path, "{run_id}/w_{epoch}.safetensors", run="r1")
+    model.save(0, 0.5, keep_last=1)
+    turned(model, "r2")
+    model.save(0, 0.4, keep_last=1)
+
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.safetensors")] == [
+        "r2/w_0.safetensors"
+    ]

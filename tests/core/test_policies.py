@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moment_rows import epoch_end
 from peakhold._core.decisions import Missing, Remember, Save, SetLearningRate, Skip, Stop
-from peakhold._core.facts import Committed, Failed, NotFinite
+from peakhold._core.facts import Committed, Failed, Found, NotFinite
 from peakhold._core.moments import Moment, Position, Spent
 from peakhold._core.monitor import Criterion, Direction
 from peakhold._core.observation import Event
@@ -610,3 +610,30 @@ def test_seconds_are_counted_from_the_beginning_of_the_run():
         told += [batch for d in decisions if isinstance(d, Save)]
 
     assert told == [4, 9]
+
+
+def test_the_next_fit_of_a_model_goes_on_from_what_is_best_and_counts_on():
+    policy = CheckpointPolicy(
+        SaveSchedule(Every(batches=3)), Watched("m", Criterion(Direction.MIN)), best_only=True
+    )
+    state = replace(policy.init(), best=0.5, n_asked=4, has_saved=True, missing=True)
+    for batch in range(2):
+        moment = Moment(Event.TRAIN_BATCH_END, Position(0, batch), {"m": 0.4})
+        state, decisions = policy.step(state, moment)
+        assert not decisions
+    state = policy.go_on(state)
+
+    assert (state.best, state.n_asked, state.has_saved, state.missing) == (0.5, 4, False, False)
+    assert CheckpointState.from_json(json.loads(json.dumps(state.to_json()))) == state
+    _, (decision,) = policy.step(state, Moment(Event.TRAIN_BATCH_END, Position(0, 0), {"m": 0.4}))
+    assert isinstance(decision, Save)
+
+
+def test_where_files_are_ranked_and_none_refused_the_best_is_what_is_there():
+    policy = CheckpointPolicy(
+        SaveSchedule(Every(epochs=1)), Watched("m", Criterion(Direction.MIN)), threshold=0.1
+    )
+    state = policy.init()
+    for value in (0.3, 0.5):  # the file of 0.3 is there no more
+        state = policy.learn(state, Found(value))
+        assert policy.to_beat(state) == value

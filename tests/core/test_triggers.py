@@ -167,3 +167,22 @@ def test_what_save_freq_cannot_mean_is_said(save_freq):
 
 def test_the_names_are_public():
     assert (peakhold.Every, peakhold.AtEnd) == (Every, AtEnd)
+
+
+@pytest.mark.parametrize("unit", ["epochs", "batches", "seconds"])
+def test_a_save_at_the_end_of_training_leaves_the_count_as_it_is(unit):
+    """Five turns of four, and a save after every six: the end of a turn is no beginning."""
+    schedule, due = SaveSchedule(Every(**{unit: 6})), []
+    state = schedule.init()
+    for turn in range(5):
+        for place in range(4):
+            if unit == "batches":
+                state, answer = schedule.batch_end(state, place)
+            else:
+                state, answer = schedule.epoch_end(state, 1.0 if unit == "seconds" else 0.0)
+            due += [4 * turn + place + 1] * answer
+        state, left = schedule.end(state)
+        assert left == (due[-1:] != [4 * turn + 4])
+        assert not schedule.end(state)[1], "it is saved once"
+
+    assert due == [6, 12, 18]

@@ -71,14 +71,13 @@ def models(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.keras"))
 
 
-@pytest.mark.parametrize("again", [CELL, RERUN], ids=["whole-cell", "only-fit"])
-def test_p22_a_cell_run_again_loses_nothing_and_resumes_nothing(notebook, again, tmp_path):
+def test_p22_a_cell_run_again_loses_nothing_and_resumes_nothing(notebook, tmp_path):
     space, first, said = notebook(CELL, [0.3, 0.1, 0.2, 0.2])
 
     assert said == []
     assert models(tmp_path) == ["best.keras"]
 
-    space, second, said = notebook(again, [0.9, 0.5, 0.4, 0.6, 0.6])
+    space, second, said = notebook(CELL, [0.9, 0.5, 0.4, 0.6, 0.6])
 
     assert models(tmp_path) == ["best.keras", "previous/best.keras"]
     assert epoch_of(saved_weights("previous/best.keras"), first) == 1
@@ -89,6 +88,20 @@ def test_p22_a_cell_run_again_loses_nothing_and_resumes_nothing(notebook, again,
     # Nothing resumes by surprise: the second run decided by its own epochs alone.
     assert space["history"].epoch == [0, 1, 2, 3, 4]
     assert space["early_stopping"].best == space["checkpoint"].best == 0.4
+    assert epoch_of(space["model"].get_weights(), second) == 2
+
+
+def test_p22_only_fit_run_again_keeps_the_best_of_this_model(notebook, tmp_path):
+    """As with Keras's class: the same checkpoint and the same model; stopping begins afresh."""
+    space, first, said = notebook(CELL, [0.3, 0.1, 0.2, 0.2])
+    space, second, said = notebook(RERUN, [0.9, 0.5, 0.4, 0.6, 0.6])
+
+    assert said == []
+    assert models(tmp_path) == ["best.keras"]
+    assert epoch_of(saved_weights("best.keras"), first) == 1
+    assert space["history"].epoch == [0, 1, 2, 3, 4]
+    assert space["checkpoint"].best == 0.1
+    assert space["early_stopping"].best == 0.4
     assert epoch_of(space["model"].get_weights(), second) == 2
 
 

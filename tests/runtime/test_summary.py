@@ -9,6 +9,7 @@ ENDS = {
     "all were run": ({"n_epochs_done": 9, "last_epoch": 8}, "after epoch 9 of 9: all epochs were run"),
     "a callback stopped it": ({"reason": "loss: no improvement"}, "after epoch 3 of 9: loss: no improvement"),
     "somebody else did": ({}, "after epoch 3 of 9: something set stop_training"),
+    "a loop was left": ({"was_asked": False}, "after epoch 3 of 9: the loop was left"),
     "Ctrl-C after an epoch": ({"interrupted": True}, "after epoch 3 of 9: Ctrl-C"),
     "Ctrl-C in an epoch": ({"interrupted": True, "running_epoch": 3}, "in epoch 4 of 9: Ctrl-C"),
     "Ctrl-C in the first epoch": (
@@ -84,6 +85,15 @@ def test_a_run_in_which_nobody_ranks_has_two_lines():
              Best("m", 0.25, 1, "saved in m.keras")],
             ("best m 0.25000 at epoch 2, which the model does not hold "
              "(it has the last epoch's weights), saved in m.keras."),
+        ),
+        (
+            [Best("m", 0.25, 0, "saved in m.keras", is_earlier=True), Best("m", 0.5, 0, "restored to the model")],
+            ("best m 0.25000 at epoch 1 of an earlier fit, saved in m.keras; "
+             "best m 0.50000 at epoch 1, restored to the model."),
+        ),
+        (
+            [Best("m", 0.25, 1, "saved in m.keras", note="x"), Best("m", 0.25, 1, "restored to the model")],
+            "best m 0.25000 at epoch 2, saved in m.keras, restored to the model; x.",
         ),
         (["ModelCheckpoint saved 3 times, last in 3.keras"], "ModelCheckpoint saved 3 times, last in 3.keras."),
         (["a", "a", None], "a."),

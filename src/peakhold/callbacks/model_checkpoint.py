@@ -32,9 +32,13 @@ class ModelCheckpoint(BatchHooks):
     In `fit`, training waits only until the state is copied; a thread writes the file, and `fit`
     returns when all files are there. No file is left out, and each holds the epoch it names.
 
-    A fit that begins at epoch 0 starts afresh: a file that an earlier run left under the name is
-    first kept as `previous/<name>` (the better one, if there is one already). A fit that begins
-    later (`initial_epoch > 0`) goes on from the best file that the sidecar proves.
+    In a fit that begins at epoch 0 a new object starts afresh: a file that an earlier run left
+    under the name is first kept as `previous/<name>` (the better one, if there is one already). A
+    fit that begins later (`initial_epoch > 0`) goes on from the best file that the sidecar proves.
+
+    An object that has begun a fit on this very model goes on in its next one (an outer loop around
+    `fit(epochs=1)`): `best` stays, the files of its earlier turns are its own, which is said once.
+    Another model, a copy of the object or another process: afresh.
 
     Args:
         filepath: The file, a string or path. May hold `{epoch}` and `{batch}` (from 1), any logged
@@ -70,8 +74,9 @@ class ModelCheckpoint(BatchHooks):
             to `20.0`.
 
     Attributes:
-        best: The value to beat: that of the best file, one that is being written included, or the
-            threshold; None before.
+        best: With `save_best_only` the value to beat: that of the best file, one that is being
+            written included, or the threshold. With `keep_best` alone the value of the best file
+            that is kept. None before, and where nothing ranks.
         best_path: Path of the best committed file; None before.
         latest_path: Path of the newest committed file; None before.
 

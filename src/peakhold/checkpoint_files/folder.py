@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, final
 
 from peakhold import files
 from peakhold._core.file_template import FileTemplate
-from peakhold._core.monitor import Direction
+from peakhold._core.monitor import Criterion, Direction
 from peakhold._core.policies.keep import KeepBest, KeepPolicy
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
-from peakhold.checkpoint_files.retention import Retention, files_to_delete
+from peakhold.checkpoint_files.retention import Retention, best_of, files_to_delete
 from peakhold.checkpoint_files.template import folder_and_name, static_folder
 from peakhold.disk.disk import Disk
 from peakhold.errors import SaveError
@@ -37,6 +37,8 @@ class Retained:
     """Paths of files that are gone."""
     failures: Mapping[str, str] | None = None
     """By path, why one could not be deleted; None if nothing went wrong. Worth a warning."""
+    best: tuple[str, SavedFile] | None = None
+    """The best of those that were counted, by what the policy ranks by."""
 
 
 @final
@@ -66,12 +68,22 @@ class CheckpointFolder:
         run_id: The run that writes.
         worker: The worker that writes: what others have saved is not its own.
         disk: The calls to the system. Defaults to the real ones.
+        earlier: The folder of an earlier run whose files are this one's own, or None.
     """
 
     def __init__(
-        self, filepath: str, suffix: str, run_id: str, *, worker: int = 0, disk: Disk | None = None
+        self,
+        filepath: str,
+        suffix: str,
+        run_id: str,
+        *,
+        worker: int = 0,
+        disk: Disk | None = None,
+        earlier: CheckpointFolder | None = None,
     ) -> None:
         self.filepath, self.suffix, self.run_id = filepath, suffix, run_id
+        self._runs = {run_id}  # whose files are its own
+        self._earlier: tuple[str, ...] = ()  # where those of earlier turns are
         self._worker = worker
         self._disk = disk
         self._order = 0
@@ -80,6 +92,10 @@ class CheckpointFolder:
         self._written: dict[str, SavedFile] = {}
         self._own: set[str] = set()  # paths that this run has written, whatever became of the files
         self._began_ns = time.time_ns()
+        if earlier is not None:
+            self._runs |= earlier._runs
+            self._order = earlier._order
+            self._earlier = tuple(earlier._folders(goes_on=False))
 
     def sidecar(self, folder: str) -> Sidecar:
         """The sidecar of a folder, read once."""
@@ -148,26 +164,32 @@ class CheckpointFolder:
         if aside is not None:
             inside = os.path.relpath(aside, os.path.dirname(request.target))
             aside = os.path.join(os.path.dirname(request.path), inside)
-        retention = request.retention
+        trouble, best = self._clear_away(request.retention)
         return SaveOutcome(
             request,
             aside,
             again,
-            None if retention is None else self._clear_away(retention),
+            trouble,
             was_before=stood.was_before,
             rewritten=stood.rewritten,
+            best=best,
         )
 
-    def _clear_away(self, retention: Retention) -> str | None:
-        """Delete what need not stay; why that failed, or None."""
+    def _clear_away(
+        self, retention: Retention | None
+    ) -> tuple[str | None, tuple[str, SavedFile] | None]:
+        """Delete what need not stay: why that failed, or None; and the best that stays."""
+        if retention is None:
+            return None, None
         try:
-            done = self.retain(retention.policy, goes_on=retention.goes_on)
+            done = self.retain(retention.policy, goes_on=retention.goes_on, ranks=retention.ranks)
         except OSError as error:
-            return error.strerror or str(error)
+            return error.strerror or str(error), None
         except Exception as error:  # a policy or a sidecar that somebody wrote: the save is safe
-            return f"{type(error).__name__}: {error}"
+            return f"{type(error).__name__}: {error}", None
         failures = done.failures or {}
-        return "; ".join(f"{path}: {reason}" for path, reason in failures.items()) or None
+        trouble = "; ".join(f"{path}: {reason}" for path, reason in failures.items())
+        return trouble or None, done.best
 
     def write(
         self,
@@ -228,7 +250,7 @@ class CheckpointFolder:
     ) -> Stood:
         """Keep what stands there, if this run may not replace it."""
         # After a failed save it may be this run's own.
-        own = standing is not None and standing.run_id == self.run_id
+        own = standing is not None and standing.run_id in self._runs
         if path in self._own:
             return Stood(rewritten=not own)
         if standing is not None and (goes_on or own):
@@ -249,9 +271,7 @@ class CheckpointFolder:
         """The best file that is there and whole, by what the sidecar knows; reads files to know."""
         known = [
             (folder, name, saved)
-            for folder in self._folders(goes_on=True)
-            for name in self._names(folder, run_id=self.run_id)
-            for saved in self.sidecar(folder).entries(name)
+            for folder, name, saved in self._known()
             if (saved.monitor, saved.mode) == (monitor, direction)
         ]
         infos = infos_of([saved for *_, saved in known])
@@ -263,15 +283,51 @@ class CheckpointFolder:
                 return _join(folder, name), saved
         return None
 
-    def _names(self, folder: str, **known: Any) -> list[str]:
-        """Names in a folder under which this worker saves, what was set aside left out."""
+    def newest(self) -> str | None:
+        """The newest file that is there, by what the sidecar knows."""
+        known = self._known()
+        infos = infos_of([saved for *_, saved in known])
+        for _, (folder, name, saved) in sorted(
+            zip((info.commit for info in infos), known, strict=True), reverse=True
+        ):
+            if self.sidecar(folder).entry_by_look(name) == saved:
+                return _join(folder, name)
+        return None
+
+    def better_than(self, value: float, ranks: KeepBest) -> tuple[str, SavedFile] | None:
+        """The best file that is there and better than a value, whosever it is; set aside, too."""
+        found = {
+            _join(folder, name): saved
+            for folder in self._folders(goes_on=True)
+            for name in self._names(folder, aside=True)
+            if (saved := self.sidecar(folder).entry_by_look(name)) is not None
+            and (saved.monitor, saved.mode) == (ranks.metric, ranks.mode)
+        }
+        best = best_of(found, ranks)
+        criterion = Criterion(Direction(ranks.mode))
+        return best if best is not None and criterion.better(best[1].value, value) else None
+
+    def _known(self) -> list[tuple[str, str, SavedFile]]:
+        """Folder, name and entry of all that this run may go on from."""
+        return [
+            (folder, name, saved)
+            for folder in self._folders(goes_on=True)
+            for name in self._names(folder, run_id=self.run_id)
+            for saved in self.sidecar(folder).entries(name)
+        ]
+
+    def _names(self, folder: str, *, aside: bool = False, **known: Any) -> list[str]:
+        """Names in a folder under which this worker saves; `aside`: what was set aside, too."""
         template = FileTemplate.parse(os.path.abspath(self.filepath))
         return [
             name
             for name in self.sidecar(folder).names()
-            if not is_aside(name, self.suffix)
-            and template.matches(
-                os.path.abspath(_join(folder, name)), {"worker": self._worker, **known}
+            if (aside and is_aside(name, self.suffix))
+            or (
+                not is_aside(name, self.suffix)
+                and template.matches(
+                    os.path.abspath(_join(folder, name)), {"worker": self._worker, **known}
+                )
             )
         ]
 
@@ -281,6 +337,7 @@ class CheckpointFolder:
         *,
         protect: Iterable[str] = (),
         goes_on: bool = False,
+        ranks: KeepBest | None = None,
     ) -> Retained:
         """Delete the files that a policy does not keep; called when the newest one is durable.
 
@@ -291,22 +348,24 @@ class CheckpointFolder:
             policy: What stays; None keeps everything.
             protect: Paths that stay, whatever the policy says.
             goes_on: Whether files of earlier runs count too, and may go; otherwise only this run's.
+            ranks: By what the best is told.
         """
         found: dict[str, SavedFile] = {}
         for folder in self._folders(goes_on=goes_on):
             sidecar = self.sidecar(folder)
             for name in self._names(folder):
                 saved = sidecar.entry_by_look(name)
-                if saved is not None and (goes_on or saved.run_id == self.run_id):
+                if saved is not None and (goes_on or saved.run_id in self._runs):
                     found[_join(folder, name)] = saved
         safe = {os.path.abspath(path) for path in protect}
-        return self._delete(
+        done = self._delete(
             {
                 path: found[path]
                 for path in files_to_delete(found, policy)
                 if os.path.abspath(path) not in safe
             }
         )
+        return done if ranks is None else replace(done, best=best_of(found, ranks))
 
     def _delete(self, going: Mapping[str, SavedFile]) -> Retained:
         deleted: list[str] = []
@@ -337,7 +396,7 @@ class CheckpointFolder:
         Spelled as in the paths that are written: one folder must not count twice.
         """
         static = static_folder(self.filepath)
-        folders = [*self._sidecars, static]
+        folders = [*self._sidecars, *self._earlier, static]
         if goes_on and "{" in self._dynamic:
             plain = FileTemplate.parse(self._dynamic).plain()  # a slash in a place parts no folders
             depth = len(os.path.relpath(plain, static).split(os.sep))

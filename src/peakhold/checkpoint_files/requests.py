@@ -67,6 +67,8 @@ class SaveOutcome:
     error: BaseException | None = None
     was_before: bool = True
     """Whether that one was there before this run."""
+    best: tuple[str, SavedFile] | None = None
+    """With `keep_best`: the best file that is there now, and what it is."""
     rewritten: bool = False
     """Whether somebody had changed this run's own file, which was replaced like it."""
 

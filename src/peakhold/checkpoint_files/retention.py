@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from peakhold._core.policies.keep import KeepPolicy, keep
+from peakhold._core.policies.keep import KeepBest, KeepPolicy, keep
 from peakhold.files.sidecar import SavedFile, infos_of
 
-__all__ = ["Retention", "files_to_delete"]
+__all__ = ["Retention", "best_of", "files_to_delete"]
 
 
 @final
@@ -21,6 +21,16 @@ class Retention:
     """None: all of them, for what ranks is not known yet."""
     goes_on: bool
     """Whether files of earlier runs count, too, and may go."""
+    ranks: KeepBest | None = None
+    """By what the best is told, where that is asked for and its direction is known."""
+
+
+def best_of(files: Mapping[str, SavedFile], ranks: KeepBest) -> tuple[str, SavedFile] | None:
+    """The path of the best file, and what it is; None if none can be ranked."""
+    infos = infos_of(list(files.values()))
+    paths = {info.commit: path for path, info in zip(files, infos, strict=True)}
+    ranked = ranks.ranked(infos)
+    return (paths[ranked[0].commit], files[paths[ranked[0].commit]]) if ranked else None
 
 
 def files_to_delete(files: Mapping[str, SavedFile], policy: KeepPolicy | None) -> list[str]:

@@ -9,16 +9,30 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from typing import final
+from typing import NamedTuple, final
 
 from peakhold._core.monitor import Direction
+from peakhold._core.policies.keep import KeepBest
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.checkpoint_files.queue import wait_for_saves_to
 from peakhold.checkpoint_files.template import CheckpointTemplate, static_folder
 from peakhold.files.sidecar import SavedFile
 from peakhold.runtime.run_view import RunView
 
-__all__ = ["RunFiles"]
+__all__ = ["BestFile", "RunFiles"]
+
+
+@final
+class BestFile(NamedTuple):
+    """The best committed file, as far as this run knows."""
+
+    path: str
+    """As the user would spell it."""
+    value: float
+    epoch: int
+    """Index, from 0."""
+    is_earlier: bool = False
+    """Whether it is of an earlier turn of the same object, which counted its own epochs."""
 
 
 @final
@@ -27,15 +41,20 @@ class RunFiles:
 
     Args:
         filepath: The template, as the user wrote it.
+        earlier: Those of the turn before, if this one goes on from it: they are its own.
 
     Attributes:
         template: The same, as names are made from it.
-        goes_on: Whether the run goes on from files that are there.
+        goes_on: Whether the run goes on from files that are there, whosever they are.
     """
 
-    def __init__(self, filepath: str) -> None:
+    goes_on: bool
+    _earlier: CheckpointFolder | None
+
+    def __init__(self, filepath: str, earlier: RunFiles | None = None) -> None:
         self.template = CheckpointTemplate(filepath)
-        self.goes_on = False
+        self._earlier = None if earlier is None else earlier._folder or earlier._earlier
+        self.goes_on = earlier is not None and earlier.goes_on
         self._folder: CheckpointFolder | None = None
         self._began_in = os.curdir
         self._worker = 0
@@ -84,7 +103,9 @@ class RunFiles:
         if self._folder is None or self._folder.run_id != run_id:
             path = self.absolute(self.filepath)
             suffix, worker = self.template.suffix, self._worker
-            self._folder = CheckpointFolder(path, suffix, run_id, worker=worker)
+            self._folder = CheckpointFolder(
+                path, suffix, run_id, worker=worker, earlier=self._earlier
+            )
         return self._folder
 
     def absolute(self, path: str) -> str:
@@ -96,13 +117,30 @@ class RunFiles:
     ) -> tuple[str, SavedFile] | None:
         """Path of the best file that an earlier run left, there and whole, and what it is."""
         found = self.folder(run_id).best(monitor, direction)
-        if found is None:
-            return None
-        path, saved = found
-        return (path if os.path.isabs(self.filepath) else self._relative(path)), saved
+        return None if found is None else (self.spelled(found[0]), found[1])
+
+    def find_newest(self, run_id: str) -> str | None:
+        """Path of the newest file that an earlier run left, if it is there."""
+        found = self.folder(run_id).newest()
+        return None if found is None else self.spelled(found)
+
+    def find_better(
+        self, run_id: str, value: float, monitor: str, direction: Direction
+    ) -> tuple[str, SavedFile] | None:
+        """Path of the best file, of whatever run, that is better than a value; and what it is."""
+        ranks = KeepBest(monitor, direction.value)
+        found = self.folder(run_id).better_than(value, ranks)
+        return None if found is None else (self.spelled(found[0]), found[1])
+
+    def is_there(self, path: str | None) -> bool:
+        """Whether something stands under a path that the user would spell so."""
+        return path is None or os.path.exists(self.absolute(path))
+
+    def spelled(self, path: str) -> str:
+        """A path as the user would spell it."""
+        return path if os.path.isabs(self.filepath) else self._relative(path)
 
     def _relative(self, path: str) -> str:
-        """A path as the user would spell it."""
         folder = static_folder(self.filepath)
         inside = os.path.relpath(path, self.absolute(folder))
         return inside if folder == "." else os.path.join(folder, inside)

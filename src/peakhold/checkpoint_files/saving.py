@@ -10,24 +10,29 @@ Rules of this file:
 4. A save that fails is said aloud and changes nothing; training goes on.
 5. The value to beat includes what is under way; paths, messages and the sidecar speak of committed
    files. What has become of a save is heard at the next event, on the thread that trains.
-6. A best state that the disk refused is tried once more, at the next save or at the end, unless a
+6. An object that has begun a fit on this very model goes on in its next one (`turns.py`): what is
+   best stays, batches are counted on, and the files of its earlier turns are its own.
+7. A best state that the disk refused is tried once more, at the next save or at the end, unless a
    better one has come. The next save does not wait for that: it is judged by what is committed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, cast, final
 
 from peakhold._core.decisions import Decision, Missing, Save, Skip
 from peakhold._core.facts import Committed, Fact, Failed, Found, NotFinite
 from peakhold._core.moments import Moment, Position
+from peakhold._core.monitor import Direction
 from peakhold._core.observation import Event
 from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
+from peakhold._core.policies.keep import KeepBest
 from peakhold._core.policies.keep_files import keep_files
 from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigger_of
 from peakhold._core.watched import Watched
@@ -35,8 +40,9 @@ from peakhold.advice import RunSettings, Saver
 from peakhold.checkpoint_files import words
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest, about_to_be_saved
 from peakhold.checkpoint_files.retention import Retention
-from peakhold.checkpoint_files.run_files import RunFiles
+from peakhold.checkpoint_files.run_files import BestFile, RunFiles
 from peakhold.checkpoint_files.template import CheckpointTemplate, counts_in
+from peakhold.checkpoint_files.turns import Turns
 from peakhold.checkpoint_files.writer import CheckpointWriter, Placement, bad_now
 from peakhold.errors import (
     InvalidArgumentError,
@@ -45,6 +51,7 @@ from peakhold.errors import (
     SaveError,
     SaveWarning,
 )
+from peakhold.files.sidecar import SavedFile
 from peakhold.runtime.participant import Needs, Start
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.summary import Best
@@ -80,6 +87,10 @@ class Saving(Watching[CheckpointState]):
         self._accepted = accepted
         self._files = RunFiles("")
         self._writer = CheckpointWriter()
+        self._turns = Turns()
+        self._ranked_by = watch.monitor, watch.direction
+        """The metric that the best is of, and its direction, as far as it is known."""
+        self._goes_on = False
         self._save_freq: Any = "epoch"
         self._schedule = SaveSchedule(trigger_of("epoch"))
         self._counts_batches = False
@@ -88,14 +99,18 @@ class Saving(Watching[CheckpointState]):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is set on a copy must not be set on the original.
-        return {**super().__getstate__(), "_files": copy.copy(self._files)}
+        return {**super().__getstate__(), "_files": copy.copy(self._files), "_turns": Turns()}
 
     def _forget_run(self) -> None:
         """What belongs to one run, at its beginning."""
-        self._files = RunFiles(self.filepath)
-        self.best_path: str | None = None
-        self.latest_path: str | None = None
-        self.best_epoch: int | None = None
+        if not self._goes_on:
+            self._files = RunFiles(self.filepath)
+            self._best_file: BestFile | None = None
+            self.latest_path: str | None = None
+        else:
+            self._files = RunFiles(self.filepath, self._files)
+            if self._best_file is not None:
+                self._best_file = self._best_file._replace(is_earlier=True)
         self._writer.placement = Placement()
         self._exempt: frozenset[str] = frozenset()
         self._took_over = False
@@ -156,7 +171,18 @@ class Saving(Watching[CheckpointState]):
     @best.setter
     def best(self, value: float | None) -> None:
         self.set_state(replace(self.state, best=value, pending=(), replayed=None))
+        self._ranked_by = self.watches[0].monitor, None
         self._is_given = True
+
+    @property
+    def best_path(self) -> str | None:
+        """Path of the best committed file."""
+        return None if self._best_file is None else self._best_file.path
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Index of its epoch."""
+        return None if self._best_file is None else self._best_file.epoch
 
     # Before training
 
@@ -164,18 +190,36 @@ class Saving(Watching[CheckpointState]):
         """Begin anew; what is wrong with the name or the folder is said now."""
         self.wait()  # a fit that raised may have left some
         self._writer.queue.give_up()
-        given = self.state.best if self._is_given and not self.is_loaded else None
-        self._is_given = False
-        super().needs(run)
-        if given is not None:  # somebody has set `best` since the last run
-            self.set_state(replace(self.state, best=given))
+        self._begin_turn(run)
         self._forget_run()
         self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
+        self._tell_going_on(run)
         if self.check_finite:
             self._exempt = run.pool.look_for_exempt()
             if self._exempt:
                 self.warn_once(words.exempt(self.name, self._exempt), SaveWarning)
         return Needs(memory_budget=self.memory_budget)
+
+    def _begin_turn(self, run: RunView) -> None:
+        """From nothing, or from where the last fit on this very model has ended."""
+        before, is_given, self._is_given = self.state, self._is_given, False
+        self._goes_on = not self.is_loaded and self._turns.continue_on(run.subject)
+        super().needs(run)
+        self._earlier = None  # what `initial_epoch` goes on from stands in files
+        if self.is_loaded:
+            return
+        watch = self.watches[0]
+        if self._goes_on:
+            if self._passed is not None:
+                due, _ = self._schedule.batch_end(before.due, self._passed)
+                before = replace(before, due=due)
+            self.set_state(self.policy.go_on(before))
+            monitor, direction = self._ranked_by
+            if monitor != watch.monitor or {watch.direction, direction} == set(Direction):
+                self._best_file = None  # a best by another metric is none
+                self.set_state(replace(self.state, best=None))
+        if is_given:  # somebody has set `best` since the last run
+            self.set_state(replace(self.state, best=before.best))
 
     def buffers_needed(self, run: RunView) -> Mapping[str, int]:
         """As many copies of what a file holds as are written and taken at a time."""
@@ -203,7 +247,9 @@ class Saving(Watching[CheckpointState]):
     def begin(self, run: RunView, start: Start) -> None:
         """Whether files of an earlier run are gone on from."""
         super().begin(run, start)
-        self._files.goes_on = start.goes_on
+        self._turns.begin_on(run.subject)
+        if not self._goes_on:
+            self._files.goes_on = start.goes_on
 
     def listens(self, event: Event) -> bool:
         """Whether batches must be looked at."""
@@ -274,7 +320,9 @@ class Saving(Watching[CheckpointState]):
         self.latest_path = request.path
         self._n_saved += 1
         if request.value is not None:
-            self.best_path, self.best_epoch = request.path, request.saved.epoch
+            self._best_file = BestFile(request.path, request.value, request.saved.epoch)
+        if outcome.best is not None and not self.save_best_only:
+            self._know_best(*outcome.best)
         if outcome.aside is not None:
             self._tell_once(words.kept_aside(outcome))
         if outcome.rewritten:
@@ -285,6 +333,13 @@ class Saving(Watching[CheckpointState]):
             self.warn_once(words.undeleted(self.name, outcome), SaveWarning)
         if self.verbose:
             self.run.say(words.committed(request))
+
+    def _know_best(self, path: str, saved: SavedFile) -> None:
+        """With `keep_best` alone, what is best follows the files."""
+        value = cast("float", saved.value)
+        is_earlier = self._goes_on and saved.run_id != self.run.id
+        self._best_file = BestFile(self._files.spelled(path), value, saved.epoch, is_earlier)
+        super().learn(Found(value))
 
     def _hear(self) -> None:
         for outcome in self._writer.queue.news():
@@ -332,19 +387,21 @@ class Saving(Watching[CheckpointState]):
     def _take_over(self) -> None:
         """In a run that goes on: take the best from the files that are there, once."""
         watch = self.watches[0]
-        if not self._files.goes_on or self._took_over:
+        if not self._files.goes_on or self._goes_on or self._took_over:
             return
-        if self.save_best_only and watch.direction is None:
+        if self.ranks and watch.direction is None:
             return
         self._took_over = True
-        if not self.save_best_only or watch.direction is None:
+        self.latest_path = self._files.find_newest(self.run.id)
+        if not self.ranks or watch.direction is None:
             return
         found = self._files.find_best(self.run.id, watch.monitor, watch.direction)
         if found is None:
             self.learn(Found(None))
             return
-        self.best_path, saved = found
-        self.best_epoch = saved.epoch
+        path, saved = found
+        self._ranked_by = watch.monitor, watch.direction
+        self._best_file = BestFile(path, cast("float", saved.value), saved.epoch)
         self.learn(Found(saved.value, saved.epoch))
 
     # Acting
@@ -433,10 +490,12 @@ class Saving(Watching[CheckpointState]):
         """What is to be written."""
         watch, files = self.watches[0], self._files
         direction = watch.direction if self.ranks else None
+        self._ranked_by = watch.monitor, watch.direction
         retention = None
         if self.keep_last is not None or self.keep_best is not None:
             policy = keep_files(self.keep_last, self.keep_best, watch.monitor, direction)
-            retention = Retention(policy, files.goes_on)
+            ranks = None if direction is None else KeepBest(watch.monitor, direction.value)
+            retention = Retention(policy, files.goes_on, ranks)
         return SaveRequest(
             path,
             files.absolute(path),
@@ -521,6 +580,18 @@ class Saving(Watching[CheckpointState]):
 
     # Words
 
+    def _tell_going_on(self, run: RunView) -> None:
+        """Once for each object: that it goes on, and from what."""
+        file, best = self._best_file, self.state.best if self.save_best_only else None
+        path = self.latest_path
+        if best is not None:  # somebody may have set it
+            path = file.path if file is not None and file.value == best else None
+        if not self._goes_on or self._turns.told or (best is None and path is None):
+            return
+        self._turns.told = True
+        there = self._files.is_there(path)
+        run.say(words.goes_on(self.name, self.monitor, best, path, is_there=there))
+
     def _tell_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
@@ -548,7 +619,9 @@ class Saving(Watching[CheckpointState]):
 
     def summary(self) -> Best | str | None:
         """The best file, or how many were saved, or why none was."""
-        if self.latest_path is None and self.best_path is None:
+        if self.ranks and self._best_file is not None:
+            return self._best(self._best_file)
+        if self.latest_path is None:
             nothing_due = "no save was due" if self.run.n_epochs_done else "no epoch has ended"
             there = ""
             if self._files.template.is_fixed_in_a_run and os.path.exists(self.filepath):
@@ -557,11 +630,26 @@ class Saving(Watching[CheckpointState]):
                 f"ModelCheckpoint saved nothing to {self.filepath!r}{there}: "
                 f"{self._why_not or nothing_due}"
             )
-        best = self.best
-        if self.best_path is None or best is None or self.best_epoch is None:
-            times = "once, in" if self._n_saved == 1 else f"{self._n_saved} times, last in"
-            return f"ModelCheckpoint saved {times} {self.latest_path}"
-        return Best(self.monitor, best, self.best_epoch, f"saved in {self.best_path}")
+        if not self._n_saved:
+            why = self._why_not or "no save was due"
+            there = words.where(self.latest_path, is_there=self._files.is_there(self.latest_path))
+            return f"ModelCheckpoint saved nothing: {why}; its newest file is {there}"
+        times = "once, in" if self._n_saved == 1 else f"{self._n_saved} times, last in"
+        return f"ModelCheckpoint saved {times} {self.latest_path}"
+
+    def _best(self, file: BestFile) -> Best:
+        """The best file, and one of another run that is better."""
+        watch, note = self.watches[0], ""
+        if watch.direction is not None:
+            with contextlib.suppress(OSError):  # what only talks ends no training
+                found = self._files.find_better(
+                    self.run.id, file.value, watch.monitor, watch.direction
+                )
+                note = "" if found is None else words.better(watch.monitor, *found)
+        where = words.where(file.path, is_there=self._files.is_there(file.path))
+        return Best(
+            watch.monitor, file.value, file.epoch, f"saved in {where}", file.is_earlier, note
+        )
 
     # State
 

@@ -6,13 +6,17 @@ Epochs are counted from 0 here and from 1 where a person reads.
 from __future__ import annotations
 
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
+from peakhold.files.sidecar import SavedFile
+from peakhold.runtime.summary import shown
 
 __all__ = [
     "bad_variables",
     "begun",
+    "better",
     "committed",
     "exempt",
     "failed",
+    "goes_on",
     "kept_aside",
     "not_improved",
     "nothing_fills",
@@ -21,6 +25,7 @@ __all__ = [
     "refused",
     "replaced",
     "undeleted",
+    "where",
     "written_here",
 ]
 
@@ -43,6 +48,33 @@ def exempt(name: str, variables: frozenset[str]) -> str:
         f"{name}: {', '.join(sorted(variables)[:5])} hold NaN or infinity "
         "before training; they are not checked."
     )
+
+
+def goes_on(
+    name: str, monitor: str, beats: float | None, path: str | None, *, is_there: bool
+) -> str:
+    """An object begins its second fit of one model."""
+    at = None if path is None else where(path, is_there=is_there)
+    if beats is None:
+        text = f"their files are replaced like those of one fit, the newest is {at}"
+    else:
+        saved = "" if at is None else f", saved in {at}"
+        text = f"the value to beat is {monitor} {shown(beats)}{saved}"
+    return (
+        f"Peakhold: {name} goes on from its earlier fits of this model: {text}. "
+        f"A new {name} starts afresh."
+    )
+
+
+def where(path: str, *, is_there: bool) -> str:
+    """A path, and whether somebody has taken the file away."""
+    return path if is_there else f"{path} (which is not there any more)"
+
+
+def better(monitor: str, path: str, saved: SavedFile) -> str:
+    """Another run has left a better file."""
+    value = "" if saved.value is None else f" {shown(saved.value)}"
+    return f"an earlier run's {monitor}{value} is better, saved in {path}"
 
 
 def nothing_fills(name: str, place: str, filepath: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.host.contract import Host
+from peakhold.host.loop import LoopHost
 from peakhold.runtime.callback import host_of
 from peakhold.snapshots.pool import SnapshotPool
 
@@ -54,6 +55,17 @@ class RunView:
     def model(self) -> Any:
         """The model that this participant's callback was given."""
         return self._seat.callback.model
+
+    @property
+    def subject(self) -> Any:
+        """The very object that is trained, to be known again: a host where there is no model.
+
+        Only what can be held weakly is one; a slotted model is known by its host.
+        """
+        host, model = self.host, self._seat.callback._model
+        if model is None and isinstance(host, LoopHost):
+            model = host.model
+        return host if model is None or not type(model).__weakrefoffset__ else model
 
     @property
     def callback(self) -> Any:

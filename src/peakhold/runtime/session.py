@@ -259,6 +259,7 @@ class Session:
             reason=self.stop_reasons[0] if self.stop_reasons else None,
             interrupted=self.interrupted,
             running_epoch=progress.running_epoch,
+            was_asked=self.host.runs_fit() or self.host.stop_requested(),
         )
 
     # What its progress asks: the host may be another until the first epoch has begun

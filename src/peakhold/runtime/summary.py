@@ -26,6 +26,15 @@ class Best:
     """Index, from 0."""
     where: str
     """Where the best state lies now."""
+    is_earlier: bool = False
+    """Whether it is of an earlier fit of the same object, whose epochs were counted apart."""
+    note: str = ""
+    """What else is to be said of it."""
+
+    @property
+    def when(self) -> str:
+        """Its epoch, from 1."""
+        return f"epoch {self.epoch + 1}{' of an earlier fit' if self.is_earlier else ''}"
 
 
 @final
@@ -43,6 +52,8 @@ class Ending:
     interrupted: bool
     running_epoch: int | None = None
     """Index, from 0, of an epoch that has begun and not ended; None if there is none."""
+    was_asked: bool = True
+    """Whether somebody has set `stop_training`; a loop may end by itself."""
 
 
 def duration(seconds: float) -> str:
@@ -85,7 +96,8 @@ def why(ending: Ending) -> str:
     if ending.reason is not None:
         return f"{text}: {ending.reason}."
     if ending.epochs is not None and (last is None or last + 1 < ending.epochs):
-        return f"{text}: something set stop_training."
+        by = "something set stop_training" if ending.was_asked else "the loop was left"
+        return f"{text}: {by}."
     return f"{text}: all epochs were run."
 
 
@@ -100,15 +112,16 @@ def shown(value: float) -> str:
 
 
 def _best(bests: list[Best], notes: list[str]) -> str:
-    merged: dict[tuple[str, int], list[Best]] = {}
+    merged: dict[tuple[str, str], list[Best]] = {}
     for best in bests:
-        merged.setdefault((best.monitor, best.epoch), []).append(best)
+        merged.setdefault((best.monitor, best.when), []).append(best)
     parts = [
-        f"best {monitor} {shown(same[0].value)} at epoch {epoch + 1}, "
+        f"best {monitor} {shown(same[0].value)} at {when}, "
         + ", ".join(dict.fromkeys(b.where for b in same))
-        for (monitor, epoch), same in merged.items()
+        for (monitor, when), same in merged.items()
     ]
-    named = differing((best.monitor, best.epoch) for best in bests)
+    named = differing((best.monitor, best.epoch) for best in bests if not best.is_earlier)
+    notes = [*(best.note for best in bests if best.note), *notes]
     words = [*parts, *dict.fromkeys(notes), *(advice.text for advice in named)]
     return "; ".join(words) + "." if words else ""
 

@@ -183,9 +183,10 @@ class CheckpointPolicy:
     def found(
         self, state: CheckpointState, value: float | None, epoch: int | None
     ) -> CheckpointState:
-        """A run that goes on takes its best from the files that are there.
+        """What is best among the files that are there, where they say it and no decision does.
 
-        To be told before the first save of such a run, when the direction is known.
+        In a run that goes on it is told before the first save, when the direction is known; where
+        files are ranked and none is refused for it, with each that is written.
 
         Args:
             state: Where we are.
@@ -194,7 +195,8 @@ class CheckpointPolicy:
         """
         if self._criterion is None:
             return state
-        if value is None or self._criterion.better(self.threshold, value):
+        threshold = self.threshold if self.best_only else None
+        if value is None or self._criterion.better(threshold, value):
             return moved(state, best=None, replayed=None)
         return moved(state, best=value, replayed=epoch)
 
@@ -218,8 +220,9 @@ class CheckpointPolicy:
         return moved(state, pending=pending, refused=refused)
 
     def go_on(self, state: CheckpointState) -> CheckpointState:
-        """The next fit counts anew, and takes what is best from the files (`found`)."""
-        return moved(self.init(), n_asked=state.n_asked)
+        """The next fit of the same object on the same model: what is best stays, and the count."""
+        state = _in_new_run(state)
+        return moved(state, due=moved(state.due, in_epoch=False))
 
     # Moments
 
@@ -297,11 +300,11 @@ class CheckpointPolicy:
         """Whether a value is worth a file."""
         criterion, to_beat = self._criterion, self.to_beat(state)
         if criterion is None:
-            return Skip("nobody knows whether larger or smaller is better")
+            return Skip("may be better larger or smaller: nobody knows")
         if criterion.improves(value, to_beat):
             return Save("better than every saved file", value=value)
         if to_beat is None or not is_finite(value):
-            return Skip("not a finite number")
+            return Skip("is not a finite number")
         if self._replays(state, epoch) and not criterion.better(state.best, value):
             return Save("trained once more", value=value)
         return Skip(f"did not improve from {to_beat:.6g}")

@@ -127,6 +127,9 @@ class SaveScheduleState:
     """Index of the last batch seen; it outlives its epoch, for the file's name."""
     in_epoch: bool = False
     """Whether that batch belongs to the epoch that is under way."""
+    held: bool = False
+    """Whether what was counted is saved, though nothing was due: training had ended. The count goes
+    on in the next fit, as Keras's does."""
 
 
 @final
@@ -200,6 +203,7 @@ class SaveSchedule:
             seconds=state.seconds + seconds,
             last_batch=batch,
             in_epoch=True,
+            held=False,
         )
         return self._answer(moved)
 
@@ -208,7 +212,11 @@ class SaveSchedule:
     ) -> tuple[SaveScheduleState, bool]:
         """Take the end of a whole epoch into account."""
         moved = replace(
-            state, epochs=state.epochs + 1, seconds=state.seconds + seconds, in_epoch=False
+            state,
+            epochs=state.epochs + 1,
+            seconds=state.seconds + seconds,
+            in_epoch=False,
+            held=False,
         )
         return self._answer(moved, epoch_ends=True)
 
@@ -216,6 +224,8 @@ class SaveSchedule:
         self, state: SaveScheduleState, *, in_epoch: bool = False
     ) -> tuple[SaveScheduleState, bool]:
         """The end of training: whether something was trained that no save holds.
+
+        It is saved out of turn: the count goes on from here.
 
         Args:
             state: The state so far.
@@ -228,7 +238,8 @@ class SaveSchedule:
                 trained = bool(state.epochs)
             elif self.trigger.batches is not None:
                 trained = bool(state.batches)
-        return (self.reset(state) if trained else state), trained
+        trained = trained and not state.held
+        return (replace(state, held=True) if trained else state), trained
 
     def reset(self, state: SaveScheduleState) -> SaveScheduleState:
         """Count anew from here; for a save that nothing here asked for."""

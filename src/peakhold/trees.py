@@ -27,10 +27,12 @@ __all__ = [
     "fold",
     "is_container",
     "is_named",
+    "kind_of",
     "leaf_list",
     "leaves",
     "library_of",
     "map_tree",
+    "members",
     "merge",
     "to_host",
     "with_leaves",
@@ -93,7 +95,8 @@ def library_of(leaf: Any) -> str | None:
     return "store" if isinstance(leaf, RawTensorLike) else None
 
 
-def _kind_of(node: Any) -> int:
+def kind_of(node: Any) -> int:
+    """What the walks take it for; equal numbers are walked alike."""
     kind = _kinds.get(type(node))
     return _learned(node) if kind is None else kind
 
@@ -118,12 +121,12 @@ def _learned(node: Any) -> int:
 
 def is_container(node: Any) -> bool:
     """Whether the walks go down into it."""
-    return _kind_of(node) != _LEAF
+    return kind_of(node) != _LEAF
 
 
 def is_named(container: Any) -> bool:
     """Whether a container's children have names, and not just an order."""
-    return _kind_of(container) in {_NAMED, _RECORD}
+    return kind_of(container) in {_NAMED, _RECORD}
 
 
 def _flat_of_jax(node: Any) -> tuple[list[Any], Any] | None:
@@ -135,7 +138,8 @@ def _flat_of_jax(node: Any) -> tuple[list[Any], Any] | None:
     return None if util.treedef_is_leaf(structure) else (children, structure)
 
 
-def _members(node: Any, kind: int) -> Members:
+def members(node: Any, kind: int) -> Members:
+    """Keys and children of a container of this kind."""
     if kind == _NAMED:
         pairs = list(node.items())
         return [key for key, _ in pairs], [child for _, child in pairs]
@@ -159,12 +163,12 @@ def map_tree(tree: Any, visit: Callable[[Any], Any]) -> Any:
 
 
 def _mapped(tree: Any, visit: Callable[[Any], Any], deepest: int) -> Any:
-    kind = _kind_of(tree)
+    kind = kind_of(tree)
     if kind == _LEAF:
         return visit(tree)
     if not deepest:
         raise TooDeepError("", type(tree).__name__)
-    keys, children = _members(tree, kind)
+    keys, children = members(tree, kind)
     items = [
         visit(child) if _kinds.get(type(child)) == _LEAF else _mapped(child, visit, deepest - 1)
         for child in children
@@ -204,12 +208,12 @@ def fold(
     Raises:
         TooDeepError: If there are more.
     """
-    kind = _kind_of(tree)
+    kind = kind_of(tree)
     if kind == _LEAF or (is_leaf is not None and is_leaf(tree)):
         return leaf(tree, path)
     if not deepest:
         raise TooDeepError(path, type(tree).__name__)
-    keys, children = _members(tree, kind)
+    keys, children = members(tree, kind)
     prefix, found = f"{path}{separator}" if path else "", []
     for key, child in zip(keys, children, strict=True):
         try:
@@ -277,9 +281,9 @@ def merge(tree: Any, live: Any, leaf: Callable[[Any, Any], Any]) -> Any:
             counterpart is a leaf.
     """
     theirs: Mapping[Any, Any] = {}
-    kind = _kind_of(live)
+    kind = kind_of(live)
     if kind != _LEAF:
-        theirs = dict(zip(*_members(live, kind), strict=True))
+        theirs = dict(zip(*members(live, kind), strict=True))
     elif live is not NOTHING:
         return leaf(tree, live)
     if isinstance(tree, Mapping):
@@ -287,11 +291,11 @@ def merge(tree: Any, live: Any, leaf: Callable[[Any, Any], Any]) -> Any:
         # The live order first: of an OrderedDict it is part of the structure.
         there = [key for key in theirs if key in tree] if named else []
         keys = [*there, *(key for key in tree if not (named and key in theirs))]
-        members = {
+        merged = {
             key: merge(tree[key], theirs.get(key, NOTHING) if named else NOTHING, leaf)
             for key in keys
         }
-        return _rebuilt(live, kind, members) if named else members
+        return _rebuilt(live, kind, merged) if named else merged
     if isinstance(tree, (list, tuple)):
         listed = kind in {_LISTED, _FIELDS, _NODE}
         items = [

@@ -121,6 +121,8 @@ def test_what_is_noted_of_our_own_classes_is_there(printed):
 
 def test_the_store_is_measured_with_many_small_things(printed):
     assert "20 tensors: stall" in printed["store"]
+    for kind in ("numpy", "torch"):
+        assert f"20 small arrays of {kind}: `save` takes" in printed["store"]
     assert "5 checkpoints of 30 tensors: " in printed["store"]
 
 

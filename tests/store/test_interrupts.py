@@ -106,9 +106,9 @@ def test_a_real_signal_in_the_middle_of_a_copy(tmp_path, monkeypatch):
             store.save(0, state(0)).result()
             real = memory.copy_arrays
 
-            def copy(pairs):
+            def copy(pairs, **known):
                 signal.raise_signal(signal.SIGUSR1)
-                real(pairs)
+                real(pairs, **known)
 
             monkeypatch.setattr(memory, "copy_arrays", copy)
             store.save(1, state(1)).result()

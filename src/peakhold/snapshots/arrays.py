@@ -30,6 +30,9 @@ __all__ = [
     "RawTensor",
     "build",
     "copy_of",
+    "is_of_numpy",
+    "memory_of_array",
+    "memory_of_tensor",
     "source_of",
     "sources_of",
 ]
@@ -164,7 +167,7 @@ def _numpy_source(array: Array, memory: object) -> ArraySource:
     raise NotStorableError(f"dtype {dtype} has no storable form")
 
 
-def _place(array: Array) -> object:
+def memory_of_array(array: Array) -> object:
     """Identify the memory: address, extent and type."""
     if array.size == 0:
         return id(array)
@@ -187,15 +190,27 @@ def _torch_source(tensor: Any) -> ArraySource:
     else:
         array = tensor.numpy(force=True)
         code = _CODES.get(array.dtype)
-    if array.size == 0:
-        memory: object = id(tensor)
-    else:
-        # A conjugate or negative view has the values of `array`; where it points to lies its twin.
-        flags = tensor.is_neg(), name[0] == "c" and tensor.is_conj()
-        memory = (tensor.data_ptr(), tensor.device, name, array.shape, array.strides, flags)
+    memory = memory_of_tensor(tensor, array, name)
     if code is None:
         return _numpy_source(array, memory)
     return ArraySource(array, code, None, memory)
+
+
+def memory_of_tensor(tensor: Any, array: Array, name: str | None = None) -> object:
+    """Identify the memory of a tensor of PyTorch, which `array` shows; `name` is its dtype's."""
+    if array.size == 0:
+        return id(tensor)
+    # A conjugate or negative view has the values of `array`; where it points to lies its twin.
+    flags = tensor.is_neg(), tensor.is_complex() and tensor.is_conj()
+    name = name or array.dtype.name
+    return tensor.data_ptr(), tensor.device, name, array.shape, array.strides, flags
+
+
+def is_of_numpy(source: ArraySource) -> bool:
+    """Whether NumPy itself has the dtype of these bytes."""
+    return source.stored_as == "complex128" or (
+        source.stored_as is None and source.dtype not in _ML_NAMES
+    )
 
 
 def _raw_source(raw: RawTensor) -> ArraySource:
@@ -244,7 +259,7 @@ def source_of(value: Any) -> ArraySource | None:
     torch = sys.modules.get("torch")
     try:
         if isinstance(value, np.ndarray):
-            return _numpy_source(value, _place(value))
+            return _numpy_source(value, memory_of_array(value))
         if torch is not None and isinstance(value, torch.Tensor):
             return _torch_source(value)
         if isinstance(value, np.generic):

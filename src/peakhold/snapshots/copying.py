@@ -16,8 +16,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
-import numpy as np
-
 from peakhold.snapshots.arrays import Array
 
 __all__ = ["LARGE", "copy_arrays"]
@@ -34,19 +32,24 @@ _MOST_THREADS: Final = 4
 """Two saturate the memory of a small machine, a few more that of a server."""
 
 
-def copy_arrays(pairs: Iterable[Pair]) -> None:
+def copy_arrays(pairs: Iterable[Pair], *, are_small: bool = False) -> None:
     """Copy each source to its target; nobody writes to a target any more when this returns.
 
     Args:
         pairs: `(target, source)`, of the same shape and kind of dtype.
+        are_small: Whether it is known that none is `LARGE`.
 
     Raises:
         Exception: What NumPy raised first; the targets are then half written.
     """
-    large: list[Pair] = []
-    small: list[Pair] = []
-    for pair in pairs:
-        (large if pair[0].nbytes >= LARGE else small).append(pair)
+    if are_small:
+        for target, source in pairs:
+            target[...] = source
+        return
+    small = list(pairs)
+    large = [pair for pair in small if pair[0].nbytes >= LARGE]
+    if large:
+        small = [pair for pair in small if pair[0].nbytes < LARGE]
     n_helpers = _n_threads(sum(target.nbytes for target, _ in large)) - 1
     pieces = iter([piece for pair in large for piece in _pieces(*pair)] if n_helpers else large)
     errors: list[Exception] = []
@@ -81,7 +84,7 @@ def _work(pairs: Iterator[Pair], errors: list[Exception]) -> None:
     # which copies it twice.
     try:
         for target, source in pairs:
-            np.copyto(target, source)
+            target[...] = source  # a third of the time of `copyto` where they are small
     except Exception as error:
         errors.append(error)
 

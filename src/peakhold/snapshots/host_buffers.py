@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, final
 
 import numpy as np
@@ -48,65 +49,22 @@ class PartDraft:
 
     name: str
     skeleton: Any
-    sources: dict[str, ArraySource]
+    specs: list[TensorSpec]
+    """Each tensor, in the order in which they lie in a file."""
+    arrays: list[Array]
+    """The live array of each."""
+
+    @classmethod
+    def of(cls, name: str, skeleton: Any, sources: Mapping[str, ArraySource]) -> PartDraft:
+        """Lay out what `flatten` gave."""
+        named = list(sources.items())
+        placed = [named[index] for index in file_order(sources.values())]
+        return cls(name, skeleton, _place(placed), [source.array for _, source in placed])
 
 
-def draft(parts: Mapping[str, Any]) -> list[PartDraft]:
-    """Flatten the parts; no array's bytes are read, unless they must come from a device."""
-    return [PartDraft(name, *flatten(name, tree)) for name, tree in parts.items()]
-
-
-@final
-class Layout:
-    """Where each tensor of each part lies; computed once for a model, reused at every save."""
-
-    def __init__(self, drafts: list[PartDraft]) -> None:
-        self.key = _key(drafts)
-        self.specs: dict[str, list[TensorSpec]] = {}
-        self.starts: dict[str, int] = {}
-        position = 0
-        orders = [file_order(part.sources.values()) for part in drafts]
-        for part, order in zip(drafts, orders, strict=True):
-            specs = _place(part.sources, order)
-            self.specs[part.name] = specs
-            self.starts[part.name] = position
-            size = specs[-1].end if specs else 0
-            position += -(-size // PAGE) * PAGE
-        self.nbytes = position
-        """Bytes of host memory, a little more than the sum of all tensors."""
-        self.data_bytes = sum(specs[-1].end for specs in self.specs.values() if specs)
-        """Sum of all tensors."""
-
-    def arrays(self, drafts: list[PartDraft]) -> Iterator[tuple[str, TensorSpec, Array]]:
-        """Part, place and array of each tensor, in the order in which they lie."""
-        for part in drafts:
-            for spec in self.specs[part.name]:
-                yield part.name, spec, part.sources[spec.name].array
-
-    def fits(self, drafts: list[PartDraft]) -> bool:
-        """True if these drafts have the same parts, names, dtypes and shapes."""
-        return self.key == _key(drafts)
-
-
-def _key(drafts: list[PartDraft]) -> list[object]:
-    return [
-        (
-            part.name,
-            list(part.sources),
-            [
-                (source.dtype, source.stored_as, source.array.shape)
-                for source in part.sources.values()
-            ],
-        )
-        for part in drafts
-    ]
-
-
-def _place(sources: dict[str, ArraySource], order: list[int]) -> list[TensorSpec]:
-    named = list(sources.items())
+def _place(sources: list[tuple[str, ArraySource]]) -> list[TensorSpec]:
     specs, position = [], 0
-    for index in order:
-        name, (array, dtype, stored_as, _) = named[index]
+    for name, (array, dtype, stored_as, _) in sources:
         shape = array.shape
         if stored_as is not None:
             shape += STORED_AS[stored_as][1]
@@ -114,6 +72,33 @@ def _place(sources: dict[str, ArraySource], order: list[int]) -> list[TensorSpec
         specs.append(TensorSpec(name, dtype, stored_as, shape, position, end))
         position = end
     return specs
+
+
+def draft(parts: Mapping[str, Any]) -> list[PartDraft]:
+    """Flatten the parts; no array's bytes are read, unless they must come from a device."""
+    return [PartDraft.of(name, *flatten(name, tree)) for name, tree in parts.items()]
+
+
+@final
+class Layout:
+    """Where each tensor of each part lies."""
+
+    def __init__(self, drafts: list[PartDraft]) -> None:
+        self.specs = {part.name: part.specs for part in drafts}
+        self.starts: dict[str, int] = {}
+        position = self.data_bytes = 0
+        """Sum of all tensors."""
+        for part in drafts:
+            self.starts[part.name] = position
+            size = part.specs[-1].end if part.specs else 0
+            self.data_bytes += size
+            position += -(-size // PAGE) * PAGE
+        self.nbytes = position
+        """Bytes of host memory, a little more than the sum of all tensors."""
+
+    def is_like(self, other: Layout) -> bool:
+        """True if both have the same parts, names, dtypes and shapes."""
+        return self.specs == other.specs and self.starts == other.starts
 
 
 @final
@@ -134,13 +119,15 @@ class HostBuffers:
 
         The views into memory of an earlier layout must not be in use any more.
         """
-        if self._layout is not None and self._layout.fits(drafts):
-            return self._layout
         layout = Layout(drafts)
+        if self._layout is not None and self._layout.is_like(layout):
+            self._layout = layout  # the next draft has most likely the very same lists
+            return layout
         self._layout = None  # if there is no memory for the new one, the old one is gone, too
         places = [
-            (layout.starts[part] + spec.begin, array.shape, array.dtype.newbyteorder("<"))
-            for part, spec, array in layout.arrays(drafts)
+            (layout.starts[part.name] + spec.begin, array.shape, array.dtype.newbyteorder("<"))
+            for part in drafts
+            for spec, array in zip(part.specs, part.arrays, strict=True)
         ]
         self._memory.lay(layout.nbytes, places)
         self._layout = layout
@@ -156,7 +143,7 @@ class HostBuffers:
             The snapshot; it is good until the next `take` or `prepare` of these buffers.
         """
         layout = self.prepare(drafts)
-        self._memory.take(array for _, _, array in layout.arrays(drafts))
+        self._memory.take(chain.from_iterable(part.arrays for part in drafts))
         regions = {}
         for part, specs in layout.specs.items():
             start, size = layout.starts[part], specs[-1].end if specs else 0
@@ -181,15 +168,11 @@ class Snapshot:
     @classmethod
     def of_immutable(cls, drafts: list[PartDraft]) -> Snapshot:
         """Keep the arrays themselves: the caller promises that nobody changes them."""
-        layout = Layout(drafts)
-        arrays = {
-            part.name: [part.sources[spec.name].array for spec in layout.specs[part.name]]
-            for part in drafts
-        }
+        arrays = {part.name: part.arrays for part in drafts}
         pieces = [(part, in_one_piece(found)) for part, found in arrays.items()]
         regions = {part: region for part, region in pieces if region is not None}
         skeletons = {part.name: part.skeleton for part in drafts}
-        return cls(skeletons, layout, regions, arrays)
+        return cls(skeletons, Layout(drafts), regions, arrays)
 
     def tensors(self, part: str) -> Iterator[tuple[TensorSpec, Array]]:
         """Yield each tensor's spec and its bytes, shape `(nbytes,)`, in file order."""

@@ -27,7 +27,7 @@ import numpy as np
 
 from peakhold import process
 from peakhold.snapshots.arrays import DTYPES, Array, ArraySource
-from peakhold.snapshots.copying import copy_arrays
+from peakhold.snapshots.copying import LARGE, copy_arrays
 
 __all__ = ["PAGE", "HostMemory", "allocate", "file_order", "in_one_piece"]
 
@@ -134,6 +134,7 @@ class HostMemory:
         """The memory, shape `(nbytes,)`, or None before there is any."""
         self.views: list[Array] = []
         """Where each array is copied to."""
+        self._are_small = False
 
     @property
     def nbytes(self) -> int:
@@ -155,7 +156,8 @@ class HostMemory:
             self.views, self.data = [], None  # let the old memory go before the new one comes
             self.data = allocate(nbytes)
         self.views = [np.ndarray(shape, dtype, self.data, start) for start, shape, dtype in places]
+        self._are_small = all(view.nbytes < LARGE for view in self.views)
 
     def take(self, arrays: Iterable[Array]) -> None:
         """Copy an array to each view; afterwards all of them may change."""
-        copy_arrays(zip(self.views, arrays, strict=True))
+        copy_arrays(zip(self.views, arrays, strict=True), are_small=self._are_small)

@@ -37,7 +37,15 @@ from peakhold.snapshots.arrays import (
 )
 from peakhold.trees import DEEPEST, TooDeepError, fold, is_container, is_named, library_of, map_tree
 
-__all__ = ["TreeError", "check_storable", "flatten", "parse_json", "to_json", "unflatten"]
+__all__ = [
+    "Flattener",
+    "TreeError",
+    "check_storable",
+    "flatten",
+    "parse_json",
+    "to_json",
+    "unflatten",
+]
 
 T = TypeVar("T")
 
@@ -49,8 +57,8 @@ class TreeError(ValueError):
     """A part's JSON that this module did not write."""
 
 
-class _Flattener:
-    """One walk over one part."""
+class Flattener:
+    """One walk over one part: `leaf` makes JSON of each leaf, `join` of a container's."""
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -60,8 +68,31 @@ class _Flattener:
         # A lazy mapping keeps none of what it gives: what died would lend its address, by which
         # arrays are told apart, to the next.
         self._values: list[Any] = []
+        self.found: list[ArraySource] = []
+        """Where the bytes of each array are that was met, in order."""
+        self.is_rearranged = False
+        """Whether a tensor was taken apart into several arrays."""
+
+    @property
+    def n_met(self) -> int:
+        """How many arrays have been met."""
+        return len(self._met)
+
+    def flatten(self, tree: Any) -> tuple[Any, dict[str, ArraySource]]:
+        """See the function of this name."""
+        try:
+            skeleton = self.walk(tree)
+        except TooDeepError as exc:
+            why = f"nested deeper than {DEEPEST}, or in a circle"
+            raise self.refuse(exc.path, exc.kind, why) from None
+        return skeleton, self.sources()
+
+    def walk(self, tree: Any) -> Any:
+        """What is left of a tree without its arrays."""
+        return fold(tree, self.leaf, self.join)
 
     def refuse(self, path: str, value: Any, why: str = "", hint: str | None = None) -> Exception:
+        """The error for a leaf or key that cannot be stored."""
         return InvalidArgumentError.for_argument(
             f"parts[{self.part!r}] at {path or 'its root'!r}",
             value,
@@ -71,6 +102,7 @@ class _Flattener:
         )
 
     def unstorable(self, path: str, value: Any, why: NotStorableError) -> Exception:
+        """The error for an array whose bytes cannot be had."""
         hint = None
         if "key<" in str(why).lower() or "prng" in str(why).lower():
             hint = "save `jax.random.key_data(key)`."
@@ -79,7 +111,7 @@ class _Flattener:
     def sources(self) -> dict[str, ArraySource]:
         """Where the bytes of all arrays that were met are, by name; each mark gets its name."""
         try:
-            found = sources_of([value for _, value, _ in self._met])
+            self.found = sources_of([value for _, value, _ in self._met])
         except NotStorableAtError as error:
             path, value, _ = self._met[error.index]
             if not self.take_sparse_apart():
@@ -87,7 +119,7 @@ class _Flattener:
             return self.sources()
         named: dict[str, ArraySource] = {}
         names: dict[object, str] = {}
-        for (path, _, mark), source in zip(self._met, found, strict=True):
+        for (path, _, mark), source in zip(self._met, self.found, strict=True):
             name = names.get(source.memory)
             if name is None:
                 name = path or self.part
@@ -104,7 +136,7 @@ class _Flattener:
     def take_sparse_apart(self) -> bool:
         """Put parts in the place of the tensors of PyTorch that need it; whether there were any."""
         met, self._met = self._met, []
-        found = False
+        self.is_rearranged, found = True, False
         for path, value, mark in met:
             other = self.other_form(path, value) if library_of(value) == "torch" else value
             if other is value:
@@ -115,6 +147,7 @@ class _Flattener:
         return found
 
     def other_form(self, path: str, tensor: Any) -> Any:
+        """The arrays that a tensor of PyTorch is stored as, or itself."""
         try:
             other = readable(tensor)
         except UnreadableError as exc:
@@ -122,11 +155,13 @@ class _Flattener:
         return other if is_container(other) else tensor
 
     def met(self, path: str, value: Any) -> dict[str, str]:
+        """The mark of an array; it has no name yet."""
         mark: dict[str, str] = {}
         self._met.append((path, value, mark))
         return mark
 
     def leaf(self, value: Any, path: str) -> Any:  # noqa: PLR0911 - one for each kind
+        """A leaf as JSON."""
         kind = type(value)
         if kind in self._array_kinds:
             return self.met(path, value)
@@ -143,6 +178,7 @@ class _Flattener:
         return self.array(value, path)
 
     def array(self, value: Any, path: str) -> Any:
+        """A leaf that may be an array, as JSON."""
         try:
             source = source_of(value)
         except NotStorableError as exc:
@@ -161,6 +197,7 @@ class _Flattener:
         raise self.refuse(path, type(value).__name__)
 
     def integer(self, value: int, path: str) -> int:
+        """The number, if JSON can hold it."""
         if value.bit_length() > _MAX_INT_BITS:
             raise self.refuse(
                 path,
@@ -171,9 +208,15 @@ class _Flattener:
         return value
 
     def join(self, container: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
+        """A container as JSON."""
+        names = self.names(container, keys, path)
+        return self.put_together(names, children, is_tuple=isinstance(container, tuple))
+
+    def names(self, container: Any, keys: Sequence[Any], path: str) -> Sequence[Any] | None:
+        """The keys that `load` will give; None if they are no more than an order."""
         kind = type(container)  # asked without a call where that tells
         if kind is list or kind is tuple or not (kind is dict or is_named(container)):
-            return {"$tuple": children} if isinstance(container, tuple) else children
+            return None
         are_plain = all(type(key) is str for key in keys)
         if not are_plain:
             keys = [self.key(key, path) for key in keys]
@@ -182,12 +225,21 @@ class _Flattener:
             raise self.refuse(
                 f"{path}/{twice}" if path else str(twice), twice, "the same key twice"
             )
-        if all(type(key) is str and not key.startswith("$") for key in keys):
-            return dict(zip(keys, children, strict=True))
-        pairs = zip(keys, children, strict=True)
+        return keys
+
+    def put_together(
+        self, names: Sequence[Any] | None, children: list[Any], *, is_tuple: bool
+    ) -> Any:
+        """A container of these names as JSON."""
+        if names is None:
+            return {"$tuple": children} if is_tuple else children
+        if all(type(key) is str and not key.startswith("$") for key in names):
+            return dict(zip(names, children, strict=True))
+        pairs = zip(names, children, strict=True)
         return {"$dict": [[self.written(key), child] for key, child in pairs]}
 
     def written(self, key: Any) -> Any:
+        """A key as JSON."""
         return fold(key, self.leaf, self.join) if isinstance(key, tuple) else self.leaf(key, "")
 
     def key(self, key: Any, path: str) -> Any:
@@ -198,6 +250,7 @@ class _Flattener:
         return fold(key, self.key_leaf, self.key_tuple, path=at)
 
     def key_leaf(self, key: Any, path: str) -> Any:
+        """A key, or what is in it, of Python's own types."""
         if key is not None and not isinstance(key, str | int | float):
             raise self.refuse(path, key, "as a key")
         key = _plain(key)
@@ -206,6 +259,7 @@ class _Flattener:
         return self.integer(key, path) if type(key) is int else key
 
     def key_tuple(self, key: Any, keys: Sequence[Any], children: list[Any], path: str) -> Any:
+        """A key that is a tuple."""
         if isinstance(key, tuple):
             return tuple(children)
         raise self.refuse(path, key, "as a key")
@@ -244,13 +298,7 @@ def flatten(part: str, tree: Any) -> tuple[Any, dict[str, ArraySource]]:
     Raises:
         InvalidArgumentError: If a leaf is none of the kinds that can be stored; its path is named.
     """
-    walk = _Flattener(part)
-    try:
-        skeleton = fold(tree, walk.leaf, walk.join)
-    except TooDeepError as exc:
-        why = f"nested deeper than {DEEPEST}, or in a circle"
-        raise walk.refuse(exc.path, exc.kind, why) from None
-    return skeleton, walk.sources()
+    return Flattener(part).flatten(tree)
 
 
 def check_storable(parts: Mapping[str, Any]) -> None:

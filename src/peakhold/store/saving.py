@@ -9,7 +9,8 @@ from typing import Any, Final, final
 
 from peakhold.errors import InvalidArgumentError, SaveError, SaveReplacedError
 from peakhold.files import background
-from peakhold.snapshots.host_buffers import HostBuffers, PartDraft, draft
+from peakhold.snapshots.host_buffers import HostBuffers, PartDraft
+from peakhold.snapshots.plan import Planner
 from peakhold.store.entry import Entry
 from peakhold.store.manifest import is_plain_name
 
@@ -193,8 +194,12 @@ def _metric(name: str, value: Any) -> float:
         ) from exc
 
 
-def check_parts(parts: Any) -> list[PartDraft]:
+def check_parts(parts: Any, planner: Planner) -> list[PartDraft]:
     """Check the names of the parts and flatten their trees.
+
+    Args:
+        parts: What `save` was given.
+        planner: Knows what the last ones looked like.
 
     Raises:
         InvalidArgumentError: If a name cannot be a file's name, or a leaf cannot be saved.
@@ -216,4 +221,4 @@ def check_parts(parts: Any) -> list[PartDraft]:
                 "differ in more than case, and are not 'manifest'",
             )
         seen.add(name.lower())
-    return draft(parts)
+    return planner.draft(parts)

@@ -48,6 +48,7 @@ from peakhold.errors import (
 from peakhold.files import background
 from peakhold.snapshots.arrays import Array, RawTensor
 from peakhold.snapshots.host_buffers import Layout, PartDraft, Snapshot
+from peakhold.snapshots.plan import Planner
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, commit, remove_tree
 from peakhold.store.entry import Checkpoint, Entries, Entry, Findings
@@ -126,6 +127,7 @@ class Store:
         self._stats_lock = threading.Lock()
         self._notices: deque[str] = deque()
         self._pendings: list[Pending] = []
+        self._planner = Planner()
         self._slots = [Slot() for _ in range(1 if when_busy == "wait" else 2)]
         self._retention: background.Task[None] | None = None
         self._pinned: set[str] = set()
@@ -201,7 +203,7 @@ class Store:
         """
         self._check_open()
         self._check_not_interrupted(sys._getframe(1))
-        drafts = check_parts(parts)
+        drafts = check_parts(parts, self._planner)
         layout = Layout(drafts)
         check_room(self._disk, self._own.root, str(self.folder), layout.data_bytes)
         bound = self._keep.at_most if self._keep is not None else None
@@ -262,7 +264,7 @@ class Store:
         if self._notices or self._pendings:
             self._give_notices()
         request = Request.checked(step, epoch, metrics, reason, refers_to)
-        drafts = check_parts(parts)
+        drafts = check_parts(parts, self._planner)
         copied = not immutable and self._fits_memory(drafts)
         waiting = time.perf_counter()
         slot, waited = self._free_slot()

@@ -1,0 +1,417 @@
+"""Drafts of a state that is as it was at the last save, but for its values.
+
+Taking a tree apart costs 5 µs for each array, copying a small one a fifth of that. Training saves
+the same tree again and again: what the last save found is kept, and the next tree is compared with
+it, by a few passes over all leaves that C makes.
+
+Rules of this file:
+
+1. Only values may differ: containers, keys, kinds of leaves, dtypes, shapes, and which arrays are
+   one are as they were. Anything else, and whatever raises, goes the whole way (`tree.flatten`),
+   which alone knows what is refused, and why, and what things are called.
+2. What cannot be compared by types of Python's own, or of a library's own, has no plan.
+3. No array is kept: a plan would hold the memory of a state that is gone.
+4. Plans change while they are used. They are taken out before, and put back when all is well: none
+   is used that Ctrl-C has left half changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress, count
+from operator import attrgetter, is_not, methodcaller
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+
+from peakhold.snapshots.arrays import (
+    Array,
+    ArraySource,
+    is_of_numpy,
+    memory_of_array,
+    memory_of_tensor,
+    source_of,
+)
+from peakhold.snapshots.host_buffers import PartDraft
+from peakhold.snapshots.tree import Flattener, flatten
+from peakhold.trees import fold, is_container, kind_of, library_of, members
+
+__all__ = ["Planner"]
+
+_PLAIN: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
+_KEYS: Final = frozenset({str, int})  # of which those that are equal are written alike
+_dtype: Final = attrgetter("dtype")
+_shape: Final = attrgetter("shape")
+_owns_data: Final = attrgetter("flags.owndata")
+_address: Final = methodcaller("data_ptr")
+_as_numpy: Final = methodcaller("numpy", force=True)
+
+
+class _OtherwiseError(Exception):
+    """The tree is not as it was, or has no plan."""
+
+
+@final
+class Planner:
+    """Drafts states, with plans of what it drafted last."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, _Plan] = {}
+
+    def draft(self, parts: Mapping[str, Any]) -> list[PartDraft]:
+        """What `host_buffers.draft` gives; quick for parts that are as they were.
+
+        Raises:
+            InvalidArgumentError: If a leaf cannot be saved.
+        """
+        plans, self._plans = self._plans, {}  # rule 4
+        kept: dict[str, _Plan] = {}
+        drafts = []
+        for name, tree in parts.items():
+            found = plans[name].draft(tree) if name in plans else None
+            if found is not None:
+                kept[name] = plans[name]
+            else:
+                found, plan = _whole_way(name, tree)
+                if plan is not None:
+                    kept[name] = plan
+            drafts.append(found)
+        self._plans = kept
+        return drafts
+
+
+def _whole_way(name: str, tree: Any) -> tuple[PartDraft, _Plan | None]:
+    if not is_container(tree):
+        return PartDraft.of(name, *flatten(name, tree)), None
+    walk = _Noting(name)
+    found = PartDraft.of(name, *walk.flatten(tree))
+    try:
+        return found, _Plan(name, walk, found)
+    except _OtherwiseError:
+        return found, None
+
+
+# What a tree looks like
+
+
+class _Value:
+    """A leaf that is no array, as JSON, and its number among all leaves."""
+
+    __slots__ = ("json", "number")
+
+    def __init__(self, json: Any, number: int) -> None:
+        self.json, self.number = json, number
+
+
+@final
+class _Node:
+    """A container: what it must look like, and its JSON."""
+
+    def __init__(
+        self, container: Any, keys: Sequence[Any], names: Sequence[Any] | None, children: list[Any]
+    ) -> None:
+        self.type, self.kind = type(container), kind_of(container)
+        self.is_tuple = isinstance(container, tuple)
+        self.keys, self.key_types = list(keys), list(map(type, keys))
+        self.names = names
+        """The keys as they are loaded, or None for a list or tuple."""
+        self.inner = [(n, child) for n, child in enumerate(children) if type(child) is _Node]
+        self.members = [
+            child.json if type(child) in {_Node, _Value} else child for child in children
+        ]
+        """The JSON of each child."""
+        self.above: _Node | None = None
+        for _, node in self.inner:
+            node.above = self
+        self.is_changed = False
+        self.json: Any = None
+
+    def collect(self, container: Any, leaves: list[Any]) -> None:
+        """Add all leaves below, if all containers are as they were."""
+        if type(container) is not self.type:
+            raise _OtherwiseError
+        keys, children = self._members(container)
+        if len(children) != len(self.keys) or keys != self.keys:
+            raise _OtherwiseError
+        if keys is not self.keys and list(map(type, keys)) != self.key_types:
+            raise _OtherwiseError
+        if not self.inner:
+            leaves.extend(children)
+            return
+        children, at = list(children), 0
+        for number, node in self.inner:
+            leaves.extend(children[at:number])
+            node.collect(children[number], leaves)
+            at = number + 1
+        leaves.extend(children[at:])
+
+    def _members(self, container: Any) -> tuple[Sequence[Any], Any]:
+        if self.type is dict:
+            return list(container), container.values()
+        if self.type is list or self.type is tuple:
+            return self.keys, container
+        kind = kind_of(container)
+        if kind != self.kind:  # JAX has been told of it meanwhile
+            raise _OtherwiseError
+        keys, children = members(container, kind)
+        return list(keys), children
+
+    def put(self, index: int, json: Any) -> None:
+        """Have another JSON for a child."""
+        self.members[index] = json
+        node: _Node | None = self
+        while node is not None and not node.is_changed:
+            node.is_changed, node = True, node.above
+
+    def write(self, walk: Flattener) -> Any:
+        """The JSON, anew where something below has changed: the old one may be being written."""
+        if self.is_changed or self.json is None:
+            for number, node in self.inner:
+                if node.is_changed:
+                    self.members[number] = node.write(walk)
+            children = list(self.members)
+            self.json = walk.put_together(self.names, children, is_tuple=self.is_tuple)
+            self.is_changed = False
+        return self.json
+
+
+@final
+class _Noting(Flattener):
+    """The whole way, once, with notes of what the tree looks like."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(part)
+        self.leaves: list[Any] = []
+        self.is_array: list[bool] = []
+        """Of each leaf."""
+        self.places: dict[int, tuple[_Node, int]] = {}
+        """Where each leaf is that is no array."""
+        self.root: _Node | None = None
+        self.has_plan = True
+
+    def walk(self, tree: Any) -> Any:
+        """Walk, and note."""
+        self.root = fold(tree, self._note_leaf, self._note_container)
+        return self.root.json
+
+    def _note_leaf(self, value: Any, path: str) -> Any:
+        n_met, number = self.n_met, len(self.leaves)
+        json = self.leaf(value, path)
+        is_array = self.n_met > n_met
+        self.leaves.append(value)
+        self.is_array.append(is_array)
+        return json if is_array else _Value(json, number)
+
+    def _note_container(
+        self, container: Any, keys: Sequence[Any], children: list[Any], path: str
+    ) -> _Node:
+        names = self.names(container, keys, path)
+        if names is not None and not _KEYS.issuperset(map(type, keys)):
+            self.has_plan = False
+        node = _Node(container, keys, names, children)
+        for index, child in enumerate(children):
+            if type(child) is _Value:
+                self.places[child.number] = node, index
+        node.write(self)
+        return node
+
+
+# What the arrays are
+
+
+@final
+class _Sharing:
+    """Which of some arrays are one."""
+
+    def __init__(self, memories: Iterable[object]) -> None:
+        first: dict[object, int] = {}
+        self._pairs = []
+        for number, memory in enumerate(memories):
+            if first.setdefault(memory, number) != number:
+                self._pairs.append((number, first[memory]))
+        self._n_distinct = len(first)
+
+    def check(self, memories: list[Any]) -> None:
+        """Raise if not the same are one."""
+        if len(set(memories)) != self._n_distinct or any(
+            memories[number] != memories[first] for number, first in self._pairs
+        ):
+            raise _OtherwiseError
+
+
+class _Group(Protocol):
+    """Leaves whose bytes are found in the same way."""
+
+    def arrays(self, leaves: list[Any]) -> list[Array]:
+        """Where the bytes of the leaves are, if these are as they were."""
+
+
+class _Arrays:
+    """Arrays of NumPy, of dtypes whose bits are stored as they are."""
+
+    def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
+        self._dtypes, self._shapes = list(map(_dtype, leaves)), list(map(_shape, leaves))
+        self._sharing = _Sharing(source.memory for source in sources)
+
+    def arrays(self, leaves: list[Any]) -> list[Array]:
+        if list(map(_dtype, leaves)) != self._dtypes or list(map(_shape, leaves)) != self._shapes:
+            raise _OtherwiseError
+        # Addresses take longer than the copy. Who has memory of its own has it alone, and of views
+        # there is none then.
+        are_owners = all(map(_owns_data, leaves))
+        self._sharing.check(list(map(id if are_owners else memory_of_array, leaves)))
+        return leaves
+
+
+class _Tensors:
+    """Tensors of PyTorch that NumPy has a dtype for, on any device."""
+
+    def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
+        self._dtypes = list(map(_dtype, leaves))
+        self._shapes = [source.array.shape for source in sources]
+        self._sharing = _Sharing(source.memory for source in sources)
+
+    def arrays(self, leaves: list[Any]) -> list[Array]:
+        if list(map(_dtype, leaves)) != self._dtypes:
+            raise _OtherwiseError
+        arrays = list(map(_as_numpy, leaves))
+        if list(map(_shape, arrays)) != self._shapes:
+            raise _OtherwiseError
+        memories = list(map(_address, leaves))
+        n_there = Counter(memories)
+        if len(n_there) < len(memories):  # views, tied weights, and empty ones
+            memories = [
+                memory_of_tensor(leaf, array) if n_there[address] > 1 else address
+                for leaf, array, address in zip(leaves, arrays, memories, strict=True)
+            ]
+        self._sharing.check(memories)
+        return arrays
+
+
+class _Converted:
+    """What NumPy makes an array of: arrays of JAX, and its own scalars."""
+
+    def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
+        self._dtypes = [source.array.dtype for source in sources]
+        self._shapes = [source.array.shape for source in sources]
+        self._sharing = _Sharing(map(id, leaves))
+
+    def arrays(self, leaves: list[Any]) -> list[Array]:
+        arrays = list(map(np.asarray, leaves))
+        if list(map(_dtype, arrays)) != self._dtypes or list(map(_shape, arrays)) != self._shapes:
+            raise _OtherwiseError
+        self._sharing.check(list(map(id, leaves)))
+        return arrays
+
+
+class _Others:
+    """Arrays of all other kinds, mostly of dtypes that NumPy lacks."""
+
+    def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
+        self._kinds = list(map(_kind, sources))
+        self._sharing = _Sharing(source.memory for source in sources)
+
+    def arrays(self, leaves: list[Any]) -> list[Array]:
+        sources = list(map(_source, leaves))
+        if list(map(_kind, sources)) != self._kinds:
+            raise _OtherwiseError
+        self._sharing.check([source.memory for source in sources])
+        return [source.array for source in sources]
+
+
+def _kind(source: ArraySource) -> object:
+    return source.dtype, source.stored_as, source.array.shape
+
+
+def _source(leaf: Any) -> ArraySource:
+    source = source_of(leaf)
+    if source is None:
+        raise _OtherwiseError
+    return source
+
+
+def _way_of(leaf: Any, source: ArraySource) -> type[_Arrays | _Tensors | _Converted | _Others]:
+    """How the bytes of such a leaf are found.
+
+    Raises:
+        _OtherwiseError: If nothing of it can be told by its type.
+    """
+    if type(leaf) is np.ndarray:
+        return _Arrays if source.array is leaf else _Others
+    library = library_of(leaf)
+    # Those of other classes may be the same memory as an array, or not what they look like.
+    if library == "torch":
+        torch = sys.modules["torch"]
+        if type(leaf) in {torch.Tensor, torch.nn.Parameter}:
+            return _Tensors if is_of_numpy(source) else _Others
+    elif library == "jax" or isinstance(leaf, np.generic):
+        return _Converted if is_of_numpy(source) else _Others
+    raise _OtherwiseError
+
+
+@final
+class _Plan:
+    """What one part looked like.
+
+    Raises:
+        _OtherwiseError: If it has something that could change without being seen.
+    """
+
+    def __init__(self, part: str, walk: _Noting, draft: PartDraft) -> None:
+        if walk.root is None or not walk.has_plan or walk.is_rearranged:
+            raise _OtherwiseError
+        self._part, self._root, self._specs = part, walk.root, draft.specs
+        self._walk = Flattener(part)
+        self._types = list(map(type, walk.leaves))
+        self._is_array, self._is_value = walk.is_array, [not one for one in walk.is_array]
+        self._values = list(compress(walk.leaves, self._is_value))
+        if not _PLAIN.issuperset(map(type, self._values)):
+            raise _OtherwiseError
+        self._places = [walk.places[n] for n, is_value in enumerate(self._is_value) if is_value]
+        arrays = list(compress(walk.leaves, walk.is_array))
+        ways = list(map(_way_of, arrays, walk.found))
+        self._groups: list[tuple[list[bool] | None, _Group]] = []
+        numbers: list[int] = []  # of all arrays, group by group
+        for way in (_Arrays, _Tensors, _Converted, _Others):
+            its = [one is way for one in ways]
+            if any(its):
+                group = way(list(compress(arrays, its)), list(compress(walk.found, its)))
+                self._groups.append((None if all(its) else its, group))
+                numbers.extend(compress(count(), its))
+        found_at = {id(walk.found[number].array): at for at, number in enumerate(numbers)}
+        order = [found_at[id(array)] for array in draft.arrays]
+        self._order = None if order == list(range(len(numbers))) else order
+        """Where each of the draft's is among all; None if these are the same."""
+
+    def draft(self, tree: Any) -> PartDraft | None:
+        """The draft of a tree that is as it was; None if it is not, and the plan is of no use."""
+        try:
+            return self._draft(tree)
+        except Exception:  # rule 1: whoever goes the whole way meets it again
+            return None
+
+    def _draft(self, tree: Any) -> PartDraft:
+        leaves: list[Any] = []
+        self._root.collect(tree, leaves)
+        if list(map(type, leaves)) != self._types:
+            raise _OtherwiseError
+        arrays = leaves
+        if self._values:
+            arrays = list(compress(leaves, self._is_array))
+        found: list[Array] = []
+        for its, group in self._groups:
+            found += group.arrays(arrays if its is None else list(compress(arrays, its)))
+        if self._values:
+            self._take_values(list(compress(leaves, self._is_value)))
+        if self._order is not None:
+            found = [found[number] for number in self._order]
+        return PartDraft(self._part, self._root.write(self._walk), self._specs, found)
+
+    def _take_values(self, values: list[Any]) -> None:
+        """Write those anew that are not the same objects: nobody can change these."""
+        for number in compress(count(), map(is_not, values, self._values)):
+            node, index = self._places[number]
+            node.put(index, self._walk.leaf(values[number], ""))
+        self._values = values

@@ -38,7 +38,10 @@ from peakhold.store import KeepLast, Reader, Store
 HERE = Path(__file__).parent
 TENSORS = 150  # a model of 50 layers and Adam's two moments
 MANY_TENSORS, MANY_CHECKPOINTS = 10_000, 1000
-QUICK = {"TENSORS": 6, "MANY_TENSORS": 20, "MANY_CHECKPOINTS": 5}
+LONG_RUN, NEAR = 2000, 15  # epochs; a median is over so many around one
+QUICK = {
+    "TENSORS": 6, "MANY_TENSORS": 20, "MANY_CHECKPOINTS": 5, "LONG_RUN": 8, "NEAR": 1,
+}  # fmt: skip
 
 
 class Clock:
@@ -434,11 +437,47 @@ def beside_copies(base, kind):
     )
 
 
+def backups_of_a_long_run(base, kind, make):
+    """CPU of a backup early in a run and late, of the thread that trains and of the process."""
+    import peakhold
+
+    state = {"w": np.zeros(10)}
+    host = peakhold.LoopHost(get_state=lambda: state, set_state=state.update)
+    backup = peakhold.BackupAndRestore(base / f"backup-{len(kind)}")
+    callbacks = peakhold.CallbackList([backup], host=host, epochs=LONG_RUN + 1, verbose=0)
+    callbacks.on_train_begin()
+    own, whole = [], []
+    rng = np.random.default_rng(0)
+    for epoch in range(LONG_RUN):
+        callbacks.on_epoch_begin(epoch)
+        logs = {
+            name: make(rng.random()) for name in ("loss", "accuracy", "val_loss", "val_accuracy")
+        }
+        began, all_began = time.thread_time(), time.process_time()
+        callbacks.on_epoch_end(epoch, logs)
+        own.append(time.thread_time() - began)
+        background.drain()
+        whole.append(time.process_time() - all_began)
+    callbacks.on_train_end()
+
+    def around(times, epoch):
+        return statistics.median(times[max(0, epoch - NEAR) : epoch + NEAR]) * 1000
+
+    early, late = min(10, LONG_RUN // 2) + NEAR, LONG_RUN - NEAR
+    return (
+        f"- A backup after {early - NEAR:,} epochs, four metrics of {kind}: {around(own, early):.1f} ms CPU "
+        f"of the thread that trains, {around(whole, early):.1f} of the process; after {LONG_RUN:,}: "
+        f"{around(own, late):.1f} and {around(whole, late):.1f}."
+    )
+
+
 def small_things(base, kinds):
     """Many small tensors; many checkpoints."""
     many = {f"block{i // 100}/t{i}": np.full(16, i, np.float32) for i in range(MANY_TENSORS)}
     lines = ["### Many small tensors, many checkpoints", ""]
     lines += [beside_copies(base, kind) for kind in kinds]
+    makes = {"floats": float, "ints and floats": lambda v: v if v < 0.5 else int(v * 1e6)}
+    lines += [backups_of_a_long_run(base, kind, make) for kind, make in makes.items()]
     with Store(base / "tensors") as store:
         store.prepare({"model": many})
         stalls, durables, loads = [], [], []

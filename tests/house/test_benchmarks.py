@@ -123,6 +123,7 @@ def test_the_store_is_measured_with_many_small_things(printed):
     assert "20 tensors: stall" in printed["store"]
     for kind in ("numpy", "torch"):
         assert f"20 small arrays of {kind}: `save` takes" in printed["store"]
+    assert "A backup after 4 epochs, four metrics of floats: " in printed["store"]
     assert "5 checkpoints of 30 tensors: " in printed["store"]
 
 

@@ -10,7 +10,7 @@ import golden_runs
 
 
 @pytest.mark.torch_is_enough("it wrote them; TensorFlow counts steps in another dtype")
-@pytest.mark.parametrize("form", ["fit-1", "fit-2"])
+@pytest.mark.parametrize("form", ["fit-1", "fit-2", "fit-3"])
 def test_a_fit_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, form):
     (tmp_path / "whole").mkdir()
     monkeypatch.chdir(tmp_path / "whole")

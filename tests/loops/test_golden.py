@@ -17,7 +17,7 @@ def assert_same(got, expected):
         np.testing.assert_array_equal(one, other)
 
 
-FORMS = ["loop-1", "loop-2"]
+FORMS = ["loop-1", "loop-2", "loop-3"]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -67,7 +67,7 @@ def without(state, name):
 
 
 FIELDS = {
-    "format": (MISSING, 2, "1", DEEP),
+    "format": (MISSING, 0, 3, 1.0, True, "1", DEEP),
     "begins": (MISSING, 1, "no"),
     "epoch": (MISSING, -1, 1.5, True, "2", 2**70),
     "batch": ("0", -1, DEEP),
@@ -81,7 +81,10 @@ FIELDS = {
     "held": ([], {"EarlyStopping(loss)": {"best": {"weights": [0]}}},
              {"EarlyStopping(loss)": {"best": {"weights": [-1, "weights"]}}},
              {"EarlyStopping(loss)": {"best": 3}}),
-    "passed": ([], {"epochs": [0], "metrics": {}}, {"epochs": np.zeros(1)}, DEEP),
+    "passed": ([], {"epochs": [0], "metrics": {}}, {"epochs": np.zeros(1)}, DEEP,
+               *({"epochs": np.zeros(1, int), "metrics": {"loss": bad}} for bad in (
+                   {"lines": 10**13}, {"lines": [1]}, {}, {"lines": np.frombuffer(b"[", "u1")}, 3,
+                   {"lines": np.frombuffer(b'{"$tensor":"a"}', "u1")}))),
 }  # fmt: skip
 CASES = [(name, bad) for name, values in FIELDS.items() for bad in values]
 

@@ -399,6 +399,18 @@ def test_what_is_changed_by_one_leaf_is_saved_as_it_is(tmp_path):
             assert repr(store.load(step)["m"]) == repr(was)
 
 
+def test_what_always_changes_is_planned_now_and_then_only():
+    planner, n_plans = Planner(), 0
+    for number in range(100):
+        planner.draft({"m": {"w": np.zeros(number)}})
+        n_plans += "m" in planner._plans
+    assert 3 < n_plans < 10
+
+    for _ in range(30):
+        planner.draft({"m": {"w": np.zeros(3)}})
+    assert "m" in planner._plans
+
+
 def test_after_a_refusal_saves_go_on(tmp_path):
     tree = {"w": array(), "n": 1}
     with Store(tmp_path) as store:

@@ -25,7 +25,7 @@ from peakhold._core.moments import Moment
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.save_when import AtEnd, SaveSchedule, SaveScheduleState, trigger_of
 from peakhold.backup.interrupted import STATE, Interrupted
-from peakhold.backup.record import pack
+from peakhold.backup.record import Packer
 from peakhold.backup.state import FORMAT
 from peakhold.errors import BackupMismatchError, InvalidArgumentError, SaveWarning
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
@@ -269,7 +269,7 @@ class Keeping(Keeper):
             "random": random_state(),
             "callbacks": filing.collect(members),
             "held": best,
-            "passed": pack(kept.passed),
+            "passed": kept.packer.pack(kept.passed),
         }
         reason = (
             f"after epoch {epoch}" if batch is None else f"batch {batch + 1} of epoch {epoch + 1}"
@@ -417,6 +417,7 @@ class _Run:
         self.interrupted: Interrupted | None = None
         """What it goes on from, until all have what is theirs."""
         self.passed: EpochRecord | None = None
+        self.packer = Packer()
         self.places: dict[int, dict[str, Place]] = {}
         """Where on disk the parts of a snapshot are, by its token."""
         self.foreign: tuple[str, ...] = ()

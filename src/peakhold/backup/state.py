@@ -18,7 +18,9 @@ from peakhold.errors import CheckpointDamagedError, PeakholdError
 
 __all__ = ["FORMAT", "checked", "used"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_READABLE: Final = (1, 2)
+"""In the first, a metric's values were an array of floats, or a list."""
 _MOST: Final = 2**62
 _RUN_ID: Final = re.compile(r"[0-9a-f]{8}")
 _TIMESTAMP: Final = re.compile(r"\d{8}T\d{6}Z")
@@ -36,9 +38,10 @@ def checked(state: Any, path: str) -> Mapping[str, Any]:
     """
     if not isinstance(state, Mapping):
         raise CheckpointDamagedError.for_path(path, f"its state is {_shown(state)}")
-    if state.get("format") != FORMAT:
+    if not (_is_count(state.get("format")) and state["format"] in _READABLE):
+        known = " and ".join(map(str, _READABLE))
         raise CheckpointDamagedError.for_path(
-            path, f"its format is {_shown(state.get('format'))}, known is {FORMAT}"
+            path, f"its format is {_shown(state.get('format'))}, known are {known}"
         )
     fields = _BEGINNING if state.get("begins") is True else _ALL
     for name, holds in fields.items():

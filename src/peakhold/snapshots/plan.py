@@ -41,6 +41,7 @@ from peakhold.trees import fold, is_container, kind_of, library_of, members
 __all__ = ["Planner"]
 
 _PLAIN: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
+_PATIENCE: Final = 3
 _KEYS: Final = frozenset({str, int})  # of which those that are equal are written alike
 _dtype: Final = attrgetter("dtype")
 _shape: Final = attrgetter("shape")
@@ -59,6 +60,8 @@ class Planner:
 
     def __init__(self) -> None:
         self._plans: dict[str, _Plan] = {}
+        self._misses: dict[str, int] = {}
+        """How many times running a part was not as it was."""
 
     def draft(self, parts: Mapping[str, Any]) -> list[PartDraft]:
         """What `host_buffers.draft` gives; quick for parts that are as they were.
@@ -68,22 +71,29 @@ class Planner:
         """
         plans, self._plans = self._plans, {}  # rule 4
         kept: dict[str, _Plan] = {}
+        misses: dict[str, int] = {}
         drafts = []
         for name, tree in parts.items():
             found = plans[name].draft(tree) if name in plans else None
+            misses[name] = 0 if found is not None else self._misses.get(name, 0) + 1
             if found is not None:
                 kept[name] = plans[name]
             else:
-                found, plan = _whole_way(name, tree)
+                found, plan = _whole_way(name, tree, is_planned=_is_worth_it(misses[name]))
                 if plan is not None:
                     kept[name] = plan
             drafts.append(found)
-        self._plans = kept
+        self._plans, self._misses = kept, misses
         return drafts
 
 
-def _whole_way(name: str, tree: Any) -> tuple[PartDraft, _Plan | None]:
-    if not is_container(tree):
+def _is_worth_it(n_misses: int) -> bool:
+    """Whether to make a plan: of what always changes, only now and then."""
+    return n_misses <= _PATIENCE or n_misses % (8 * _PATIENCE) == 0
+
+
+def _whole_way(name: str, tree: Any, *, is_planned: bool) -> tuple[PartDraft, _Plan | None]:
+    if not is_planned or not is_container(tree):
         return PartDraft.of(name, *flatten(name, tree)), None
     walk = _Noting(name)
     found = PartDraft.of(name, *walk.flatten(tree))
@@ -106,7 +116,7 @@ class _Value:
 
 
 @final
-class _Node:
+class _Container:
     """A container: what it must look like, and its JSON."""
 
     def __init__(
@@ -117,12 +127,12 @@ class _Node:
         self.keys, self.key_types = list(keys), list(map(type, keys))
         self.names = names
         """The keys as they are loaded, or None for a list or tuple."""
-        self.inner = [(n, child) for n, child in enumerate(children) if type(child) is _Node]
+        self.inner = [(n, child) for n, child in enumerate(children) if type(child) is _Container]
         self.members = [
-            child.json if type(child) in {_Node, _Value} else child for child in children
+            child.json if type(child) in {_Container, _Value} else child for child in children
         ]
         """The JSON of each child."""
-        self.above: _Node | None = None
+        self.above: _Container | None = None
         for _, node in self.inner:
             node.above = self
         self.is_changed = False
@@ -161,7 +171,7 @@ class _Node:
     def put(self, index: int, json: Any) -> None:
         """Have another JSON for a child."""
         self.members[index] = json
-        node: _Node | None = self
+        node: _Container | None = self
         while node is not None and not node.is_changed:
             node.is_changed, node = True, node.above
 
@@ -186,9 +196,9 @@ class _Noting(Flattener):
         self.leaves: list[Any] = []
         self.is_array: list[bool] = []
         """Of each leaf."""
-        self.places: dict[int, tuple[_Node, int]] = {}
+        self.places: dict[int, tuple[_Container, int]] = {}
         """Where each leaf is that is no array."""
-        self.root: _Node | None = None
+        self.root: _Container | None = None
         self.has_plan = True
 
     def walk(self, tree: Any) -> Any:
@@ -206,11 +216,11 @@ class _Noting(Flattener):
 
     def _note_container(
         self, container: Any, keys: Sequence[Any], children: list[Any], path: str
-    ) -> _Node:
+    ) -> _Container:
         names = self.names(container, keys, path)
         if names is not None and not _KEYS.issuperset(map(type, keys)):
             self.has_plan = False
-        node = _Node(container, keys, names, children)
+        node = _Container(container, keys, names, children)
         for index, child in enumerate(children):
             if type(child) is _Value:
                 self.places[child.number] = node, index

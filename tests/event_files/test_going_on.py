@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import peakhold
 from event_reader import files, multiplexed, opened, raw_events, series, steps, tags
 from peakhold.errors import HostError, InvalidArgumentError, SaveError, SaveWarning
-from peakhold.tensorboard import TRAIN, VALIDATION, EventWriter, RunFolders, left_by
+from peakhold.tensorboard import TRAIN, VALIDATION, EventWriter, RunFolders, crc32c, left_by
 from tensorboard_server import Server
 
 N_BATCHES = 10
@@ -144,13 +145,47 @@ def test_their_files_are_understood_when_a_run_goes_on(tmp_path):
     assert series(opened(tmp_path / "train"), "epoch_loss") == [(0, 0), (1, 1), (2, 2.5), (3, 3.5)]
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 40, b"\xff" * 40, b"no event file"])
+def record_of(content, size=None):
+    """A record, with a length of one's choice and its right checksum."""
+    length = struct.pack("<Q", len(content) if size is None else size)
+    return length + crc32c.mask(crc32c.update(crc32c.START, length)) + content + b"\0" * 4
+
+
+DAMAGE = {
+    "nothing": b"",
+    "nuls": b"\0" * 40,
+    "ones": b"\xff" * 40,
+    "no event file": b"no event file",
+    "an exbibyte": record_of(b"", 1 << 60),
+    "more than there is memory": record_of(b"\0" * 20, (1 << 64) - 5),
+    "a number without an end": record_of(b"\x10" + b"\xff" * 30),
+    "the largest step": record_of(b"\x10" + b"\xff" * 9 + b"\x01"),
+    "a step of more than 64 bits": record_of(b"\x10" + b"\xff" * 9 + b"\x7f"),
+    "a tag that is no text": record_of(b"\x2a\x06\x0a\x04\x0a\x02\xff\xfe"),
+    "a summary in a summary": record_of(b"\x2a\x05" * 3_000),
+    "a status that is text": record_of(b"\x3a\x03\x0a\x01\x01"),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_in_the_folder_stops_nothing(damage, tmp_path):
     os.makedirs(tmp_path / "train")
-    (tmp_path / "train" / "events.out.tfevents.1700000000.x").write_bytes(damage)
+    (tmp_path / "train" / "events.out.tfevents.1700000000.x").write_bytes(DAMAGE[damage])
+    (tmp_path / "train" / "events.out.tfevents.1700000001.x").mkdir()
+    os.mkfifo(tmp_path / "train" / "events.out.tfevents.1700000002.x")
+    loop = tmp_path / "train" / "events.out.tfevents.1700000003.x"
+    loop.symlink_to(loop.name)
     run(tmp_path, 3, start=1)
 
     assert left_by(str(tmp_path / "train")).unfinished is False
+    for name in os.listdir(
+        tmp_path / "train"
+    ):  # TensorBoard itself waits, or dies, of some of them
+        if name.endswith(".x") and name != loop.name:
+            path = tmp_path / "train" / name
+            path.rmdir() if path.is_dir() else path.unlink()
+    os.unlink(loop)
     assert steps(opened(tmp_path / "train"), "epoch_loss") == [1, 2]
 
 

@@ -168,11 +168,15 @@ def newest_second(folder: str) -> int | None:
 
 
 def event_files(folder: str) -> list[str]:
-    """Names of the event files in a folder, in the order in which TensorBoard reads them."""
+    """Names of the event files in a folder, in the order in which TensorBoard reads them.
+
+    What is no file is none: a FIFO is never opened.
+    """
     try:
-        return sorted(name for name in os.listdir(folder) if "tfevents" in name)
+        found = sorted(name for name in os.listdir(folder) if "tfevents" in name)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    return [name for name in found if os.path.isfile(os.path.join(folder, name))]
 
 
 def read_records(path: str) -> Iterator[tuple[int, bytes]]:
@@ -182,14 +186,14 @@ def read_records(path: str) -> Iterator[tuple[int, bytes]]:
     whoever reads it next, too.
     """
     with open(path, "rb") as file:
-        offset = 0
+        offset, end = 0, os.fstat(file.fileno()).st_size
         while True:
             head = file.read(12)
             if len(head) < 12:
                 return
             (size,) = struct.unpack_from("<Q", head)
-            if head != _checked_length(size):
-                return
+            if head != _checked_length(size) or size + 4 > end - offset - 12:
+                return  # nothing is asked of memory for what is not there
             body = file.read(size + 4)
             if len(body) < size + 4:
                 return

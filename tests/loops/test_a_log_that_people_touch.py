@@ -17,6 +17,7 @@ import peakhold
 from loops.log_runs import Logged, column, rows
 from peakhold.errors import SaveError, SaveWarning
 from peakhold.files import background
+from peakhold.files.rows import up_to
 
 
 def test_it_is_deleted_in_mid_run(tmp_path):
@@ -431,3 +432,46 @@ def test_the_last_flush_fails(tmp_path, monkeypatch):
         run.end()
 
     assert column(path) == ["0.5", "0.4"]
+
+
+def test_a_number_too_long_for_an_epoch_is_somebody_s_note():
+    """Python refuses to read it."""
+    note = ["9" * 5_000, "0.5"]
+
+    assert up_to([], [note], expected=0, mine=0) == ([note], 0)
+
+
+HOSTILE = {
+    "nuls": b"\0" * 4096,
+    "not text": b"epoch,loss\n0,\xff\xfe\n",
+    "nuls behind": b"epoch,loss\r\n0,0.5\r\n" + b"\0" * 4096,
+    "nuls inside": b"epoch,loss\r\n\0\0\0\0\r\n0,0.5\r\n",
+    "a cell of a megabyte": b"epoch,loss\r\n0," + b"5" * 1_000_000 + b"\r\n",
+    "a quote that does not end": b'epoch,loss\r\n0,"0.5\r\n1,0.4\r\n',
+    "a number too long": b"epoch,loss\r\n" + b"9" * 5_000 + b",0.5\r\n",
+    "huge": b"epoch,loss\r\n0,1e400\r\n",
+    "one column": b"epoch\r\n0\r\n",
+    "no column": b",,,\r\n,,,\r\n",
+    "a column twice": b"epoch,loss,loss\r\n0,1,2\r\n",
+    "two beginnings": b"\xef\xbb\xbf\xef\xbb\xbfepoch,loss\r\n0,0.5\r\n",
+    "ten thousand columns": b"epoch," + b",".join(b"m%d" % n for n in range(10_000)) + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_log_that_is_damaged_or_hostile_goes_on_or_is_refused_before_the_first_batch(
+    tmp_path, what
+):
+    path = tmp_path / "log.csv"
+    path.write_bytes(HOSTILE[what])
+    try:
+        run = Logged(path, append=True)
+    except SaveError as error:
+        assert "expected" in str(error)  # noqa: PT017 - some of them can be gone on with
+        assert path.read_bytes() == HOSTILE[what]
+        return
+    run.epochs(0.25).end()
+
+    content = path.read_bytes()
+    assert b"0.25" in content
+    assert all(line in content for line in HOSTILE[what].splitlines()[1:] if b"0.5" in line)

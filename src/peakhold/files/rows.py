@@ -20,6 +20,8 @@ __all__ = ["MISSING", "Table", "beginning", "lines_of", "parse", "up_to"]
 MISSING: Final = "NA"
 """Stands for what a row does not know, as in Keras's logs."""
 
+_DIGITS: Final = 18  # of an epoch; Python refuses to read a number of more than 4,300
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,14 @@ def up_to(
     if near is not None and len(rows) != expected - 1 and abs(near + 1 - expected) < max(mine, 1):
         end = near + 1
     epoch = int(last[0]) if last else -1
-    later = [row for row in rows[end:] if not (row[0].strip().isdecimal() and int(row[0]) > epoch)]
+    later = [row for row in rows[end:] if not _epoch_of(row) > epoch]
     return [*rows[:end], *later], len(rows) - end - len(later)
+
+
+def _epoch_of(row: list[str]) -> int:
+    """The epoch that a row is of; -1 if it is of none, as what somebody has written."""
+    cell = row[0].strip()
+    return int(cell) if cell.isdecimal() and len(cell) <= _DIGITS else -1
 
 
 def beginning(content: bytes, rows: list[list[str]], separator: str) -> bytes | None:

@@ -209,7 +209,7 @@ def test_a_torn_line_costs_no_other(tmp_path, cut):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\0" * 99, b"[" * 99_999, b'{"format": 3}\n{"a": 1}\n', (b'{"format": 2}\n[[[\n{}\n1e999\n'
+    [b"", b"\0" * 99, b"[" * 99_999, b'{"format": null}\n{"a": 1}\n', (b'{"format": 2}\n[[[\n{}\n1e999\n'
      b'{"name": "w_0.safetensors", "epoch": 1e400}\n'), b'{"format": 1, "files": {"w": 3, "v": [[]]}}'],
 )  # fmt: skip
 def test_a_damaged_or_hostile_sidecar_costs_knowledge_and_no_save(tmp_path, content):
@@ -243,3 +243,15 @@ def test_a_sidecar_of_each_form_is_read(form, tmp_path):
         pass
     assert json.loads((tmp_path / name).read_text().splitlines()[0]) == {"format": 2}
     assert len(entries_of(tmp_path / name)) == 3
+
+
+def test_what_is_set_aside_twice_has_one_entry(tmp_path):
+    """A run that was killed before its save has set it aside already."""
+    Model(tmp_path, "best.safetensors", run="r1").save(0, 0.5)
+    for _ in range(2):
+        sidecar = Sidecar(str(tmp_path), "best.safetensors", "best.safetensors")
+        assert sidecar.set_aside("best.safetensors", ".safetensors") == "previous/best.safetensors"
+
+    (entry,) = entries_of(tmp_path / "best.safetensors.peakhold.json")["previous/best.safetensors"]
+
+    assert entry["over"] is None and entry["value"] == 0.5

@@ -89,6 +89,7 @@ class CheckpointFolder:
         self._order = 0
         self._dynamic, self._template = folder_and_name(filepath)
         self._sidecars: dict[str, Sidecar] = {}
+        self._damage: list[str] = []
         self._written: dict[str, SavedFile] = {}
         self._own: set[str] = set()  # paths that this run has written, whatever became of the files
         self._began_ns = time.time_ns()
@@ -101,7 +102,9 @@ class CheckpointFolder:
         """The sidecar of a folder, read once."""
         if folder not in self._sidecars:
             plain = FileTemplate.parse(self._template).plain()
-            self._sidecars[folder] = Sidecar(folder, self._template, plain, disk=self._disk)
+            self._sidecars[folder] = Sidecar(
+                folder, self._template, plain, disk=self._disk, tell=self._damage.append
+            )
         return self._sidecars[folder]
 
     def check(self, needed_bytes: int | None) -> None:
@@ -111,7 +114,7 @@ class CheckpointFolder:
             needed_bytes: What a file takes at least, if that is known.
 
         Raises:
-            SaveError: If not, or if there is no room.
+            SaveError: If not, or if there is no room, or if the sidecar is none that can be used.
         """
         folder = os.path.abspath(static_folder(self.filepath))
         try:
@@ -123,6 +126,8 @@ class CheckpointFolder:
             ) from error
         if FileTemplate.parse(self.filepath).is_fixed:
             self._check_place()
+        if "{" not in self._dynamic:
+            self._check_sidecar()
         if needed_bytes is None or not hasattr(os, "statvfs"):
             return
         status = os.statvfs(folder)
@@ -143,6 +148,18 @@ class CheckpointFolder:
         except OSError as error:
             raise SaveError.for_path(
                 self.filepath, error.strerror or str(error), expected="the path of a file"
+            ) from error
+
+    def _check_sidecar(self) -> None:
+        sidecar = self.sidecar(static_folder(self.filepath))
+        try:
+            sidecar.check()
+        except OSError as error:
+            raise SaveError.for_path(
+                sidecar.path,
+                error.strerror or str(error),
+                expected="a sidecar that can be read and added to, or nothing",
+                hint="move it away; then nothing is known of the files beside it, and they stay.",
             ) from error
 
     def sweep(self) -> None:
@@ -173,7 +190,14 @@ class CheckpointFolder:
             was_before=stood.was_before,
             rewritten=stood.rewritten,
             best=best,
+            damage=self.take_damage(),
         )
+
+    def take_damage(self) -> tuple[str, ...]:
+        """What has been found wrong with sidecars since it was asked last, in words."""
+        found = tuple(self._damage)
+        self._damage.clear()
+        return found
 
     def _clear_away(
         self, retention: Retention | None

@@ -71,6 +71,8 @@ class SaveOutcome:
     """With `keep_best`: the best file that is there now, and what it is."""
     rewritten: bool = False
     """Whether somebody had changed this run's own file, which was replaced like it."""
+    damage: tuple[str, ...] = ()
+    """What was found wrong with sidecars, in words."""
 
     @property
     def committed(self) -> bool:

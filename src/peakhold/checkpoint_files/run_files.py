@@ -108,6 +108,10 @@ class RunFiles:
             )
         return self._folder
 
+    def damage(self) -> tuple[str, ...]:
+        """What has been found wrong with sidecars since it was asked last, in words."""
+        return () if self._folder is None else self._folder.take_damage()
+
     def absolute(self, path: str) -> str:
         """What a path meant when the run began, wherever the process goes."""
         return os.path.abspath(os.path.join(self._began_in, path))

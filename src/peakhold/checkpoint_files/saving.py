@@ -194,6 +194,7 @@ class Saving(Watching[CheckpointState]):
         self._forget_run()
         self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
         self._tell_going_on(run)
+        self._tell_damage(self._files.damage())
         if self.check_finite:
             self._exempt = run.pool.look_for_exempt()
             if self._exempt:
@@ -329,6 +330,7 @@ class Saving(Watching[CheckpointState]):
             self._tell_once(words.rewritten(request.path))
         if outcome.again and not self._files.template.is_fixed_in_a_run:
             self.run.say(words.replaced(request.path))
+        self._tell_damage(outcome.damage)
         if outcome.trouble is not None:
             self.warn_once(words.undeleted(self.name, outcome), SaveWarning)
         if self.verbose:
@@ -396,6 +398,7 @@ class Saving(Watching[CheckpointState]):
         if not self.ranks or watch.direction is None:
             return
         found = self._files.find_best(self.run.id, watch.monitor, watch.direction)
+        self._tell_damage(self._files.damage())
         if found is None:
             self.learn(Found(None))
             return
@@ -596,6 +599,10 @@ class Saving(Watching[CheckpointState]):
         if message not in self._said:
             self._said.add(message)
             self.run.say(message)
+
+    def _tell_damage(self, found: Iterable[str]) -> None:
+        for said in found:
+            self.warn_once(f"{self.name}: {said}", SaveWarning)
 
     def _tell_why_here(self, reason: str) -> None:
         if not self.run.quiet:

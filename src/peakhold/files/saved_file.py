@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, Final, final
 
 from peakhold._core.monitor import Criterion, Direction
-from peakhold._core.numbers import numbers_from_json, numbers_to_json
+from peakhold._core.numbers import number_from_json, numbers_from_json, numbers_to_json
 from peakhold._core.observation import is_finite
 from peakhold._core.policies.keep import CheckpointInfo
 
-__all__ = ["SavedFile", "entry_from_json", "entry_to_json", "infos_of"]
+__all__ = ["LARGEST", "SavedFile", "entry_from_json", "entry_to_json", "infos_of"]
+
+LARGEST: Final = (1 << 63) - 1
+"""No count of ours is larger, nor any that a file system knows; a larger one is somebody's joke."""
 
 
 @final
@@ -85,23 +89,50 @@ def infos_of(saved: Sequence[SavedFile]) -> list[CheckpointInfo]:
 
 
 def entry_from_json(raw: Any) -> SavedFile | None:
-    """An entry as a sidecar has it; None if it cannot be one."""
+    """An entry as a sidecar has it; None if it cannot be one.
+
+    Each member is what we write, or it is none of ours: what is taken in here is compared, added to
+    and written again by others, who do not look at it.
+    """
     if not isinstance(raw, Mapping):
         return None
-    value = raw.get("value")
-    rankable = value is None or (isinstance(value, (int, float)) and math.isfinite(value))
-    numbers = [raw.get("epoch"), raw.get("order", 0), raw.get("batch") or 0, raw.get("size")]
-    if not (isinstance(raw.get("checksum"), str) and rankable):
-        return None
-    if not isinstance(raw.get("monitor"), str) or raw.get("mode") not in (None, *Direction):
-        return None
-    if not all(isinstance(number, int) for number in numbers):
+    members = {key: raw[key] for key in _FIELDS if key in raw}
+    members["metrics"] = metrics = members.get("metrics", {})
+    if isinstance(metrics, dict):
+        if not all(map(_is_number_or_word, metrics.values())):
+            return None
+        members["metrics"] = numbers_from_json(metrics)
+    if not all(_IS_OURS[key](value) for key, value in members.items()):
         return None
     try:
-        saved = SavedFile(**{key: value for key, value in raw.items() if key in _FIELDS})
-        return replace(saved, metrics=numbers_from_json(saved.metrics))
-    except (TypeError, AttributeError, OverflowError):
+        return SavedFile(**members)
+    except TypeError:  # one that each has is missing
         return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_checksum(value: Any) -> bool:
+    return isinstance(value, str) and _CHECKSUM.fullmatch(value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number; `math.isfinite` has no answer for the largest."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_number_or_word(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, str) and number_from_json(value) is not value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def entry_to_json(saved: SavedFile) -> dict[str, Any]:
@@ -112,3 +143,20 @@ def entry_to_json(saved: SavedFile) -> dict[str, Any]:
 
 _FIELDS: Final = tuple(one.name for one in fields(SavedFile))
 _values_of: Final = attrgetter(*_FIELDS)
+_CHECKSUM: Final = re.compile("[0-9a-f]{32}")
+_IS_OURS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "checksum": _is_checksum,
+    "size": _is_count,
+    "epoch": _is_count,
+    "monitor": _is_text,
+    "mode": lambda value: value is None or value in tuple(Direction),
+    "value": lambda value: value is None or _is_number(value),
+    "saved_at": _is_text,
+    "run_id": _is_text,
+    "batch": lambda value: value is None or _is_count(value),
+    "metrics": _is_mapping,
+    "versions": lambda value: _is_mapping(value) and all(map(_is_text, value.values())),
+    "order": _is_count,
+    "mtime_ns": lambda value: value is None or (type(value) is int and abs(value) <= LARGEST >> 1),
+    "finite": lambda value: isinstance(value, bool),
+}

@@ -9,12 +9,14 @@ Rules of this file:
 1. An entry counts only for the file whose checksum it holds. A new entry is on disk *before* its
    file gets its final name, and says which one (`over`) is that of the file that is still there. So
    after a crash between the two, whichever file stands under the name, its entry is true.
-2. A sidecar that is damaged or missing costs knowledge, never a file.
+2. A sidecar that is damaged or missing costs knowledge, never a file. What is no entry of ours, to
+   the last member, is passed over and told; what else there is counts. A line that a kill has torn
+   is no damage. What a later form says is not for us to write over: that is an error.
 3. What has no valid entry was not written by Peakhold, or was changed since: it is never deleted.
 4. A file is deleted before its entry is: an entry without a file is harmless, and goes when all is
    written anew; a file without an entry would be a stranger's for ever.
 5. An entry is one line more, whatever there is already. When half of the lines say nothing any
-   more, all is written anew, as a new file; a line that a kill has torn is passed over.
+   more, or some were damaged, all is written anew, as a new file.
 6. Whoever writes holds the kernel's lock on the file, until what the entry is for has its name:
    other processes' entries are read first, and stay. Templates that differ only in their formats
    share a sidecar, and leave each other's entries alone.
@@ -25,12 +27,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final, final
 
@@ -38,8 +41,14 @@ from peakhold import files
 from peakhold.disk.disk import Disk
 from peakhold.disk.path_disk import PathDisk
 from peakhold.files.newest import OLDER_NS
-from peakhold.files.open_files import DISK, HeldDescriptors, holding, is_regular, shortened
-from peakhold.files.saved_file import SavedFile, entry_from_json, entry_to_json, infos_of
+from peakhold.files.open_files import DISK, HeldDescriptors, holding, shortened
+from peakhold.files.saved_file import (
+    LARGEST,
+    SavedFile,
+    entry_from_json,
+    entry_to_json,
+    infos_of,
+)
 from peakhold.files.standing import check_replaceable
 
 __all__ = ["ASIDE", "SUFFIX", "SavedFile", "Sidecar", "infos_of", "is_aside", "sidecar_name"]
@@ -53,6 +62,9 @@ _EARLIER: Final = ".previous"
 """What names of files that were set aside ended in, before there was a folder for them."""
 _LARGEST: Final = 64 << 20  # bytes; a sidecar of ten thousand files has about 5 MB
 _SPARE: Final = 64  # lines that may say nothing
+_SENSELESS: Final = 10_000  # lines that say nothing: what comes behind them is not looked at
+_NESTED: Final = 100  # braces in a line; those of our lines are few
+_BEGINS: Final = b'{"template": '
 _PATIENCE_S: Final = 60.0
 
 
@@ -82,13 +94,22 @@ class Sidecar:
         template: Base name of the template, braces and all.
         plain: The template without braces, for the sidecar's own name.
         disk: The calls to the system. Defaults to the real ones.
+        tell: Told in words, whenever it is found, what is wrong with it.
     """
 
-    def __init__(self, folder: str, template: str, plain: str, *, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        template: str,
+        plain: str,
+        *,
+        disk: Disk | None = None,
+        tell: Callable[[str], Any] | None = None,
+    ) -> None:
         self.folder, self.template = folder, template
         self._disk = DISK if disk is None else disk
         self.path = os.path.join(folder, sidecar_name(plain))
-        self.damaged = False
+        self._tell = tell
         self._identified: dict[tuple[str, int, int], SavedFile | None] = {}
         self._forget()
         self._open: tuple[HeldDescriptors, int, int] | None = None
@@ -108,17 +129,27 @@ class Sidecar:
     def _look(self) -> None:
         """Read it without the lock."""
         folder, name = os.path.split(os.path.realpath(self.path))
-        try:
-            with holding(self._disk, folder) as (held, root):
-                if not is_regular(self._disk.look(name, root)):
-                    self.damaged = os.path.lexists(self.path)
-                    return
-                fd = held.hold(self._disk.open(name, root))
-                self._catch_up(fd, self._disk.status(fd))
-        except FileNotFoundError:
-            return
-        except OSError:
-            self.damaged = True
+        with contextlib.suppress(OSError):  # whoever has to write it is told
+            self._read(folder, name)
+
+    def check(self) -> None:
+        """See that it can be read and added to, or made.
+
+        Raises:
+            OSError: If not.
+        """
+        folder, name = os.path.split(os.path.realpath(self.path))
+        with contextlib.suppress(FileNotFoundError):
+            self._read(folder, name, by=self._disk.open_log)
+
+    def _read(self, folder: str, name: str, by: Callable[[str, int], int] | None = None) -> None:
+        with holding(self._disk, folder) as (held, root):
+            there = self._disk.look(name, root)
+            if there is None:
+                return
+            check_replaceable(there, self.path)
+            fd = held.hold((by or self._disk.open)(name, root))
+            self._catch_up(fd, self._disk.status(fd))
 
     def _catch_up(self, fd: int, status: os.stat_result) -> None:
         """Take in what was written since it was read last."""
@@ -127,15 +158,24 @@ class Sidecar:
             self._forget()
             offset = 0
         if status.st_size - offset > _LARGEST:
-            self.damaged = True
+            self._damaged(f"it has {status.st_size} bytes")
             return
         content = self._bytes(fd, offset, status.st_size - offset)
-        if offset == 0 and not self._begin(content):
-            return
         whole = content.rfind(b"\n") + 1
-        for line in content[:whole].splitlines()[1 if offset == 0 else 0 :]:
-            self._take_line(line)
+        if offset:
+            self._take_lines(io.BytesIO(content[:whole]))
+        else:
+            self._begin(content, whole)
         self._read_up_to = status.st_ino, offset + whole
+
+    def _damaged(self, why: str) -> None:
+        self._distrusted = True
+        if self._tell is None:
+            return
+        self._tell(
+            f"{self.path} is damaged: {why}. What else it tells is used, and it is written anew at "
+            "the next save. Files of which it tells nothing stay, and are not taken for the best."
+        )
 
     def _bytes(self, fd: int, offset: int, size: int) -> bytes:
         data = bytearray(size)
@@ -147,36 +187,70 @@ class Sidecar:
             done += count
         return bytes(data[:done])
 
-    def _begin(self, content: bytes) -> bool:
-        """Whether it is a sidecar of today's form; one of an earlier form is read whole."""
-        first = _from_json(content.partition(b"\n")[0])
-        if isinstance(first, dict) and first.get("format") == FORMAT:
+    def _begin(self, content: bytes, whole: int) -> None:
+        """Take in what there is from its beginning.
+
+        Raises:
+            OSError: If it is of a form that is not known yet.
+        """
+        lines = io.BytesIO(content[:whole])
+        first = _from_json(lines.readline())
+        form = first.get("format") if isinstance(first, dict) else None
+        if type(form) is int and form > FORMAT:
+            name = os.path.basename(self.path)
+            said = f"{name} has format {form}, which a later version of Peakhold has written"
+            raise OSError(errno.EINVAL, said, self.path)
+        if type(form) is int and form == FORMAT:
             self._is_current = True
-            return True
+            self._take_lines(lines)
+            return
         raw = _from_json(content)
         if isinstance(raw, dict) and raw.get("format") == 1 and isinstance(raw.get("files"), dict):
-            template = raw.get("template")
-            for name, entries in raw["files"].items():
-                for entry in reversed(entries if isinstance(entries, list) else []):
-                    self._take(name, str(template), entry, keep_all=True)
-        else:
-            self.damaged = bool(content)
-        return False
+            self._take_first_form(raw)
+        elif content:  # none: a kill between its beginning and its first line
+            self._take_lines(lines, why="its first line is not a sidecar's")
 
-    def _take_line(self, line: bytes) -> None:
-        self._lines += 1
+    def _take_first_form(self, raw: dict[str, Any]) -> None:
+        n_bad = 0
+        for name, entries in raw["files"].items():
+            for entry in reversed(entries if isinstance(entries, list) else [None]):
+                n_bad += not self._take(name, raw.get("template"), entry, keep_all=True)
+        if n_bad:
+            self._damaged(f"entries that are none: {n_bad}")
+
+    def _take_lines(self, lines: Iterable[bytes], why: str | None = None) -> None:
+        """Take in entries; where too much says nothing, the rest is not looked at.
+
+        Args:
+            lines: What comes next.
+            why: What is damaged already, if anything is.
+        """
         self._identified.clear()
-        raw = _from_json(line)
-        if isinstance(raw, dict) and isinstance(raw.get("name"), str):
-            self._take(raw["name"], str(raw.get("template")), raw)
+        n_bad = 0
+        for line in lines:
+            self._lines += 1
+            raw = _from_json(line)
+            is_entry = isinstance(raw, dict) and self._take(
+                raw.get("name"), raw.get("template"), raw
+            )
+            if not is_entry and not _is_torn(line):
+                n_bad += 1
+                if n_bad > _SENSELESS:
+                    break
+        if why is None and n_bad:
+            why = f"lines that are no entries: {n_bad}"
+        if why is not None:
+            self._damaged(why)
 
-    def _take(self, name: str, template: str, raw: Any, *, keep_all: bool = False) -> None:
+    def _take(self, name: Any, template: Any, raw: Any, *, keep_all: bool = False) -> bool:
+        """Take in an entry; False if it is none."""
         entry = entry_from_json(raw)
-        if entry is None:
-            return
+        if entry is None or not _is_below(name) or not isinstance(template, str):
+            return False
         over = raw.get("over")
         old = [e for e in self._entries.get(name, ()) if keep_all or e.checksum == over]
         self._add(name, template, [entry, *(e for e in old if e.checksum != entry.checksum)])
+        return True
 
     def _add(self, name: str, template: str, entries: list[SavedFile]) -> None:
         self._entries[name], self._templates[name] = entries, template
@@ -322,11 +396,13 @@ class Sidecar:
         """
         with self.locked():
             if not entry.order:
-                entry = replace(entry, order=1 + max(after, self._newest))
+                entry = replace(entry, order=min(1 + max(after, self._newest), LARGEST))
+            if standing is not None and standing.checksum == entry.checksum:
+                standing = None  # whichever of the two stands there, the new entry is true
             over = None if standing is None else standing.checksum
             self._templates[name] = self.template
             self._append(_to_json(self._line(name, entry, over)), entry.mtime_ns)
-            old = [] if standing is None or over == entry.checksum else [standing]
+            old = [] if standing is None else [standing]
             self._add(name, self.template, [entry, *old])
         return entry
 
@@ -415,10 +491,33 @@ class Sidecar:
 
 
 def _from_json(text: bytes) -> Any:
+    """What it says; None if that is nothing."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
+    except RecursionError:
+        if max(text.count(b"["), text.count(b"{")) > _NESTED:
+            return None
+        raise  # nothing of ours is nested: it is the caller's stack that is full
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a kill has torn it: it begins like one of ours, and breaks off."""
+    text = line.rstrip(b"\r\n")
+    begins = text.startswith(_BEGINS) or _BEGINS.startswith(text)
+    return begins and bool(text) and not text.endswith(b"}")
+
+
+def _is_below(name: Any) -> bool:
+    """Whether it is the name of a file in the folder, or in one of its folders."""
+    if not isinstance(name, str) or "\0" in name or os.path.splitdrive(name)[0]:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeError:
+        return False
+    return not set(name.replace(os.sep, "/").split("/")) & {"", os.curdir, os.pardir}
 
 
 def _to_json(line: dict[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ _KINDS: Final[dict[Callable[[int], bool], str]] = {
     stat.S_ISBLK: "a disk",
     stat.S_ISFIFO: "a FIFO",
     stat.S_ISSOCK: "a socket",
+    stat.S_ISLNK: "a link to itself",
 }
 
 

@@ -118,13 +118,17 @@ def _is_checksum(value: Any) -> bool:
     return isinstance(value, str) and _CHECKSUM.fullmatch(value) is not None
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST
+def _is_count(count: Any) -> bool:
+    return type(count) is int and 0 <= count <= LARGEST
 
 
-def _is_number(value: Any) -> bool:
+def _is_time(ns: Any) -> bool:
+    return type(ns) is int and abs(ns) <= LARGEST >> 1
+
+
+def _is_number(found: Any) -> bool:
     """Whether it is a finite number; `math.isfinite` has no answer for the largest."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(found) in (int, float) and abs(found) <= sys.float_info.max
 
 
 def _is_number_or_word(value: Any) -> bool:
@@ -157,6 +161,6 @@ _IS_OURS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "metrics": _is_mapping,
     "versions": lambda value: _is_mapping(value) and all(map(_is_text, value.values())),
     "order": _is_count,
-    "mtime_ns": lambda value: value is None or (type(value) is int and abs(value) <= LARGEST >> 1),
+    "mtime_ns": lambda value: value is None or _is_time(value),
     "finite": lambda value: isinstance(value, bool),
 }

@@ -13,7 +13,7 @@ from peakhold.checkpoint_files.queue import SaveQueue, wait_for_saves_to
 
 class Saver:
     def __init__(self, folder, template="w_{epoch}.safetensors"):
-        self.model, self.queue = Model(folder, template), SaveQueue()
+        self.model, self.queue = Model(folder, template), SaveQueue("ModelCheckpoint")
 
     def begin(self, epoch, value=None, **more):
         request = self.model.request(epoch, value, **more)

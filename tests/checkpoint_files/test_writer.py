@@ -13,7 +13,7 @@ class Saver:
     """Carries saves out as a run does; `told` holds the facts in order."""
 
     def __init__(self, model, *, in_background):
-        self.model, self.writer = model, CheckpointWriter()
+        self.model, self.writer = model, CheckpointWriter("ModelCheckpoint")
         self.writer.placement = Placement(in_background=in_background)
         self.told, self.reasons = [], []
 

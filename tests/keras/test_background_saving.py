@@ -663,6 +663,50 @@ def test_a_callback_that_is_gone_leaves_a_file_and_nothing_else(tmp_path, hold):
     assert epoch_of(saved_weights(path), recorder) == 0
 
 
+class RaisesInABatch(Raises):
+    def on_epoch_begin(self, epoch, logs=None):
+        """Not yet."""
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == (self.at, 1):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("suffix", "place", "settings"),
+    [
+        (".keras", Raises, {}),
+        (".weights.h5", RaisesInABatch, {"check_finite": False, "keep_last": 2}),
+        (".keras", RaisesInABatch, {"check_finite": False, "keep_best": 2, "monitor": "loss"}),
+    ],
+)
+def test_what_was_accepted_comes_though_its_run_and_model_are_gone(
+    suffix, place, settings, tmp_path, hold
+):
+    """Or it is told, if it cannot be written."""
+    recorder = Recorder()
+
+    def train():
+        callback = saver(tmp_path / f"w{{epoch}}{suffix}", background=True, **settings)
+        with pytest.raises(ZeroDivisionError):
+            fit(model(), [recorder, Holds(hold, 0, 9), callback, place(2)], 9)
+        recorder.set_model(None)
+
+    train()
+    keras.utils.clear_session()
+    for _ in range(3):
+        gc.collect()
+    assert not list(tmp_path.glob("w*"))
+    (tmp_path / f"w1{suffix}").mkdir()
+    with pytest.warns(SaveWarning, match="could not save epoch 1"):
+        hold.open()
+        background.drain()
+        gc.collect()
+
+    assert epoch_of(saved_weights(tmp_path / f"w2{suffix}"), recorder) == 1
+
+
 def test_a_forked_child_writes_nothing_and_does_not_hang(tmp_path, hold):
     path = tmp_path / "last.keras"
     callback, codes = saver(path, background=True), []

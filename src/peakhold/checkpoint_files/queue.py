@@ -5,7 +5,7 @@ Rules of this file:
 1. A save holds what it needs (plan, snapshot, folder) and nothing of the callback: it is written
    though the callback is gone, and `fit` has raised.
 2. What became of it waits until the thread that trains asks. Nothing here prints, warns or looks
-   at a model.
+   at a model; but where nobody is left to ask, what went wrong is said as a warning (`unheard.py`).
 3. Whether a snapshot is finite is asked by both threads and found out once, before the first byte
    is written. It does not queue behind other files.
 4. A forked child has none of its parent's saves: the parent writes them, and only the parent.
@@ -27,6 +27,7 @@ from typing import final
 from peakhold import process
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest
+from peakhold.checkpoint_files.unheard import Unheard, told_at_its_end
 from peakhold.files import background
 from peakhold.host.contract import PlannedFile
 from peakhold.snapshots.pool import Held
@@ -62,6 +63,7 @@ class _SaveTask:
         self._needs: tuple[PlannedFile, Held] | None = (plan, held)
         self._bad: frozenset[str] | None = None
         self._looking = threading.Lock()
+        self.unheard = Unheard()
         self.number = next(_numbers)
         _under_way[self.number] = self
 
@@ -90,9 +92,13 @@ class _SaveTask:
         stays = False
         try:
             bad = self.bad()
-            return SaveOutcome(self.request, bad=bad) if bad else self._commit()
-        except OSError:
-            stays = self.request.value is not None and not self.request.is_retry  # rule 5
+            outcome = SaveOutcome(self.request, bad=bad) if bad else self._commit()
+            self.unheard.ends(outcome)
+            return outcome  # noqa: TRY300 - what `ends` raises is nobody's
+        except BaseException as error:
+            if isinstance(error, OSError):
+                stays = self.request.value is not None and not self.request.is_retry  # rule 5
+            self.unheard.ends(SaveOutcome(self.request, error=error))
             raise
         finally:
             if stays:
@@ -152,20 +158,28 @@ class SaveQueue:
     """The saves of one callback, in the order in which they were asked for.
 
     Copies and pickles are empty: a save has one owner.
+
+    Args:
+        name: The class of that callback, for what is said when it is gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begin()
+
+    def _begin(self) -> None:
         self._saves: list[_SaveTask] = []
         self.kept: _SaveTask | None = None
         """The best state that the disk refused, with its copy."""
         self._pid = os.getpid()
+        told_at_its_end(self, self._name, self._saves)
 
-    def __reduce__(self) -> tuple[type[SaveQueue], tuple[()]]:
-        return SaveQueue, ()
+    def __reduce__(self) -> tuple[type[SaveQueue], tuple[str]]:
+        return SaveQueue, (self._name,)
 
     def _mine(self) -> list[_SaveTask]:
         if self._pid != os.getpid():  # rule 4
-            self._saves, self.kept, self._pid = [], None, os.getpid()
+            self._begin()
         return self._saves
 
     @property

@@ -86,7 +86,7 @@ class Saving(Watching[CheckpointState]):
     def __init__(self, name: str, watch: Watch, accepted: tuple[str, ...] | None) -> None:
         self._accepted = accepted
         self._files = RunFiles("")
-        self._writer = CheckpointWriter()
+        self._writer = CheckpointWriter(name)
         self._turns = Turns()
         self._ranked_by = watch.monitor, watch.direction
         """The metric that the best is of, and its direction, as far as it is known."""

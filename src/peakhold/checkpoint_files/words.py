@@ -18,6 +18,7 @@ __all__ = [
     "failed",
     "goes_on",
     "kept_aside",
+    "lost",
     "not_improved",
     "nothing_fills",
     "once_more",
@@ -121,6 +122,19 @@ def failed(name: str, request: SaveRequest, reason: str, *, kept: bool) -> str:
         f"{name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
         f"{reason}. What was saved before is as it was; training goes on.{again}"
     )
+
+
+def lost(name: str, outcome: SaveOutcome) -> str | None:
+    """What went wrong with a save that nobody asks for any more; None if nothing did."""
+    request, why = outcome.request, "the run that asked for it is over"
+    if outcome.bad:
+        return refused(name, request.saved.epoch, bad_variables(outcome.bad), None)
+    if outcome.error is not None:
+        return (
+            f"{name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
+            f"{reason_of(outcome.error)}. What was saved before is as it was; {why}."
+        )
+    return None if outcome.trouble is None else undeleted(name, outcome)
 
 
 def committed(request: SaveRequest) -> str:

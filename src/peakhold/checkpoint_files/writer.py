@@ -102,10 +102,13 @@ class CheckpointWriter:
     Attributes:
         queue: The saves under way; it outlives a run, for a `fit` that raised may leave some.
         placement: Which thread writes, in the run at hand.
+
+    Args:
+        name: The class of the callback, for what is said when it is gone.
     """
 
-    def __init__(self) -> None:
-        self.queue = SaveQueue()
+    def __init__(self, name: str) -> None:
+        self.queue = SaveQueue(name)
         self.placement = Placement()
 
     def carry_out(
@@ -151,8 +154,8 @@ class CheckpointWriter:
             except MemoryError:
                 tell("there is no memory for a copy of its state")
             else:
-                if request.exempt is not None:
-                    held.start_check(plan.parts)
+                if request.exempt is not None or request.must_know_whether_finite:
+                    held.start_check(plan.parts)  # here: the model may be gone when it is written
                 self.queue.begin(folder, request, plan, held)
                 return
         self.queue.wait()

@@ -25,6 +25,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar, final
@@ -117,6 +118,7 @@ class Task(Generic[T]):
         except BaseException as exc:
             if self._claim.get("by") is not me:
                 raise
+            _let_go_of_frames(exc)
             self.error = exc
         # The end is told before the job is dropped: the job may hold the last reference to a
         # store, and a store that is collected waits for this very task.
@@ -135,6 +137,18 @@ class Task(Generic[T]):
     def _release(self) -> None:
         with contextlib.suppress(RuntimeError):  # it is free already
             self._end.release()
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Where it was raised stays known; what the functions there held (arrays, a store) does not.
+
+    Whoever keeps the error, to tell it when a store is gone, would keep that store.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 @final

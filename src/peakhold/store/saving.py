@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, final
 
 from peakhold.errors import InvalidArgumentError, SaveError, SaveReplacedError
@@ -46,12 +47,17 @@ class StoreStats:
 
 @final
 class Pending:
-    """A save that was asked for; `result()` waits until it is durable."""
+    """A save that was asked for; `result()` waits until it is durable.
 
-    def __init__(self, step: int, work: Callable[[], Entry]) -> None:
+    Args:
+        step: The step that is saved.
+        work: Called in the writer thread, with this.
+    """
+
+    def __init__(self, step: int, work: Callable[[Pending], Entry]) -> None:
         self.step = step
         """The step that is saved."""
-        self.task = background.Task(work)
+        self.task = background.Task(partial(work, self))
         """What the writer thread runs."""
         self.told = False
         """True when somebody has seen the outcome."""
@@ -71,6 +77,19 @@ class Pending:
                 f"step {self.step}", "it was interrupted", expected="a save that is handed over"
             )
         )
+
+    def check(self, folder: str) -> None:
+        """Before the commit: do the arrays still hold what was to be saved?
+
+        Raises:
+            SaveError: If nobody promises it.
+        """
+        if self.abandoned:
+            raise SaveError.for_path(
+                folder,
+                f"the save of step {self.step} was interrupted",
+                expected="arrays that do not change while they are written",
+            )
 
     @property
     def done(self) -> bool:

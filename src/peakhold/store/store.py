@@ -27,6 +27,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, TypeAlias, TypeVar, final
@@ -327,16 +328,8 @@ class Store:
             return None
 
     def _pending(self, request: Request, snapshot: Snapshot) -> Pending:
-        def check() -> None:
-            if pending.abandoned:
-                raise SaveError.for_path(
-                    str(self.folder),
-                    f"the save of step {request.step} was interrupted",
-                    expected="arrays that do not change while they are written",
-                )
-
-        pending = Pending(request.step, lambda: self._commit(request, snapshot, check))
-        return pending
+        # No closure: an error would keep it, and with it a store that nobody else holds.
+        return Pending(request.step, partial(self._commit, request, snapshot))
 
     def _hand_over(self, pending: Pending, slot: Slot) -> None:
         # Wherever Ctrl-C comes in between: whoever waits for the task has it done.
@@ -354,11 +347,11 @@ class Store:
                 stacklevel=3,
             )
 
-    def _commit(self, request: Request, snapshot: Snapshot, check: Callable[[], object]) -> Entry:
+    def _commit(self, request: Request, snapshot: Snapshot, pending: Pending) -> Entry:
         """In the writer thread: make the checkpoint durable, then see to retention."""
         started = time.perf_counter()
         try:
-            manifest = self._write(request, snapshot, check)
+            manifest = self._write(request, snapshot, pending)
         except OSError as exc:
             self._count(failed=1)
             if isinstance(exc, SaveError):
@@ -379,9 +372,7 @@ class Store:
             self._retention = background.submit(self._retain)
         return entry
 
-    def _write(
-        self, request: Request, snapshot: Snapshot, check: Callable[[], object]
-    ) -> manifests.Manifest:
+    def _write(self, request: Request, snapshot: Snapshot, pending: Pending) -> manifests.Manifest:
         root, path = self._own.root, str(self.folder)
         self._own.check()
         if self._own.released:  # by a handler that came before this was handed over
@@ -407,7 +398,7 @@ class Store:
             reason=request.reason,
             refers_to=request.refers_to,
         )
-        return commit(self._disk, root, path, label, snapshot, check)
+        return commit(self._disk, root, path, label, snapshot, partial(pending.check, path))
 
     def _next_revision(self, step: int) -> int:
         """One more than any in the folder, damaged or not, or in the trash."""

@@ -267,6 +267,7 @@ class Trainer:
         self.store = Store(sys.argv[1])
     def __del__(self):
         shutil.rmtree(self.store.folder)
+        self.store.folder.touch()  # the folder cannot be made anew
         self.store.save(2, {"m": 2})
 trainer = Trainer()
 """

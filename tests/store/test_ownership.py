@@ -166,7 +166,8 @@ def test_a_save_at_the_very_end_is_written_too(tmp_path):
 
 def test_a_failure_nobody_asked_for_is_said_at_the_end(tmp_path):
     code = (
-        START + "store.wait(); import shutil; shutil.rmtree(sys.argv[1]); store.save(7, {'m': 1})"
+        START + "store.wait(); import shutil; shutil.rmtree(sys.argv[1]); open(sys.argv[1], 'w'); "
+        "store.save(7, {'m': 1})"
     )
     ended = run_python(code, tmp_path / "gone")
     assert "the save of step 7 failed" in ended.stderr

@@ -3,7 +3,7 @@
 Rules of this file:
 
 1. The two newest backups stay, and what they refer to. Each has everything that a resume needs.
-2. One that was not written well is not referred to.
+2. One that was not written well is not referred to, nor one that was deleted with the folder.
 3. Only what is ours is ever deleted; a folder that still holds something else stays.
 4. A fit that raised cannot close its folder. The next one in the same thread may take it over: two
    fits cannot run in one thread at a time.
@@ -66,6 +66,9 @@ class BackupFolder:
         self._thread = threading.get_ident()
         self._pending: Pending | None = None
         self._failed: set[int] = set()
+        self._gone, self._n_followed = -1, 0
+        """The newest step that is not there any more, for somebody has taken the folder away."""
+        self._told: object = None
         earlier = _open.get(self.path)
         if earlier is not None and not earlier._runs():
             earlier.close()
@@ -141,7 +144,7 @@ class BackupFolder:
     def has(self, step: int) -> bool:
         """Whether a backup of this run, or of the one before, was written well; waits for it."""
         self.wait()
-        return step not in self._failed
+        return step not in self._failed and step > self._gone
 
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until what was begun is durable, or until the deadline (`time.monotonic()`)."""
@@ -150,9 +153,37 @@ class BackupFolder:
             return True
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         done = pending.task.wait(left)
-        if done and pending.failure is not None:
-            self._failed.add(pending.step)
+        if done:
+            if pending.failure is not None:
+                self._failed.add(pending.step)
+            self._see_what_is_gone(pending.step)
         return done
+
+    def _see_what_is_gone(self, newest: int) -> None:
+        store = self._store
+        if self._n_followed != store._n_followed:
+            self._n_followed, self._gone = store._n_followed, newest - 1
+        if not self._closed and not store._is_there():
+            self._gone = newest
+
+    def trouble(self) -> str | None:
+        """Why the last backup failed, if that is news: the same reason is told once."""
+        pending = self._pending
+        if pending is None or not pending.done:
+            return None
+        failure = pending.failure
+        cause = None if failure is None else failure.__cause__ or failure
+        reason = getattr(cause, "errno", None) or (cause and str(cause))
+        news, self._told = reason != self._told, reason
+        if failure is None:
+            return None
+        pending.told = True
+        if not news:
+            return None
+        return (
+            f"the backup in {self.path!r} failed: {failure} Training goes on, and each next backup "
+            "tries anew; until one succeeds, nothing more is said."
+        )
 
     # The end
 
@@ -176,7 +207,7 @@ class BackupFolder:
             self._store.wait()
         try:
             # The newest first: as long as one is there, all that it refers to is.
-            names = sorted(self._names(), reverse=True)
+            names = sorted(self._names(), reverse=True) if os.path.isdir(self.path) else []
             if names:
                 self._store._delete(names, names[0])
         except (OSError, StoreError) as error:  # training has ended well all the same

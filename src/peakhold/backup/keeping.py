@@ -249,6 +249,9 @@ class Keeping(Keeper):
             return
         host, folder, resumption = run.host, kept.folder, kept.resumption
         folder.wait()  # also tells whether what this one would refer to is there
+        trouble = folder.trouble()
+        if trouble is not None:
+            run.warn(trouble, SaveWarning)
         step = folder.last_step + 1
         held = run.pool.take([part for part in host.parts() if part in _PARTS])
         keep, parts = [held], held.parts

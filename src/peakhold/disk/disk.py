@@ -48,6 +48,14 @@ class Disk:
         """Open the folder that the user named; a link is followed, as everywhere else."""
         return os.open(path, _FOLDER)
 
+    def is_at(self, fd: int, path: str) -> bool:
+        """Whether a path still means this open folder; a link is followed."""
+        try:
+            there = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(os.fstat(fd), there)
+
     def open_folder(self, name: str, at: int) -> int:
         """Open a folder inside `at`; a link is an error."""
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=at)

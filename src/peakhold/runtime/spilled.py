@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 from peakhold._core.policies.keep import KeepLast
+from peakhold.errors import CheckpointNotFoundError
 from peakhold.host.contract import HostState
 from peakhold.snapshots.pool import Held
 from peakhold.snapshots.tree import check_storable
@@ -56,8 +57,20 @@ class Spill:
         return Spilled(self, step, trees)
 
     def load(self, step: int, part: str) -> Any:
-        """One part, verified."""
-        return self._store.load(step, [part])[part]
+        """One part, verified.
+
+        Raises:
+            CheckpointNotFoundError: If somebody has cleared the folder away.
+        """
+        try:
+            return self._store.load(step, [part])[part]
+        except CheckpointNotFoundError as error:
+            error.add_note(
+                f"{self.folder} held the best weights, for which memory_budget has no room, and "
+                "was deleted while training went on. The model has its last weights. Set TMPDIR "
+                "to a folder that nobody clears, or raise memory_budget."
+            )
+            raise
 
 
 def _remove(folder: str, pid: int) -> None:

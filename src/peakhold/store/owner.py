@@ -61,6 +61,30 @@ class Ownership:
         """Whether the folder is somebody else's to write to."""
         return self._closed
 
+    def is_there(self) -> bool:
+        """Whether the path still means the folder that is locked."""
+        return self._disk.is_at(self.root, self._path)
+
+    def follow(self) -> None:
+        """Lock the folder that the path means now, and let the one go that it meant; made anew.
+
+        Raises:
+            OSError: If that cannot be; then the one that was locked stays so.
+        """
+        make_root(self._disk, self._path)
+        before = self._lock, self.root
+        root = self._disk.open_root(self._path)
+        try:
+            self.root = root
+            while not self._take():
+                pass
+        except BaseException:
+            self._lock, self.root = before
+            let_go(self._disk, root)
+            raise
+        for fd in before:
+            let_go(self._disk, fd)
+
     def _take(self) -> bool:
         """Lock the folder; False if the lock file was removed meanwhile."""
         fd = self._open_lock()

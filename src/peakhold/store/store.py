@@ -12,6 +12,8 @@ Rules for this file:
    goes wrong there is a warning: the new checkpoint is safe.
 4. Commit numbers never go back. What cannot be read when the store is opened may be the newest, so
    the numbers go on well beyond it.
+5. A checkpoint is where the path says. Where the folder was deleted, moved or replaced meanwhile,
+   the next save makes and locks the one that the path means then.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from peakhold.errors import (
     SaveWarning,
     StoreBusyError,
     StoreClosedError,
+    StoreOwnedError,
 )
 from peakhold.files import background
 from peakhold.snapshots.arrays import Array, RawTensor
@@ -134,6 +137,7 @@ class Store:
         self._pinned: set[str] = set()
         self._refused: set[str] = set()
         self._said: set[str] = set()
+        self._n_followed = 0
         self._closed = False
         make_root(self._disk, str(self.folder))
         try:
@@ -377,6 +381,9 @@ class Store:
         self._own.check()
         if self._own.released:  # by a handler that came before this was handed over
             raise StoreClosedError.for_path(path)
+        if not self._own.is_there():
+            self._follow()
+            root = self._own.root
         needed = snapshot.layout.data_bytes + MARGIN_BYTES
         if self._disk.free_bytes(root) < needed:
             with contextlib.suppress(OSError):  # an undo is worth less than a checkpoint
@@ -399,6 +406,35 @@ class Store:
             refers_to=request.refers_to,
         )
         return commit(self._disk, root, path, label, snapshot, partial(pending.check, path))
+
+    def _follow(self) -> None:
+        """In the writer thread: go on in the folder that the path means now (rule 5)."""
+        try:
+            self._own.follow()
+        except StoreOwnedError:
+            raise
+        except OSError as exc:
+            reason = exc.__cause__ or exc
+            raise SaveError.for_path(
+                str(self.folder),
+                "it was deleted, moved or replaced, and cannot be made anew: "
+                f"{getattr(reason, 'strerror', None) or reason}",
+                expected="the folder that the store was opened in",
+                hint="move away what stands there; the next save makes the folder anew.",
+            ) from exc
+        self._n_followed += 1
+        self._notices.append(
+            f"{self.folder} was deleted, moved or replaced since the last save. The new one goes "
+            "to the folder that is there now; what was saved before may not be in it."
+        )
+        self._last_commit = max(self._last_commit, self._recover())
+
+    def _is_there(self) -> bool:
+        """Whether what was saved is still under the path, as far as can be seen."""
+        try:
+            return self._own.is_there()
+        except OSError:
+            return True
 
     def _next_revision(self, step: int) -> int:
         """One more than any in the folder, damaged or not, or in the trash."""

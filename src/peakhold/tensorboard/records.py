@@ -20,10 +20,12 @@ import socket
 import struct
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import IO, Protocol, final
 
 from peakhold import files
+from peakhold.errors import SaveWarning
 from peakhold.tensorboard import crc32c, proto
 
 __all__ = ["EventFile", "Sink", "event_files", "newest_second", "read_records"]
@@ -60,6 +62,9 @@ def _checked_length(size: int) -> bytes:
 class EventFile:
     """A new event file in a folder.
 
+    If the file is deleted or moved meanwhile, alone or with its folder, what comes next is in
+    another new one under the same folder's path, and a warning says so.
+
     Args:
         folder: The folder; it is made.
 
@@ -69,7 +74,7 @@ class EventFile:
     """
 
     def __init__(self, folder: str) -> None:
-        os.makedirs(folder, exist_ok=True)
+        self._folder = os.path.abspath(folder)
         self.path: str | None = None
         self.path, self._file = _create(folder)
         self._pid = os.getpid()
@@ -126,6 +131,7 @@ class EventFile:
             self._drop(len(self._pending))
         if not self._pending:
             return
+        self._follow()
         n = len(self._pending)  # what another thread adds meanwhile stays for the next time
         content = b"".join(self._pending[:n])
         rest = memoryview(content)
@@ -142,12 +148,41 @@ class EventFile:
         self._written += len(content)
         self._drop(n)
 
+    def _follow(self) -> None:
+        """Whoever looks at the folder sees what comes, though the file was taken away."""
+        gone = self.path
+        if gone is None or _is_at(gone, self._file.fileno(), self._folder):
+            return
+        path, file = _create(self._folder)
+        self._file.close()
+        self.path, self._file, self._written = path, file, 0
+        self._pending.insert(0, _record(proto.version_event(time.time())))
+        warnings.warn(
+            f"{gone!r} was deleted or moved while it was written; what comes next is in {path!r}.",
+            SaveWarning,
+            stacklevel=2,
+        )
+
     def _drop(self, n: int) -> None:
         del self._pending[:n]
         self._n_pending = 0
 
 
+def _record(event: bytes) -> bytes:
+    checksum = crc32c.mask(crc32c.update(crc32c.START, event))
+    return _checked_length(len(event)) + event + checksum
+
+
+def _is_at(path: str, descriptor: int, folder: str) -> bool:
+    try:
+        there = os.stat(os.path.join(folder, os.path.basename(path)))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return os.path.samestat(os.fstat(descriptor), there)
+
+
 def _create(folder: str) -> tuple[str, IO[bytes]]:
+    os.makedirs(folder, exist_ok=True)
     newest = newest_second(folder)
     seconds = int(time.time()) if newest is None else max(int(time.time()), newest + 1)
     host = re.sub(r"[^\w.-]", "_", socket.gethostname()) or "localhost"

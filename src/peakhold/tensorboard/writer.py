@@ -71,7 +71,7 @@ class EventWriter:
     @property
     def path(self) -> str | None:
         """The newest event file; None before the first event, and where something else writes."""
-        return self._path
+        return self._path if self._sink is None else self._sink.path
 
     def _open(self) -> Sink:
         if self._sink is None:
@@ -198,6 +198,7 @@ class EventWriter:
     def close(self) -> None:
         """Flush to the disk. A later event makes a new file."""
         if self._sink is not None:
+            self._path = self._sink.path
             sink, self._sink = self._sink, None
             if self._closer is not None:
                 self._closer.detach()

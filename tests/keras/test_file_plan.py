@@ -554,6 +554,42 @@ def test_a_write_that_fails_is_the_error_that_is_raised(suffix, room):
     assert raised.value is pipe.error
 
 
+class Onward(Pipe):
+    """Takes no step back: a file whose writer takes one is read again to be hashed."""
+
+    def __init__(self):
+        super().__init__()
+        self.file = io.BytesIO()
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        assert (offset, whence) == (self.position, io.SEEK_SET)
+        return offset
+
+    def write(self, data):
+        self.file.write(data)
+        return super().write(data)
+
+
+@pytest.mark.parametrize("limit", [zipfile.ZIP64_LIMIT, 1 << 16], ids=["small", "beyond 2 GiB"])
+def test_a_zip_is_written_onward_and_stands_as_zipfile_writes_it(limit, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    planned = plan(wide(), ".keras")
+    pipe = Onward()
+    planned.write(pipe, arrays_of(planned))
+
+    assert pipe.position == len(pipe.file.getvalue())
+    with zipfile.ZipFile(pipe.file) as archive:
+        assert archive.testzip() is None
+        again = io.BytesIO()
+        with zipfile.ZipFile(again, "w") as other:
+            for info in archive.infolist():
+                header = zipfile.ZipInfo(info.filename, info.date_time)
+                header.external_attr, header.file_size = info.external_attr, info.file_size
+                with other.open(header, "w") as member:
+                    member.write(archive.read(info))
+    assert again.getvalue() == pipe.file.getvalue()
+
+
 def test_arrays_that_do_not_fit_are_refused():
     planned = plan(wide(), ".weights.h5")
     wrong = [np.zeros((3, 3), array.dtype) for array in arrays_of(planned)]

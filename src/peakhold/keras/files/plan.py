@@ -10,6 +10,9 @@ Rules of this file:
    the function with other globals runs.
 4. Whatever goes wrong while planning is `CannotPlanError`: the model's own method then writes the
    file, or raises what it raises.
+5. A `.keras` is written from its beginning to its end. A member's header holds the checksum of what
+   follows: `zipfile` goes back to fill it in, and then the whole file would have to be read once
+   more to be hashed. So the content is looked at first.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import io
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType, SimpleNamespace
 from typing import Any, BinaryIO, final
 
@@ -71,7 +75,7 @@ class FilePlan:
         """Write the file; on any thread.
 
         Args:
-            file: At its start, and seekable if it becomes a `.keras`.
+            file: At its start.
             arrays: The values of `variables`, in that order. Each is asked for when it is due.
         """
         image = image_of(self._structure)
@@ -79,16 +83,13 @@ class FilePlan:
         if not self._members:
             file.writelines(weights)
             return
-        # Written members fill in their header; the plan's stay as they are.
-        members = [
-            (_header_like(info, image.size if content is None else len(content)), content)
-            for info, content in self._members
-        ]
         with _first_error(), zipfile.ZipFile(file, "w") as archive:
-            for header, content in members:
-                with archive.open(header, "w") as member:
-                    for piece in weights if content is None else (content,):
-                        member.write(piece)
+            for info, content in self._members:
+                if content is None:
+                    checked = image.pieces(self._sources, arrays)
+                    _add(archive, file, info, image.size, checked, weights)
+                else:
+                    _add(archive, file, info, len(content), (content,), (content,))
 
 
 def plan(model: Any, suffix: str) -> FilePlan:
@@ -150,11 +151,38 @@ def _zip(model: Any) -> FilePlan:
     return FilePlan(structure, values, members)
 
 
-def _header_like(info: zipfile.ZipInfo, size: int) -> zipfile.ZipInfo:
+def _add(
+    archive: zipfile.ZipFile,
+    file: BinaryIO,
+    info: zipfile.ZipInfo,
+    size: int,
+    checked: Iterable[bytes | memoryview],
+    pieces: Iterable[bytes | memoryview],
+) -> None:
+    """Add a stored member, its header in its last form first (rule 5).
+
+    Args:
+        archive: Where to; open for writing.
+        file: What it writes to, at the end of the member before.
+        info: The member's name, date and mode; it stays as it is.
+        size: Bytes.
+        checked: The content, for the checksum.
+        pieces: The same once more, to be written.
+    """
     header = zipfile.ZipInfo(info.filename, info.date_time)
-    header.external_attr = info.external_attr
-    header.file_size = size
-    return header
+    header.external_attr = info.external_attr or 0o600 << 16
+    header.file_size = header.compress_size = size
+    header.CRC = functools.reduce(_crc32, checked, 0)
+    header.header_offset = file.tell()
+    file.write(header.FileHeader(size > zipfile.ZIP64_LIMIT))
+    file.writelines(pieces)
+    archive.filelist.append(header)
+    archive.NameToInfo[header.filename] = header
+    archive.start_dir = file.tell()
+
+
+def _crc32(before: int, piece: bytes | memoryview) -> int:
+    return zlib.crc32(piece, before)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FunctionType, SimpleNamespace
 from typing import Any, BinaryIO, final
 
@@ -86,10 +86,9 @@ class FilePlan:
         with _first_error(), zipfile.ZipFile(file, "w") as archive:
             for info, content in self._members:
                 if content is None:
-                    checked = image.pieces(self._sources, arrays)
-                    _add(archive, file, info, image.size, checked, weights)
+                    _add(archive, file, info, image.size, list(weights))  # views, no copies
                 else:
-                    _add(archive, file, info, len(content), (content,), (content,))
+                    _add(archive, file, info, len(content), (content,))
 
 
 def plan(model: Any, suffix: str) -> FilePlan:
@@ -156,8 +155,7 @@ def _add(
     file: BinaryIO,
     info: zipfile.ZipInfo,
     size: int,
-    checked: Iterable[bytes | memoryview],
-    pieces: Iterable[bytes | memoryview],
+    pieces: Sequence[bytes | memoryview],
 ) -> None:
     """Add a stored member, its header in its last form first (rule 5).
 
@@ -166,23 +164,20 @@ def _add(
         file: What it writes to, at the end of the member before.
         info: The member's name, date and mode; it stays as it is.
         size: Bytes.
-        checked: The content, for the checksum.
-        pieces: The same once more, to be written.
+        pieces: The content.
     """
     header = zipfile.ZipInfo(info.filename, info.date_time)
     header.external_attr = info.external_attr or 0o600 << 16
     header.file_size = header.compress_size = size
-    header.CRC = functools.reduce(_crc32, checked, 0)
+    header.CRC = 0
+    for piece in pieces:
+        header.CRC = zlib.crc32(piece, header.CRC)
     header.header_offset = file.tell()
     file.write(header.FileHeader(size > zipfile.ZIP64_LIMIT))
     file.writelines(pieces)
     archive.filelist.append(header)
     archive.NameToInfo[header.filename] = header
     archive.start_dir = file.tell()
-
-
-def _crc32(before: int, piece: bytes | memoryview) -> int:
-    return zlib.crc32(piece, before)
 
 
 @contextlib.contextmanager

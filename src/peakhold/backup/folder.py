@@ -16,7 +16,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,6 +32,7 @@ from peakhold.errors import (
     StoreOwnedError,
 )
 from peakhold.snapshots.pool import Held
+from peakhold.speech import warn
 from peakhold.store import Checkpoint, Pending, Store, drain, submit
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import TMP_PREFIX
@@ -195,7 +195,7 @@ class BackupFolder:
         try:
             self._store.close()
         except SaveError as error:
-            warnings.warn(f"the last backup failed: {error}", SaveWarning, stacklevel=2)
+            warn(f"the last backup failed: {error}", SaveWarning)
 
     def remove(self, others: tuple[str, ...] = ()) -> None:
         """Delete all backups, and the folder if nothing else is in it.
@@ -211,11 +211,7 @@ class BackupFolder:
             if names:
                 self._store._delete(names, names[0])
         except (OSError, StoreError) as error:  # training has ended well all the same
-            warnings.warn(
-                f"the backup in {self.path!r} could not be deleted: {error}",
-                SaveWarning,
-                stacklevel=2,
-            )
+            warn(f"the backup in {self.path!r} could not be deleted: {error}", SaveWarning)
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(self.path, TRASH_NAME))
         for path in (*others, os.path.join(self.path, LOCK_NAME)):

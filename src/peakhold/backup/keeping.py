@@ -377,8 +377,7 @@ class Keeping(Keeper):
     # Words
 
     def _say(self, text: str) -> None:
-        if not self.run.quiet:
-            self.run.say(f"Peakhold: BackupAndRestore {text}")
+        self.run.notice(f"BackupAndRestore {text}")
 
     def _where_it_goes_on(self, state: Mapping[str, Any], epoch: int) -> str:
         epochs = self.run.epochs

@@ -342,11 +342,10 @@ class _Stopping(Watching[EarlyStoppingState]):
         from peakhold.runtime.spilled import Spill
 
         self._spill = Spill.fitting(run.host, self._parts(run.host))
-        if not run.quiet:
-            run.say(
-                f"{self.name} keeps the best weights on disk, in {self._spill.folder}: two copies "
-                f"do not fit into memory_budget={run.pool.budget:,}."
-            )
+        run.notice(
+            f"{self.name} keeps the best weights on disk, in {self._spill.folder}: two copies "
+            f"do not fit into memory_budget={run.pool.budget:,}."
+        )
 
     def advise(self, settings: RunSettings) -> RunSettings:
         """Its patience and what it restores."""

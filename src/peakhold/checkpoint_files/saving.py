@@ -329,7 +329,7 @@ class Saving(Watching[CheckpointState]):
         if outcome.rewritten:
             self._tell_once(words.rewritten(request.path))
         if outcome.again and not self._files.template.is_fixed_in_a_run:
-            self.run.say(words.replaced(request.path))
+            self._tell_once(words.replaced(request.path, self.filepath))
         self._tell_damage(outcome.damage)
         if outcome.trouble is not None:
             self.warn_once(words.undeleted(self.name, outcome), SaveWarning)
@@ -598,7 +598,7 @@ class Saving(Watching[CheckpointState]):
     def _tell_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
-            self.run.say(message)
+            self.run.notice(message, always=True)
 
     def _tell_damage(self, found: Iterable[str]) -> None:
         for said in found:

@@ -153,11 +153,14 @@ def rewritten(path: str) -> str:
     return f"{path} was changed by somebody else since this run saved it, and was replaced."
 
 
-def replaced(path: str) -> str:
+def replaced(path: str, filepath: str) -> str:
     """A file of this run had the name."""
+    text = f"{path} is the name of an earlier save of this run, too, and was replaced"
+    lacks = [place for place in ("epoch", "batch") if f"{{{place}" not in filepath]
+    if not lacks:
+        return f"{text}."
     return (
-        f"{path} is the name of an earlier save of this run, too, and was replaced; put "
-        "{epoch} or {batch} into the name to keep both."
+        f"{text}; put {' or '.join(f'{{{place}}}' for place in lacks)} into the name to keep both."
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FrameType
 from typing import Any, BinaryIO
 
+from peakhold import speech
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError
@@ -314,7 +315,7 @@ class LoopHost:
     # Words
 
     def say(self, message: str) -> None:
-        print(message, flush=True)
+        speech.say(message)
 
 
 class _PlannedSafetensors:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-import warnings
 from typing import Any
 
 import keras
 from peakhold.errors import InvalidArgumentError
+from peakhold.speech import warn
 
 __all__ = ["start", "stop", "usable"]
 
@@ -23,10 +24,9 @@ def usable(profile_batch: tuple[int, int]) -> bool:
     """
     backend = keras.backend.backend()
     if backend == "jax" and sys.version_info < (3, 12):
-        warnings.warn(
+        warn(
             f"Profiling with the {backend} backend requires python >= 3.12. "
-            f"profile_batch={profile_batch} is ignored; training runs as without it.",
-            stacklevel=4,
+            f"profile_batch={profile_batch} is ignored; training runs as without it."
         )
         return False
     if backend not in {"jax", "tensorflow", "torch"}:
@@ -58,7 +58,7 @@ def start(folder: str) -> Any:
 
         backend.tensorboard.start_trace(folder)
     except Exception as error:
-        _log.error("Failed to start profiler: %s", error)
+        _complain("Failed to start profiler: %s", error)
         return None
     return True
 
@@ -78,7 +78,7 @@ def stop(running: Any) -> bytes | None:
 
         backend.tensorboard.stop_trace(save=True)
     except Exception as error:
-        _log.error("Failed to stop profiler: %s", error)
+        _complain("Failed to stop profiler: %s", error)
     return run_metadata
 
 
@@ -89,3 +89,8 @@ def _run_metadata() -> bytes:
     metadata = context.context().export_run_metadata()
     tf.summary.trace_off()
     return bytes(metadata.SerializeToString())
+
+
+def _complain(text: str, error: Exception) -> None:
+    with contextlib.suppress(Exception):  # of a handler of logging
+        _log.error(text, error)

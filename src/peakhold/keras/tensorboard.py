@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -19,6 +18,7 @@ from peakhold.keras.host.keras_host import KerasHost
 from peakhold.keras.lending import lends
 from peakhold.runtime.participant import Needs
 from peakhold.runtime.run_view import RunView
+from peakhold.speech import warn
 from peakhold.tensorboard import TRAIN, VALIDATION, Embedding
 
 __all__ = ["TensorBoard"]
@@ -79,7 +79,7 @@ class KerasBoarding(Boarding):
         try:
             return str(model.to_json())
         except Exception as error:  # of any layer's own get_config
-            warnings.warn(f"Model failed to serialize as JSON. Ignoring... {error}", stacklevel=2)
+            warn(f"Model failed to serialize as JSON. Ignoring... {error}")
             return None
 
     def _channels_last(self) -> bool:

@@ -63,12 +63,14 @@ def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
             _act(session, seat.segment, event, logs)
         session.note_epoch_end(callback, logs)
     elif event is Event.TRAIN_END:
+        progress.line_is_open = False
         session.commit()
         session.closing.end_training(seat, logs)
     else:
         _begin(session, callback, event, number)
         if acts_for_all(seat.segment, callback, event):
             _act(session, seat.segment, event, logs)
+        progress.line_is_open = event is not Event.TRAIN_BEGIN
 
 
 def _begin(session: Session, callback: Any, event: Event, number: int | None) -> None:

@@ -105,11 +105,12 @@ class Opening:
         session = self._session
         if session.driven:
             participants = [seat.participant for seat in session.seats]
+            resumes = any(participant.is_loaded for participant in participants)
             for advice in advice_for(session.host, session.params, participants):
                 if advice.level == "warning":
                     session.warn(str(advice), AdviceWarning)
-                elif not session.quiet:
-                    session.host.say(str(advice))
+                elif not resumes:  # it was said when the run began
+                    session.notice(str(advice))
 
     def signals(self) -> None:
         """Ctrl-C and SIGTERM are listened to, as long as this run trains."""
@@ -137,8 +138,8 @@ class Opening:
         session.signals = Signals(
             owns_frame, ask("on_interrupt"), ask("on_termination") if finishers else None
         )
-        if not session.signals.install() and not session.quiet:
-            session.host.say(
+        if not session.signals.install():
+            session.notice(
                 "Ctrl-C cannot be caught outside the main thread: "
                 "it will end this training without restoring the best weights."
             )

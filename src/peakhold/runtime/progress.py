@@ -43,6 +43,8 @@ class Progress:
         """Whether Ctrl-C cut the running epoch short."""
         self.in_batches = False
         """Whether batches of training are being run."""
+        self.line_is_open = False
+        """Whether a progress bar may have begun a line, and not ended it."""
         self._counted_epoch: int | None = None
         self._steps_before_epoch = 0
         self._first_epoch_at: float | None = None
@@ -64,6 +66,7 @@ class Progress:
                     if not self.epoch_cut_short:
                         self.n_epochs_done += 1
         elif event is Event.EPOCH_BEGIN and epoch is not None:
+            self.line_is_open = False
             first = self.start_epoch is None
             if first:
                 self.start_epoch = epoch

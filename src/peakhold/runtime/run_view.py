@@ -232,8 +232,17 @@ class RunView:
         return self._session.quiet
 
     def say(self, message: str) -> None:
-        """Show a message to the person who watches training."""
-        self._session.host.say(message)
+        """Show a message, in Keras's words or under a callback's own `verbose`."""
+        self._session.say(message)
+
+    def notice(self, text: str, *, always: bool = False) -> None:
+        """Say something of the run, as all that is Peakhold's own is said.
+
+        Args:
+            text: What to say.
+            always: Whether it is said at `verbose=0`, too: what changes the result is.
+        """
+        self._session.notice(text, always=always)
 
     def warn(self, message: str, category: type[Warning]) -> None:
         """Warn, as from the user's own line."""

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, final
 
+from peakhold import speech
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.distributed import Coordinator, LocalCoordinator
@@ -42,7 +42,6 @@ from peakhold.runtime.segments import Segments
 from peakhold.runtime.signals import Signals
 from peakhold.runtime.summary import Ending
 from peakhold.runtime.turn import Cast, Errors
-from peakhold.runtime.user_frame import depth_of_user
 from peakhold.snapshots.pool import SnapshotPool, held_weakly
 
 __all__ = ["Session", "session_of"]
@@ -234,9 +233,26 @@ class Session:
         self.state_unusable |= bad
         self.host.request_stop()
 
+    def say(self, text: str) -> None:
+        """Show a text, on lines of its own."""
+        starts_anew = self._is_within_a_line() and not text.startswith("\n")
+        self.host.say(f"\n{text}" if starts_anew else text)
+
+    def notice(self, text: str, *, always: bool = False) -> None:
+        """Say something of the run; at `verbose=0` only what changes the result (`always`)."""
+        if always or not self.quiet:
+            self.say(f"Peakhold: {text}")
+
     def warn(self, message: str, category: type[Warning]) -> None:
         """Warn, as from the user's own line."""
-        warnings.warn(message, category, stacklevel=depth_of_user())
+        if self._is_within_a_line():
+            self.host.say("")
+        speech.warn(message, category)
+
+    def _is_within_a_line(self) -> bool:
+        """Whether a progress bar waits for its line's end: the list's last callback draws it."""
+        draws = self.progress.line_is_open and self.params.get("verbose") in {1, "auto"}
+        return draws and self.host.runs_fit()
 
     def new_moment(self) -> None:
         """The model may have changed since the last snapshot."""

@@ -13,7 +13,6 @@ names of metrics are known"):
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, final
 
@@ -41,7 +40,7 @@ from peakhold.errors import (
 )
 from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs, Participant
 from peakhold.runtime.run_view import RunView
-from peakhold.runtime.user_frame import depth_of_user
+from peakhold.speech import warn
 
 __all__ = ["Comparison", "Watch", "Watching", "check_steps_counted"]
 
@@ -69,11 +68,7 @@ class Watch:
         if mode not in {"auto", "min", "max"}:
             meant = closest_mode(mode)
             hint = "" if meant is None else f" Hint: did you mean {meant!r}?"
-            warnings.warn(
-                f"{name} mode '{mode}' is unknown, fallback to auto mode.{hint}",
-                UserWarning,
-                stacklevel=depth_of_user(),
-            )
+            warn(f"{name} mode '{mode}' is unknown, fallback to auto mode.{hint}")
             mode = "auto"
         self.mode = mode
         size, relative = check_delta("min_delta", min_delta)

@@ -8,7 +8,6 @@ is read is neither: the listing is made anew.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
@@ -26,6 +25,7 @@ from peakhold.errors import (
     PartMissingError,
 )
 from peakhold.snapshots.arrays import Array, RawTensor
+from peakhold.speech import warn
 from peakhold.store import manifest as manifests
 from peakhold.store.entry import Checkpoint, Entries, Entry, Finding, Findings
 from peakhold.store.opened import GoneError, OpenCheckpoint, open_checkpoint
@@ -195,9 +195,7 @@ class Reader:
         """Warn of damaged checkpoints that are passed over."""
         for error in errors:
             self._told.add(error.path)
-            warnings.warn(
-                f"passed over a damaged checkpoint: {error}", CheckpointDamagedWarning, stacklevel=4
-            )
+            warn(f"passed over a damaged checkpoint: {error}", CheckpointDamagedWarning)
 
     @property
     def latest(self) -> Entry | None:

@@ -24,7 +24,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,6 +52,7 @@ from peakhold.files import background
 from peakhold.snapshots.arrays import Array, RawTensor
 from peakhold.snapshots.host_buffers import Layout, PartDraft, Snapshot
 from peakhold.snapshots.plan import Planner
+from peakhold.speech import warn
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, commit, remove_tree
 from peakhold.store.entry import Checkpoint, Entries, Entry, Findings
@@ -345,11 +345,7 @@ class Store:
         """In a `__del__` at the end of the interpreter nobody can ask for the outcome any more."""
         if sys.is_finalizing() and pending.failure is not None:
             pending.told = True
-            warnings.warn(
-                f"the save of step {pending.step} failed: {pending.failure}",
-                SaveWarning,
-                stacklevel=3,
-            )
+            warn(f"the save of step {pending.step} failed: {pending.failure}", SaveWarning)
 
     def _commit(self, request: Request, snapshot: Snapshot, pending: Pending) -> Entry:
         """In the writer thread: make the checkpoint durable, then see to retention."""
@@ -597,7 +593,7 @@ class Store:
                 self._notices.append(f"the save of step {pending.step} failed: {pending.failure}")
         with contextlib.suppress(IndexError):
             while True:
-                warnings.warn(self._notices.popleft(), SaveWarning, stacklevel=3)
+                warn(self._notices.popleft(), SaveWarning)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -774,8 +770,6 @@ def _farewell(
     for pending in pendings:
         if pending.failure is not None and not pending.told:
             pending.told = True
-            warnings.warn(
-                f"{folder}: the save of step {pending.step} failed: {pending.failure}",
-                SaveWarning,
-                stacklevel=2,
+            warn(
+                f"{folder}: the save of step {pending.step} failed: {pending.failure}", SaveWarning
             )

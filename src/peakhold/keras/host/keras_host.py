@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 import keras
+from peakhold import speech
 from peakhold._core.monitor import Direction
 from peakhold._version import __version__
 from peakhold.errors import HostError, LearningRateScheduleError
@@ -457,7 +458,7 @@ class KerasHost:
     def say(self, message: str) -> None:
         from keras.src.utils import io_utils
 
-        io_utils.print_msg(message)
+        speech.say(message, io_utils.print_msg)
 
 
 def _live(variable: Any) -> Any:

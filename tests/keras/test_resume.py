@@ -428,6 +428,9 @@ def test_callbacks_without_a_state_are_named_once(tmp_path, capsys):
             super().__init__()
             self.seen = 0
 
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen += 1
+
     x, y = data(16)
     build("scripted").fit(
         x, y, epochs=1, verbose=2, callbacks=[pk.BackupAndRestore(tmp_path / "b"), Remembers()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from peakhold.backup.record import unpack
 from peakhold.backup.state import checked, used
 from peakhold.errors import BackupMismatchError, PeakholdError
+from peakhold.host.contract import OPTIMIZER
 from peakhold.host.resume import EpochRecord, Resumption
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.random_state import set_random_state
@@ -80,10 +81,19 @@ class Interrupted:
         if words and not built:
             return False
         if words:
-            raise BackupMismatchError.for_tensors(backup_dir, words)
+            raise BackupMismatchError.for_tensors(backup_dir, self._by_class(words, resumption))
         with used("what belongs to its model", self.path):
             resumption.put_back(self._parts, self.state["more"])
         return True
+
+    def _by_class(self, words: list[str], resumption: Resumption) -> list[str]:
+        """What does not fit; that the optimizer is of another class, in place of its variables."""
+        then = (self.state.get("configured") or {}).get(OPTIMIZER, {}).get("class")
+        now = repr(resumption.settings().get("class"))
+        others = [one for one in words if not one.startswith(f"{OPTIMIZER}: ")]
+        if then is None or then == now or len(others) == len(words):
+            return words
+        return [f"the optimizer is {now}, it was {then}", *others]
 
     def give_states(self, callbacks: Mapping[str, Any], *, of_ours: bool) -> None:
         """Give the states to those whose they are and who have none yet.

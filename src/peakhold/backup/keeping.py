@@ -18,17 +18,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.save_when import AtEnd, SaveSchedule, SaveScheduleState, trigger_of
+from peakhold.backup.configuration import Configuration
 from peakhold.backup.interrupted import STATE, Interrupted
 from peakhold.backup.record import Packer
 from peakhold.backup.state import FORMAT
 from peakhold.errors import BackupMismatchError, InvalidArgumentError, SaveWarning
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
+from peakhold.host.finding import traits_of
 from peakhold.host.resume import EpochRecord, Resumption
 from peakhold.runtime import filing
 from peakhold.runtime.callback import link_of
@@ -89,7 +91,9 @@ class Keeping(Keeper):
             self._kept.folder.close()
         host = run.host
         folder = BackupFolder(self.backup_dir, run.trained.owns_frame)
-        self._kept = kept = _Run(folder, host.resumption())
+        resumption = host.resumption()
+        configured = Configuration(resumption, run.params, self._filed())
+        self._kept = kept = _Run(folder, resumption, configured)
         self.initial_epoch = self.current_epoch = self.last_batch_seen = 0
         try:
             self._take_over(kept, run)
@@ -110,18 +114,38 @@ class Keeping(Keeper):
         if was.begins:
             was.give_states(self._filed(), of_ours=True)
             return
-        was.fit_model(kept.resumption, self.backup_dir)  # or the first epoch's begin sees to it
+        kept.configured.compare_with(state.get("configured") or {})
+        is_filled = was.fit_model(kept.resumption, self.backup_dir)  # or the first epoch's begin
         epoch = int(state["epoch"])
         self.current_epoch, kept.passed = epoch, was.passed()
-        stopped = state["stopped"]
+        self._give(kept, was)
+        stopped = self._still_stopped(was)
         self.initial_epoch = max(epoch, run.epochs or 0) if stopped else epoch
         kept.resumption.set_first_epoch(self.initial_epoch)
         if self._is_over():
             run.set_last_epoch(epoch - 1 if epoch else None, stopped)
-        self._give(kept, was)
         run.ahead_of_all("on_epoch_begin", run.put_back)
         run.ahead_of_all("on_train_end", run.put_back)
-        self._say(self._where_it_goes_on(state, epoch))
+        self._say(self._where_it_goes_on(state, epoch, stopped), always=self._is_over())
+        if is_filled:
+            self._tell_differences(kept)
+
+    def _still_stopped(self, was: Interrupted) -> Sequence[str]:
+        """Why training was over, as far as it still is: somebody may have been given patience."""
+        stopped: Sequence[str] = was.state["stopped"]
+        by = was.state.get("stopped_by") or ()
+        members = self._filed()
+        links = [link_of(members.get(name)) for name in by]
+        if not stopped or len(links) != len(stopped) or None in links:
+            return stopped
+        lifted = [link is not None and link.participant.lift_stop() for link in links]
+        return [] if all(lifted) else stopped
+
+    def _tell_differences(self, kept: _Run) -> None:
+        if not kept.has_compared:
+            kept.has_compared = True
+            for line in kept.configured.differences(self.backup_dir):
+                self._say(f": {line}", always=True)
 
     def welcome(self, run: RunView) -> None:
         """Others have joined the run since `resume`: give them what is theirs."""
@@ -139,9 +163,13 @@ class Keeping(Keeper):
     def _tell_what_is_lost(self, was: Interrupted) -> None:
         lost = was.lost()
         if lost:
+            classes = {name.partition("(")[0] for name in lost}
+            fresh = [name for name in self._filed() if name.partition("(")[0] in classes]
+            afresh = [name for name in fresh if name not in was.state["callbacks"]]
+            begin = f" {', '.join(afresh)} begins afresh." if afresh else ""
             self.run.warn(
                 f"BackupAndRestore: no callback of this run takes the state of "
-                f"{', '.join(lost)}, which was in the run that is resumed.",
+                f"{', '.join(lost)}, which was in the run that is resumed.{begin}",
                 SaveWarning,
             )
 
@@ -184,6 +212,7 @@ class Keeping(Keeper):
             raise BackupMismatchError.for_tensors(
                 self.backup_dir, ["the model is not built, and shapes are not enough to do it"]
             )
+        self._tell_differences(kept)
         was.give_states(self._filed(), of_ours=False)
         self._tell_what_is_lost(was)
         if kept.passed is not None:
@@ -263,6 +292,8 @@ class Keeping(Keeper):
             "epoch": epoch,
             "batch": batch,
             "stopped": (run.stop_reasons or ["something set stop_training"]) if stops else [],
+            "stopped_by": run.stopped_by if stops else [],
+            "configured": kept.configured.to_save(),
             "run_id": run.id,
             "timestamp": run.timestamp,
             "versions": host.versions(),
@@ -369,6 +400,7 @@ class Keeping(Keeper):
         if kept is None:
             return
         kept.resumption.set_first_epoch(None)
+        kept.resumption.note_end()
         if self.delete_checkpoint and not self.run.state_unusable:
             kept.folder.remove(kept.foreign)
         else:
@@ -376,16 +408,24 @@ class Keeping(Keeper):
 
     # Words
 
-    def _say(self, text: str) -> None:
-        self.run.notice(f"BackupAndRestore {text}")
+    def _say(self, text: str, *, always: bool = False) -> None:
+        space = "" if text.startswith(":") else " "
+        self.run.notice(f"{self.name}{space}{text}", always=always)
 
-    def _where_it_goes_on(self, state: Mapping[str, Any], epoch: int) -> str:
+    def _where_it_goes_on(
+        self, state: Mapping[str, Any], epoch: int, stopped: Sequence[str]
+    ) -> str:
         epochs = self.run.epochs
         if self._is_over():
-            why = "; ".join(state["stopped"]) or "no epoch is left"
+            why = "; ".join(stopped) or "no epoch is left"
+            more = "more epochs, it goes on"
+            if stopped:
+                waited = all(reason.endswith("(EarlyStopping)") for reason in stopped)
+                more = "a longer patience, it goes on" if waited else ""
+            goes_on = f" With {more}." if more else ""
             return (
-                f"trains nothing: training was over after epoch {epoch} ({why}). Delete "
-                f"{self.backup_dir!r} to train anew."
+                f"trains nothing: training was over after epoch {epoch} ({why}).{goes_on} To train "
+                f"anew, delete {self.backup_dir!r}."
             )
         text = f"goes on with epoch {epoch + 1}" + (f" of {epochs}" if epochs else "")
         batch = state["batch"]
@@ -397,12 +437,14 @@ class Keeping(Keeper):
         words = kept.resumption.unrepeatable()
         if words is not None:
             self._say(words)
-        names = filing.without_state(run.callbacks, kept.resumption.is_stateless)
-        if names:
-            self._say(
-                f"does not bring back what {', '.join(names)} may remember; give it "
-                "state_dict() and load_state_dict(), or use the class of peakhold.keras."
-            )
+        found = filing.without_state(run.callbacks, kept.resumption.stateless_base)
+        users, frameworks = ([], []) if not found else _by_whose(found)
+        for names, hint in (
+            (users, "give it `state_dict()` and `load_state_dict(state)`"),
+            (frameworks, "import it from `peakhold.keras`"),
+        ):
+            if names:
+                self._say(f"does not bring back what {', '.join(names)} may remember; {hint}.")
 
     def file(self, which: int, name: str) -> str:
         """Path of a file of the newest backup (0) or the one before (1)."""
@@ -411,11 +453,24 @@ class Keeping(Keeper):
         return self._kept.folder.file(which, name)
 
 
+def _by_whose(callbacks: Iterable[Any]) -> tuple[list[str], list[str]]:
+    """Names of classes: a user's, and the framework's own."""
+    users: list[str] = []
+    frameworks: list[str] = []
+    for one in callbacks:
+        (users if traits_of(one) is None else frameworks).append(type(one).__name__)
+    return users, frameworks
+
+
 class _Run:
     """What belongs to one run."""
 
-    def __init__(self, folder: BackupFolder, resumption: Resumption) -> None:
-        self.folder, self.resumption = folder, resumption
+    def __init__(
+        self, folder: BackupFolder, resumption: Resumption, configured: Configuration
+    ) -> None:
+        self.folder, self.resumption, self.configured = folder, resumption, configured
+        self.has_compared = False
+        """Whether it has been said what the program says otherwise than before."""
         self.interrupted: Interrupted | None = None
         """What it goes on from, until all have what is theirs."""
         self.passed: EpochRecord | None = None

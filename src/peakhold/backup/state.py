@@ -165,4 +165,6 @@ _ALL: Final[Mapping[str, Callable[[Any], bool]]] = {
     "random": _is_mapping,
     "held": _are_places,
     "passed": _is_record,
+    "configured": lambda value: value is None or _are_states(value),
+    "stopped_by": lambda value: value is None or _are_texts(value),
 }

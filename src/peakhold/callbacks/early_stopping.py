@@ -363,6 +363,15 @@ class _Stopping(Watching[EarlyStoppingState]):
         ]
         return replace(settings, stoppers=(*settings.stoppers, *stoppers))
 
+    def lift_stop(self) -> bool:
+        """Go on, if the wait that ended training is not over by the patience as it is now."""
+        state = self.shown_state()
+        if not state.stopped or self.policy.is_over(state):
+            return False
+        self.settle_now()
+        self.set_state(replace(self.state, stopped=False, stopped_epoch=0))
+        return True
+
     def begin(self, run: RunView, start: Start) -> None:
         """Go on from the fit before, if this one does and that one had a check."""
         (best, history), self._earlier_run = self._earlier_run or (None, []), None

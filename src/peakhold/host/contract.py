@@ -52,8 +52,6 @@ class CallbackTraits(NamedTuple):
     """It neither changes the model nor looks at what other callbacks did."""
     logs_rate: bool
     """It sets the learning rate, and logs it."""
-    stateless: bool
-    """A resumed run may begin it anew."""
 
 
 class CannotPlanError(Exception):

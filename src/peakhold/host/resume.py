@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from peakhold.host.settings import note_end, set_by_program
 from peakhold.host.torch_tensors import is_lazy, is_sparse_parts
 from peakhold.trees import NUMBERS, fold
 
@@ -57,8 +58,26 @@ class Resumption(Protocol):
     def set_passed(self, callbacks: Iterable[Any], passed: EpochRecord) -> None:
         """Fill the framework's own record."""
 
-    def is_stateless(self, callback: Any) -> bool:
-        """Whether this is a callback of the framework that a resume may begin anew."""
+    def fit_settings(self) -> dict[str, Any]:
+        """What the framework's own loop was called with, as far as a resume depends on it."""
+
+    def settings(self) -> dict[str, Any]:
+        """What the optimizer is set to now: its class, its rate, and what else it was given."""
+
+    def program_settings(self) -> dict[str, Any]:
+        """Of these, what the program has set, and no run of ours has left behind."""
+
+    def changing_settings(self) -> frozenset[str]:
+        """Of these, what training may change, and a backup brings back."""
+
+    def how_to_set(self, setting: str, value: str) -> str:
+        """What to write for a setting that the backup has brought back."""
+
+    def note_end(self) -> None:
+        """The run is over: what the optimizer is set to is what it has left behind."""
+
+    def stateless_base(self, callback: Any) -> type | None:
+        """The class below a user's own which a resume may begin anew; None if it has a state."""
 
     def call_batch_hooks(self, driver: Any) -> None:
         """See that hooks for a batch's end are called from now on, in the thread that trains."""
@@ -113,9 +132,10 @@ class LoopResumption:
         """Weights are compared by name and shape; an optimizer may not have its slots yet."""
         if "weights" not in parts:
             return []
+        words = self._other_optimizer(parts.get("optimizer"))
         live = _arrays(self._host.borrow(["weights"]).get("weights"))
         kept = _arrays(self._host.fitted(parts["weights"]))
-        return [
+        return words + [
             f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
             for name in dict.fromkeys([*kept, *live])
             if _shape(kept.get(name)) != _shape(live.get(name))
@@ -123,6 +143,19 @@ class LoopResumption:
             # A number may have become an array; two that are none need not both be there.
             and (_is_array(kept.get(name)) or _is_array(live.get(name)))
         ]
+
+    def _other_optimizer(self, kept: Any) -> list[str]:
+        """PyTorch loads the state of one class into another, and fails in its first step."""
+        groups = getattr(self._host.optimizer, "param_groups", None)
+        theirs = kept.get("param_groups") if isinstance(kept, Mapping) else None
+        if not groups or not theirs:
+            return []
+        gone, new = theirs[0].keys() - groups[0].keys(), groups[0].keys() - theirs[0].keys()
+        if not gone - {"initial_lr"} or not new - {"initial_lr"}:
+            return []  # of another version, or with a scheduler
+        lists = [", ".join(sorted(names - {"initial_lr"})) for names in (gone, new)]
+        name = type(self._host.optimizer).__name__
+        return [f"optimizer: one with {lists[0]} in the backup, {name} with {lists[1]} in the loop"]
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         """Put back by the host's own functions."""
@@ -139,9 +172,42 @@ class LoopResumption:
     def set_passed(self, callbacks: Iterable[Any], passed: EpochRecord) -> None:
         """A loop keeps its own record."""
 
-    def is_stateless(self, callback: Any) -> bool:
-        """Nothing is known."""
-        return False
+    def fit_settings(self) -> dict[str, Any]:
+        """A loop is called with nothing that is known."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """The first group's of an optimizer of PyTorch; of any other its rate."""
+        optimizer = self._host.optimizer
+        rates = self._host.learning_rates()
+        found = {} if optimizer is None else {"class": type(optimizer).__name__}
+        groups = getattr(optimizer, "param_groups", None)
+        if not groups:
+            return {**found, **({"learning_rate": rates[""]} if "" in rates else {})}
+        defaults = getattr(optimizer, "defaults", {})
+        return {**found, **{name: groups[0][name] for name in defaults if name in groups[0]}}
+
+    def program_settings(self) -> dict[str, Any]:
+        """An optimizer of PyTorch that has a state has been trained."""
+        optimizer = self._host.optimizer
+        trained = bool(getattr(optimizer, "state", None))
+        return set_by_program(optimizer, self.settings(), self.changing_settings(), trained=trained)
+
+    def changing_settings(self) -> frozenset[str]:
+        """PyTorch's own state of an optimizer holds all of them."""
+        return frozenset(self.settings().keys() - {"class"})
+
+    def how_to_set(self, setting: str, value: str) -> str:
+        """Where a loop may set it."""
+        return "set it on the optimizer after the first `on_epoch_begin(epoch)`"
+
+    def note_end(self) -> None:
+        """For a loop that goes on in this process."""
+        note_end(self._host.optimizer, self.settings())
+
+    def stateless_base(self, callback: Any) -> type | None:
+        """Ours have a state and say so: what is below a user's own class has none."""
+        return object
 
     def call_batch_hooks(self, driver: Any) -> None:
         """A loop's list always calls them."""

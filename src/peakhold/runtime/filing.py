@@ -11,13 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peakhold.runtime.callback import Callback, link_of
+from peakhold.runtime.remembering import may_remember
 from peakhold.trees import TooDeepError, map_tree
 
 __all__ = ["collect", "filed", "without_state"]
-
-_OF_EVERY_CALLBACK = {
-    "params", "_model", "_peakhold_host", "_peakhold_link", "validation_data",
-}  # fmt: skip
 
 
 def filed(callbacks: Iterable[Any]) -> dict[str, Any]:
@@ -84,14 +81,19 @@ def _as_of_now(state: Any) -> Any:
         return state
 
 
-def without_state(callbacks: Iterable[Any], is_stateless: Function[[Any], bool]) -> list[str]:
-    """Class names of callbacks that may have a state and do not say what it is."""
-    names = [
-        type(cb).__name__
-        for cb in callbacks
-        if link_of(cb) is None
-        and not has_state(cb)
-        and not is_stateless(cb)
-        and vars(cb).keys() - _OF_EVERY_CALLBACK
-    ]
-    return list(dict.fromkeys(names))
+def without_state(
+    callbacks: Iterable[Any], stateless_base: Function[[Any], type | None]
+) -> list[Any]:
+    """Callbacks that may have a state and do not say what it is; one of each class.
+
+    Args:
+        callbacks: All of the run.
+        stateless_base: Gives the class below a user's own that has no state; None if it has one.
+    """
+    found: dict[type, Any] = {}
+    for callback in callbacks:
+        if link_of(callback) is None and not has_state(callback):
+            base = stateless_base(callback)
+            if base is None or may_remember(callback, base):
+                found.setdefault(type(callback), callback)
+    return list(found.values())

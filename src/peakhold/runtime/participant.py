@@ -164,6 +164,10 @@ class Participant:
         """
         return Needs()
 
+    def lift_stop(self) -> bool:
+        """Take back a stop of the run that is resumed, if it would not stop it as it is set now."""
+        return False
+
     def buffers_needed(self, run: RunView) -> Mapping[str, int]:
         """How many copies of each part it will hold at a time, the one being taken included.
 

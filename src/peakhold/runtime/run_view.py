@@ -193,6 +193,11 @@ class RunView:
         """Why training ends, the first first."""
         return self._session.stop_reasons
 
+    @property
+    def stopped_by(self) -> list[str]:
+        """By whom, of each of these reasons: the name that its state is filed under."""
+        return self._session.stopped_by
+
     def set_last_epoch(self, epoch: int | None, reasons: Sequence[str]) -> None:
         """The run that is resumed was over: what it ended with."""
         self._session.progress.last_epoch = epoch
@@ -206,7 +211,7 @@ class RunView:
 
     def stop(self, reason: str, *, bad: bool = False) -> None:
         """Ask for the end of training; `bad`: the state it ends with is not one to go on from."""
-        self._session.stop(reason, bad=bad)
+        self._session.stop(reason, bad=bad, by=self.name)
 
     def mark_unusable(self) -> None:
         """The state that training ends with is not one to go on from."""

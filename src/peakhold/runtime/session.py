@@ -101,6 +101,8 @@ class Session:
         self.progress = Progress(steps, self._will_validate)
         self.coordinator: Coordinator = coordinator or LocalCoordinator()
         self.stop_reasons: list[str] = []
+        self.stopped_by: list[str] = []
+        """By whom, of each reason: the name that its state is filed under; empty if by nobody."""
         self.state_unusable = False
         """Whether training was stopped because its state is worth nothing (NaN), or failed."""
         self.interrupted = False
@@ -227,9 +229,10 @@ class Session:
         """Seconds since this run began."""
         return time.monotonic() - self._clock
 
-    def stop(self, reason: str, *, bad: bool = False) -> None:
+    def stop(self, reason: str, *, bad: bool = False, by: str = "") -> None:
         """Ask for the end of training; `bad`: the state it ends with is not one to go on from."""
         self.stop_reasons.append(reason)
+        self.stopped_by.append(by)
         self.state_unusable |= bad
         self.host.request_stop()
 

@@ -161,6 +161,14 @@ class EarlyStoppingPolicy:
         """The next fit goes on with the best and the wait; a wait that led to a stop is served."""
         return (state.served() if state.stopped else state).in_new_run()
 
+    def is_over(self, state: EarlyStoppingState) -> bool:
+        """Whether the wait is over, by the patience as it is now."""
+        over = (
+            self._has_waited(watched, one)
+            for watched, one in zip(self.watched, self._each(state), strict=True)
+        )
+        return all(over) if self.require == "all" else any(over)
+
     def _each(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
         """The state of each metric; their number may have changed, for somebody may set them."""
         others = state.others

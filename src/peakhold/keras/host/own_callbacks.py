@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from peakhold.host.contract import CallbackTraits
 
-__all__ = ["is_list", "traits_of"]
+__all__ = ["is_list", "stateless_base", "traits_of"]
 
 _List = keras.callbacks.CallbackList
 _OWN = {cls for cls in vars(keras.callbacks).values() if isinstance(cls, type)}
@@ -34,9 +34,16 @@ def traits_of(callback: Any) -> CallbackTraits | None:
     cls = type(callback)
     if cls not in _OWN:
         return None
-    return CallbackTraits(
-        silent=cls in _SILENT, logs_rate=cls in _LOG_RATES, stateless=cls in _STATELESS
-    )
+    return CallbackTraits(silent=cls in _SILENT, logs_rate=cls in _LOG_RATES)
+
+
+def stateless_base(callback: Any) -> type | None:
+    """Keras's class that a callback is of or derived from; None if that has a state to bring back.
+
+    Of what is derived from none of Keras's: `object`.
+    """
+    base = next((cls for cls in type(callback).__mro__ if cls in _OWN), object)
+    return base if base is object or base in _STATELESS else None
 
 
 def is_list(owner: Any) -> bool:

@@ -27,8 +27,9 @@ import keras
 from peakhold.errors import CheckpointDamagedError
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.resume import EpochRecord
+from peakhold.host.settings import note_end, set_by_program
 from peakhold.keras.fit.frame import fit_locals
-from peakhold.keras.host.own_callbacks import traits_of
+from peakhold.keras.host.own_callbacks import stateless_base
 
 __all__ = ["KerasResumption"]
 
@@ -184,9 +185,45 @@ class KerasResumption:
                 one.history = {key: list(values) for key, values in passed.metrics.items()}
                 self._host.model.history = one
 
-    def is_stateless(self, callback: Any) -> bool:
-        traits = traits_of(callback)
-        return traits is not None and traits.stateless
+    def fit_settings(self) -> dict[str, Any]:
+        local = fit_locals(self._host.model)
+        return {name: local[name] for name in ("batch_size", "validation_freq") if name in local}
+
+    def settings(self) -> dict[str, Any]:
+        optimizer = self._host.optimizer
+        if optimizer is None:
+            return {}
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        try:
+            config = dict(inner.get_config())
+        except Exception:  # of an optimizer of a user's own
+            config = {}
+        config.pop("name", None)
+        rate = getattr(inner, "_learning_rate", None)
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            config["learning_rate"] = type(rate).__name__
+            config |= {f"{type(rate).__name__}.{k}": v for k, v in rate.get_config().items()}
+        return {"class": type(inner).__name__, **config}
+
+    def program_settings(self) -> dict[str, Any]:
+        return set_by_program(
+            self._host.optimizer,
+            self.settings(),
+            self.changing_settings(),
+            trained=bool(self._host.steps_done()),
+        )
+
+    def changing_settings(self) -> frozenset[str]:
+        return frozenset({"learning_rate"})
+
+    def how_to_set(self, setting: str, value: str) -> str:
+        return f"add `LearningRateScheduler(lambda epoch, rate: {value})`"
+
+    def note_end(self) -> None:
+        note_end(self._host.optimizer, self.settings())
+
+    def stateless_base(self, callback: Any) -> type | None:
+        return stateless_base(callback)
 
     # The running fit
 

@@ -136,8 +136,7 @@ class MonitorNotFoundError(MonitorError):
             hint = (
                 f"did you mean {suggestion!r}?"
                 if suggestion
-                else "monitor one of these, or add the metric to `compile` "
-                "(a callback of yours that logs it stands before this one)."
+                else "monitor one of these, or log it before this callback is called."
             )
         error = cls(_with_hint(text, hint))
         error.monitor, error.available = monitor, names
@@ -170,7 +169,8 @@ class NotAScalarError(MonitorError):
         error = cls(
             _with_hint(
                 f"expected one number for monitor={monitor!r} in {callback}, got value={value!r}.",
-                "make the metric a single number (for F1Score and its like: average='macro').",
+                "log a single number, such as the mean (for Keras's F1Score and its like: "
+                "average='macro').",
             )
         )
         error.monitor = monitor
@@ -212,7 +212,8 @@ class NonFiniteGradientError(NonFiniteLossError):
             _with_hint(
                 f"NaN or Inf gradient encountered at batch {batch}{which}. Loss value: {loss}. "
                 "Terminating training immediately.",
-                "clip gradients (global_clipnorm=1.0), or lower the learning rate.",
+                "clip gradients (Keras's optimizers take global_clipnorm=1.0), or lower the "
+                "learning rate.",
             )
         )
         error.step = step
@@ -269,7 +270,7 @@ class DiskFullError(SaveError):
             _with_hint(
                 f"expected {needed_bytes:,} bytes of free space for a checkpoint, "
                 f"got path={path!r} with {free_bytes:,} bytes free.",
-                "free some space, or keep fewer checkpoints (keep=KeepLast(1)).",
+                "free some space, or write to another disk.",
             )
         )
         error.path, error.needed_bytes, error.free_bytes = path, needed_bytes, free_bytes

@@ -9,7 +9,7 @@ import keras
 import peakhold.keras as pk
 from keras_helpers import Curve, fit, model
 from peakhold.advice import rules
-from peakhold.errors import AdviceWarning, MonitorNotFoundError
+from peakhold.errors import AdviceWarning, MonitorNotFoundError, PeakholdWarning
 
 of_no_framework = pytest.mark.torch_is_enough(
     "it comes from arguments and names; what reads a model or a rate runs on every backend"
@@ -221,3 +221,79 @@ def test_a_best_file_in_a_folder_of_the_run_is_replaced_without_a_word(tmp_path,
 
     assert saver.best_epoch == 2
     assert "earlier save" not in capsys.readouterr().out
+
+
+# One typo is one message
+
+
+def ranked(monitor, folder):
+    return [
+        pk.ReduceLROnPlateau(monitor, patience=1, mode="max"),
+        pk.EarlyStopping(monitor, patience=2, mode="max", restore_best_weights=True),
+        pk.ModelCheckpoint(folder / "m.keras", monitor=monitor, mode="max", save_best_only=True),
+    ]
+
+
+@pytest.mark.parametrize("monitor", ["acc", "val_acc", "val_acuracy", "accurracy"])
+def test_one_typo_is_one_warning_and_one_error(tmp_path, monitor):
+    net = model(metrics=["accuracy"])
+    right = "val_accuracy" if monitor.startswith("val_") else "accuracy"
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        pytest.raises(MonitorNotFoundError, match=f"Hint: did you mean '{right}'") as raised,
+    ):
+        warnings.simplefilter("always")
+        fit(net, ranked(monitor, tmp_path), 3)
+
+    told = [str(one.message) for one in caught if issubclass(one.category, PeakholdWarning)]
+    if keras.backend.backend() == "tensorflow":  # which knows its metrics after the first batch
+        assert told == []
+    else:
+        (line,) = told
+        assert line.startswith(
+            f"ReduceLROnPlateau and EarlyStopping and ModelCheckpoint monitor {monitor!r}, which is"
+        )
+        assert line.endswith(f"did you mean {right!r}?")
+    assert getattr(raised.value, "__notes__", []) == ["The same holds for EarlyStopping."]
+
+
+@of_no_framework
+def test_nobody_is_sent_to_a_metric_that_is_not_there(said):
+    """E2 said `monitor 'val_acc'` of a model that logs `accuracy`."""
+    net = model(metrics=["accuracy"])
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(MonitorNotFoundError):
+        warnings.simplefilter("always")
+        fit(net, [pk.EarlyStopping("acc", patience=1)], 2)
+
+    assert not [one for one in caught if "'val_acc'" in str(one.message)]
+
+
+@of_no_framework
+def test_e4_names_a_path_that_can_be_loaded(said, tmp_path):
+    def saver(name):
+        return pk.ModelCheckpoint(tmp_path / name, monitor="val_loss", save_best_only=True)
+
+    _, (fixed,) = said([stopping(restore_best_weights=False), saver("m.keras")], 5)
+    _, (filled,) = said([stopping(restore_best_weights=False), saver("m-{epoch:02d}.keras")], 5)
+
+    assert f"or load {str(tmp_path / 'm.keras')!r} afterwards" in fixed
+    assert "or load the file of ModelCheckpoint's best_path afterwards" in filled
+
+
+@of_no_framework
+def test_a_notice_is_not_repeated_when_the_run_is_resumed(tmp_path, capsys):
+    class Stops(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise RuntimeError
+
+    def run(*more):
+        callbacks = [stopping(9), pk.BackupAndRestore(tmp_path), *more]
+        fit(model(), callbacks, 4, verbose=2)
+        return capsys.readouterr().out
+
+    with pytest.raises(RuntimeError):
+        run(Stops())
+    assert "E7" in capsys.readouterr().out
+
+    assert "E7" not in run()

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,14 @@ import pytest
 
 import peakhold
 from peakhold import CallbackList, LoopHost
-from peakhold.errors import AdviceWarning, MonitorWarning, PeakholdWarning, SaveWarning
+from peakhold.errors import (
+    AdviceWarning,
+    InvalidArgumentError,
+    MonitorNotFoundError,
+    MonitorWarning,
+    PeakholdWarning,
+    SaveWarning,
+)
 from peakhold.speech import say, warn
 
 TELLING = "naïve – …"
@@ -223,3 +231,22 @@ def test_a_warning_points_at_the_line_of_the_loop(tmp_path, kind):
     ours = [one for one in caught if issubclass(one.category, (category, PeakholdWarning))]
     assert any(issubclass(one.category, category) for one in ours)
     assert {one.filename for one in ours} == {__file__}
+
+
+def test_the_hint_of_a_loop_says_where_a_loop_logs(tmp_path):
+    with pytest.raises(MonitorNotFoundError) as caught:
+        loop(tmp_path, callbacks=[peakhold.EarlyStopping("f1", mode="max")])
+
+    assert "compile" not in str(caught.value)
+    assert "put the metric into the logs of `on_epoch_end(epoch, logs)`" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "."])
+def test_the_file_that_a_hint_names_can_be_written_here(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgumentError) as caught:
+        peakhold.ModelCheckpoint(path)
+
+    named = re.search(r"'([^']*best\.[^']*)'", str(caught.value).partition("Hint:")[2])[1]
+    assert loop(tmp_path, callbacks=[peakhold.ModelCheckpoint(named)], epochs=1) == 1
+    assert (tmp_path / named).is_file()

@@ -166,22 +166,42 @@ def closest_mode(mode: object) -> str | None:
     return next((known for known in ("min", "max", "auto") if word.startswith(known)), None)
 
 
+_SPLIT = re.compile(
+    r"(?:(val|valid|validation|dev|test|eval)|train|training)[_/.\- ]+", re.IGNORECASE
+)
+
+
+def _split(name: str) -> tuple[bool, str]:
+    """Whether a name is of validation, and the metric's own."""
+    found = _SPLIT.match(name)
+    if found is None:
+        return False, base_name(name).lower()
+    return found[1] is not None, base_name(name[found.end() :]).lower()
+
+
 def closest_name(monitor: str, available: Iterable[str]) -> str | None:
     """The available name that was most likely meant, or None.
 
     Other spellings of the same metric come first (`acc` for `accuracy`), then the same name with
-    Keras's counter or in other case, then a near miss in typing.
+    Keras's counter or in other case, then a near miss in typing. A metric of training is never
+    taken for one of validation, nor the other way round, however the split is spelt.
+
+    Example:
+        >>> logged = ["loss", "accuracy", "val_loss", "val_accuracy"]
+        >>> closest_name("val_acc", logged), closest_name("validation/acuracy", logged)
+        ('val_accuracy', 'val_accuracy')
+        >>> closest_name("train_loss", logged), closest_name("val_f1", logged)
+        ('loss', None)
     """
     import difflib  # needed only on the way to an error
 
     names = [name for name in available if name != monitor]
-    prefix = "val_" if monitor.startswith("val_") else ""
-    wanted = base_name(monitor).lower()
+    is_validation, wanted = _split(monitor)
 
     def rank(name: str) -> tuple[int, float, str]:
-        if name.startswith("val_") != bool(prefix):
+        of_validation, candidate = _split(name)
+        if of_validation != is_validation:
             return (9, 0.0, name)
-        candidate = base_name(name).lower()
         if candidate == wanted:
             return (0, 0.0, name)
         if any(candidate in group and wanted in group for group in _ALIASES):

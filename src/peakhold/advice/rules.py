@@ -42,7 +42,8 @@ def training_metric(facts: RunSettings) -> Iterator[Advice]:
     if facts.validates:
         for name, monitor, _ in facts.monitored():
             known = infer_direction(monitor, facts.directions) is not None
-            if known and not monitor.startswith("val_"):
+            is_there = facts.names is None or monitor in facts.names  # else 'val_…' is not, either
+            if known and is_there and not monitor.startswith("val_"):
                 yield Advice(
                     "E2",
                     "warning",
@@ -68,11 +69,13 @@ def last_weights(facts: RunSettings) -> Iterator[Advice]:
     """E4: early stopping keeps the last weights, not the best."""
     if facts.stoppers and not any(stopper.restores for stopper in facts.stoppers):
         best = next((c.path for c in facts.savers if c.best_only), None)
+        if best is not None:  # a name with places to fill is no path that can be loaded
+            best = "the file of ModelCheckpoint's best_path" if "{" in best else repr(best)
         yield Advice(
             "E4",
             "notice",
             "EarlyStopping will leave the last epoch's weights in the model, not the best: pass "
-            "restore_best_weights=True" + (f", or load {best!r} afterwards." if best else "."),
+            "restore_best_weights=True" + (f", or load {best} afterwards." if best else "."),
         )
 
 
@@ -124,7 +127,7 @@ def useless_patience(facts: RunSettings) -> Iterator[Advice]:
                 "E7",
                 "notice",
                 f"EarlyStopping(patience={stopper.patience}{start}) cannot stop a run of "
-                f"{facts.epochs} epoch(s); write a smaller patience or more epochs.",
+                f"{_epochs(facts.epochs)}; write a smaller patience or more epochs.",
             )
 
 
@@ -135,7 +138,7 @@ def overwritten(facts: RunSettings) -> Iterator[Advice]:
             yield Advice(
                 "E8",
                 "notice",
-                f"ModelCheckpoint({saver.path!r}): each save replaces the last; to keep them "
+                f"each save of ModelCheckpoint({saver.path!r}) replaces the last; to keep them "
                 "all, put {epoch:02d} into the name, to keep the best, write save_best_only=True.",
             )
     for path, n in Counter(facts.paths).items():
@@ -155,7 +158,7 @@ def never_validates(facts: RunSettings) -> Iterator[Advice]:
             "E11",
             "warning",
             f"validation_freq asks for validation after epoch {first} at first, and this run has "
-            f"{epochs} epoch(s): no val_ metric will be logged; write a smaller validation_freq.",
+            f"{_epochs(epochs)}: no val_ metric will be logged; write a smaller validation_freq.",
         )
 
 
@@ -171,9 +174,13 @@ def stops_a_schedule(facts: RunSettings) -> Iterator[Advice]:
                 "notice",
                 f"the learning rate follows {schedule.name} to the end of this run, where it is "
                 "lowest and the metric may still improve; EarlyStopping may end training before: "
-                "leave it out and keep the best by ModelCheckpoint(save_best_only=True), or lower "
-                "the rate by ReduceLROnPlateau.",
+                "leave it out and keep the best by ModelCheckpoint(path, save_best_only=True), or "
+                "lower the rate by ReduceLROnPlateau.",
             )
+
+
+def _epochs(count: int | None) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _steps(facts: RunSettings) -> int | None:

@@ -74,6 +74,8 @@ class RunSettings:
     """Whether validation will run, or None if that cannot be seen."""
     first_validation: int | None = None
     """The epoch, from 1, after which validation data are due first; None without them."""
+    names: tuple[str, ...] | None = None
+    """Training names of all metrics, or None if they are not known."""
     directions: Mapping[str, Direction | None] = field(default_factory=dict)
     """What the metrics themselves tell, by training name."""
     stoppers: tuple[Stopper, ...] = ()

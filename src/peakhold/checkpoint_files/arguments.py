@@ -28,15 +28,16 @@ def check_filepath(filepath: Any, suffixes: tuple[str, ...] | None, *, weights_o
         suffixes: Those that the host is known to write; None: it is not known yet.
         weights_only: Whether weights alone are to be saved.
     """
+    example = "best.weights.h5" if weights_only else f"best{(suffixes or ('.safetensors',))[0]}"
     text = local_path(
-        "filepath", filepath, "the path of a file", hint="pass a path such as 'best.keras'."
+        "filepath", filepath, "the path of a file", hint=f"pass a path such as {example!r}."
     )
     if os.path.isdir(text):
         raise InvalidArgumentError.for_argument(
             "filepath",
             text,
             "a non-directory filepath",
-            hint=f"pass a file in it: {os.path.join(text, 'best.keras')!r}.",
+            hint=f"pass a file in it: {os.path.join(text, example)!r}.",
         )
     try:
         FileTemplate.parse(text)

@@ -47,7 +47,6 @@ from peakhold.checkpoint_files.writer import CheckpointWriter, Placement, bad_no
 from peakhold.errors import (
     InvalidArgumentError,
     MonitorNotFoundError,
-    MonitorWarning,
     SaveError,
     SaveWarning,
 )
@@ -433,10 +432,6 @@ class Saving(Watching[CheckpointState]):
         elif self.state.missing:
             self._missing = self.not_found(decision.monitor, logs)
             self._why_not = f"{decision.monitor!r} was not logged"
-            self.warn_once(
-                f"Can save best model only with {decision.monitor} available. {self._missing}",
-                MonitorWarning,
-            )
             return
         self.miss(decision, logs)
 

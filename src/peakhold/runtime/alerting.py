@@ -227,11 +227,7 @@ class Alerting(Watching[AlertState]):
         for name in self._names:
             likely = None if name in known else closest_name(name, known)
             if likely is not None:
-                self.warn_once(
-                    f"{self.name} looks at {name!r}, which is not among the metrics of this "
-                    f"model; did you mean {likely!r}?",
-                    AdviceWarning,
-                )
+                run.suspect(name, likely, [*names, *(f"val_{name}" for name in names)])
 
     def begin(self, run: RunView, start: Start) -> None:
         """Tell of a run that goes on."""

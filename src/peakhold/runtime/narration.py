@@ -29,6 +29,7 @@ def advice_for(
         steps=steps if isinstance(steps, int) else None,
         validates=host.validates(),
         first_validation=host.first_validation(),
+        names=host.metric_names(),
         directions=host.metric_directions(),
         schedules=() if schedule is None else (Schedule(*schedule),),
     )

@@ -49,6 +49,14 @@ class Opening:
         self._session = session
         self._fresh: list[Seat] = []
         self._has_put_back = False
+        self._suspects: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+        """Who looks at a name that seems mistyped: by that name, what is meant, what there is."""
+
+    def suspect(self, who: str, monitor: str, suggestion: str, known: Sequence[str]) -> None:
+        """A metric that somebody looks at seems mistyped."""
+        names = self._suspects.setdefault((monitor, suggestion, tuple(known)), [])
+        if who not in names:
+            names.append(who)
 
     def prepare(self) -> None:
         """All that comes before the first batch, for those who have just joined."""
@@ -101,8 +109,16 @@ class Opening:
             seat.pool.prepare(seat.participant.buffers_needed(seat.view))
 
     def advise(self) -> None:
-        """Settings that work against each other are said."""
+        """What looks mistyped is said, and settings that work against each other."""
         session = self._session
+        suspects, self._suspects = self._suspects, {}
+        for (monitor, suggestion, known), names in suspects.items():
+            verb = "monitors" if len(names) == 1 else "monitor"
+            session.warn(
+                f"{' and '.join(names)} {verb} {monitor!r}, which is not among the metrics of this "
+                f"model ({', '.join(known)}); did you mean {suggestion!r}?",
+                AdviceWarning,
+            )
         if session.driven:
             participants = [seat.participant for seat in session.seats]
             resumes = any(participant.is_loaded for participant in participants)

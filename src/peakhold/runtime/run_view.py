@@ -253,6 +253,16 @@ class RunView:
         """Warn, as from the user's own line."""
         self._session.warn(message, category)
 
+    def suspect(self, monitor: str, suggestion: str, known: Sequence[str]) -> None:
+        """A metric that somebody looks at seems mistyped; said once for all who do.
+
+        Args:
+            monitor: Its name, as it was given.
+            suggestion: What was most likely meant.
+            known: The names of the model's metrics.
+        """
+        self._session.opening.suspect(self._seat.participant.name, monitor, suggestion, known)
+
     def ending(self) -> Any:
         """How the run stands, as if it ended now."""
         return self._session.ending()

@@ -30,6 +30,7 @@ from peakhold._core.decisions import (
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Answer, Moment
 from peakhold._core.observation import Event
+from peakhold.errors import MonitorError
 from peakhold.runtime import listening
 from peakhold.runtime.participant import NOTHING, Deciding, Participant
 from peakhold.runtime.progress import numbers_in
@@ -61,13 +62,21 @@ class Errors:
             if self.first is None:
                 self.first = error
             elif error is not self.first:
-                self.first.add_note(f"and in {seat.participant.name}: {error!r}")
+                self.first.add_note(_also(self.first, seat.participant.name, error))
             return None
 
     def raise_first(self) -> None:
         """Raise it, if there is one."""
         if self.first is not None:
             raise self.first
+
+
+def _also(first: Exception, name: str, error: Exception) -> str:
+    """What to add to an error of another's; of one missing metric there is no more to say."""
+    told = isinstance(first, MonitorError) and isinstance(error, type(first))
+    if told and getattr(error, "monitor", None) == getattr(first, "monitor", None):
+        return f"The same holds for {name}."
+    return f"and in {name}: {error!r}"
 
 
 @final

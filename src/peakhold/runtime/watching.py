@@ -30,7 +30,6 @@ from peakhold._core.monitor import (
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Patience, Steps
 from peakhold.errors import (
-    AdviceWarning,
     DirectionUnknownError,
     HostError,
     InvalidArgumentError,
@@ -236,11 +235,7 @@ class Watching(Deciding[S]):
         known = [f"{prefix}{name}" for name in names]
         suggestion = closest_name(watch.monitor, known)
         if suggestion is not None:
-            self.warn_once(
-                f"{self.name} monitors {watch.monitor!r}, which is not among the metrics of this "
-                f"model ({', '.join(known)}); did you mean {suggestion!r}?",
-                AdviceWarning,
-            )
+            run.suspect(watch.monitor, suggestion, known)
 
     # At each moment
 
@@ -295,9 +290,22 @@ class Watching(Deciding[S]):
 
     def not_found(self, monitor: str, logs: Mapping[str, Any]) -> MonitorNotFoundError:
         """The error for a metric that should have been logged."""
-        hint, trained = None, self.run.trained
+        trained = self.run.trained
+        suggestion = closest_name(monitor, logs)
+        # Of fit's metrics `compile` has the list; a loop hands over what it likes.
+        hint = (
+            "monitor one of these, or put the metric into the logs of `on_epoch_end(epoch, logs)`."
+        )
+        if trained.runs_fit():
+            hint = (
+                "monitor one of these, or add the metric to `compile` (a callback of yours that "
+                "logs it stands before this one)."
+            )
+        if suggestion is not None:
+            hint = f"did you mean {suggestion!r}?"
         validates = trained.validates()
-        if validates is False and not any(name.startswith("val_") for name in logs):
+        unseen = monitor.startswith("val_") and validates is False
+        if unseen and not any(name.startswith("val_") for name in logs):
             hint = (
                 "pass validation_data or validation_split to fit, or monitor a training metric."
                 if trained.first_validation() is None
@@ -307,8 +315,8 @@ class Watching(Deciding[S]):
             self.name,
             monitor,
             logs,
-            suggestion=closest_name(monitor, logs),
-            hint=hint if monitor.startswith("val_") else None,
+            suggestion=suggestion,
+            hint=hint,
         )
 
     def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:

@@ -263,7 +263,7 @@ def test_words():
     assert words(KeyError("x")) == "KeyError: 'x'"
     assert words(MemoryError()) == "MemoryError"
     assert words(Silent()) == "Silent"
-    assert words(ValueError("x" * 999)) == f"ValueError: {'x' * 200}"
+    assert words(ValueError("x\ny")) == "ValueError: x"
 
 
 def test_the_hooks_are_chained_once():

@@ -8,7 +8,8 @@ import pytest
 
 from fake_slack import SECRET, FakeSlack, unused_port
 
-PARTS = [SECRET, *SECRET.split("/")]
+PARTS = [SECRET, *SECRET.split("/"), "hunterpass", "sesame"]
+"""Of webhooks as Slack makes them, and of addresses of plain words."""
 
 PROGRAM = """
 import copy, faulthandler, json, logging, os, pickle, sys, traceback, warnings
@@ -66,6 +67,79 @@ def train():
 
 train()
 """
+
+
+WORDS = """
+import os, faulthandler, logging, pickle, sys, traceback, warnings
+import numpy as np
+import peakhold
+
+faulthandler.enable()
+logging.basicConfig(level=1)
+warnings.simplefilter("always")
+
+def show(kind, error, trace):
+    shown = traceback.TracebackException(kind, error, trace, capture_locals=True)
+    print("".join(shown.format()), repr(error), error.args, vars(error), file=sys.stderr)
+
+sys.excepthook = show
+
+def train():
+    params = {"w": np.zeros(3)}
+    url = lambda: os.environ["WORDS"]
+    def bad(epoch, logs):
+        raise RuntimeError("cannot reach " + url() + " as " + url().partition("://")[2][:17])
+    callbacks = [
+        (peakhold.SlackAlert if url().startswith("http") else peakhold.Alert)(
+            url(), when=bad, on=("best", "stop", "failure"), monitor="loss", timeout_s=0.3, tries=1,
+            exit_timeout_s=1,
+        ),
+        peakhold.RemoteMonitor(os.environ["SERVER"], timeout=0.3, headers=dict([os.environ["KEY"].split(":")])),
+        peakhold.EarlyStopping("loss", patience=9), peakhold.BackupAndRestore("run/backup"),
+        peakhold.CSVLogger("run/log.csv"), peakhold.ModelCheckpoint("run/m.safetensors"),
+    ]
+    host = peakhold.LoopHost(get_state=lambda: params, set_state=params.update)
+    run = peakhold.CallbackList(callbacks, host=host, epochs=9)
+    run.on_train_begin()
+    for epoch in range(3):
+        run.on_epoch_begin(epoch)
+        run.on_epoch_end(epoch, {"loss": 1.0 - epoch / 10})
+    print(callbacks, [vars(one) for one in callbacks], [one.state_dict() for one in callbacks])
+    with open("run/alert.pickle", "wb") as file:
+        pickle.dump(callbacks[0], file)
+    raise RuntimeError("in the middle of " + url())
+
+try:
+    train()
+except RuntimeError:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:9/hunterpass/sesame", "http://127.0.0.1:9/x?token=sesame&user=hunterpass",
+        "mailto://ann:hunterpass@example.com?to=sesame@example.com", "tgram://hunterpass/sesame",
+        "json://ann:hunterpass@127.0.0.1:9/sesame",
+    ],
+)  # fmt: skip
+def test_an_address_of_plain_words_is_in_no_file_and_no_line(address, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", WORDS],
+        env={
+            **os.environ, "WORDS": address, "PYTHONWARNINGS": "always", "KEY": "Key:Bearer sesame",
+            "SERVER": "http://ann:hunterpass@127.0.0.1:9/?token=sesame",
+        },
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+
+    assert search(tmp_path, output) == []
+    if address.startswith(("http", "mailto", "json")):
+        assert "failed at epoch 1 with RuntimeError: cannot reach ***" in output
+        assert "Could not reach RemoteMonitor" in output
+        assert os.listdir(tmp_path / "run" / "backup")
 
 
 def search(folder, text):

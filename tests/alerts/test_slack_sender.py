@@ -4,6 +4,7 @@ import datetime
 import email.utils
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -316,6 +317,43 @@ def test_a_secret_shows_nothing():
     assert hides(f"{secret} {secret!r} {secret!s} {sender!r} {vars(sender)} {[secret]}")
     assert hides(secret.mask(f"POST https://hooks.slack.com/services/{SECRET}?x failed"))
     assert json.dumps(str(secret)) == '"***"'
+
+
+WORDS = {  # addresses of plain words, and what may be shown of them
+    "mailto://anna:hunterpass@example.com?to=boss@firm.org&format=text": {"mailto", "to", "format", "text"},
+    "https://hooks.example.com/services/plain/words/only": {"https", "hooks.example.com"},
+    "https://hooks.example.com/hook?token=sesame&user=ab": {"https", "hooks.example.com", "token", "user"},
+    "tgram://bottoken/chat": {"tgram"},
+    "https://us%65r:p%40ss@hooks.example.com/x": {"https", "hooks.example.com"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("address", WORDS)
+def test_a_secret_of_plain_words_is_masked_in_each_of_its_forms(address):
+    from base64 import b64encode
+    from urllib.parse import quote, unquote
+
+    shown, secret = WORDS[address], Secret(address)
+    user = address.partition("://")[2].partition("@")[0] if "@" in address.split("?")[0] else ""
+    forms = [address, unquote(address), address.upper(), repr(address), json.dumps(address)]
+    forms += [quote(unquote(address), safe="")]
+    forms += [b64encode(one.encode()).decode() for one in (user, unquote(user)) if one]
+    forms += [part for part in re.split(r"[/?#&=:@,;]+", address) if part]
+    forms += [unquote(part) for part in forms]
+
+    for form in forms:
+        masked = secret.mask(f"the request to {form} has failed")
+        left = masked.removeprefix("the request to ").removesuffix(" has failed")
+        words = set(re.findall(r"[\w.]+", left.lower().replace("%3a", " ").replace("%2f", " ")))
+        assert words <= shown | {""}, (form, masked)
+
+
+def test_words_beside_a_secret_stay():
+    secret = Secret("mailto://me:pass@example.com?format=text&verify=no")
+
+    assert secret.mask("no text: passage to the memory of me") == (
+        "no text: passage to the memory of ***"
+    )
 
 
 def test_an_empty_secret_masks_nothing():

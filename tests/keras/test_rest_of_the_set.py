@@ -331,21 +331,63 @@ def test_a_password_in_the_url_is_sent_and_never_shown(refusing):
     assert "secret" not in str(caught[0].message)
 
 
+def test_neither_a_token_nor_a_password_of_plain_words_is_shown(refusing):
+    """In a path, a query or a header."""
+    place = refusing.removeprefix("http://")
+    for root, more in (
+        (f"http://ann:hunterpass@{place}?token=sesame", {}),
+        (f"http://{place}", {"path": "/hunterpass/", "headers": {"Key": "Bearer sesame"}}),
+        (f"http://{place}", {"headers": {"Key": "hunterpass\nsesame"}}),  # http.client shows it
+    ):
+        with pytest.warns(RemoteWarning) as caught:
+            RemoteMonitor(root, **more).on_epoch_end(0, {})
+        text = str(caught[0].message)
+        assert "sesame" not in text
+        assert "hunterpass" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"root": "ftp://ann:hunterpass@x"}, {"timeout": 0}, {"field": 3}, {"headers": "hunterpass"},
+        {"root": "http://[hunterpass"}, {"root": "http://ann:hunterpass/x@y"},
+    ],
+    ids=["scheme", "timeout", "field", "headers", "bracket", "port"],
+)  # fmt: skip
+def test_no_error_and_no_frame_of_an_error_shows_a_password(arguments):
+    import traceback
+
+    given = {
+        "root": "http://ann:hunterpass@x", "path": "/hunterpass",
+        "headers": {"Key": "hunterpass"}, **arguments,
+    }  # fmt: skip
+    with pytest.raises(ValueError) as caught:
+        RemoteMonitor(**given)
+
+    text = "".join(
+        traceback.TracebackException(
+            caught.type, caught.value, caught.tb.tb_next, capture_locals=True
+        ).format()
+    )
+    assert "hunterpass" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [
-        ({"root": "localhost:9000"}, "localhost:9000"),
-        ({"root": "file:///etc/passwd"}, "file:///etc/passwd"),
-        ({"timeout": 0}, 0),
-        ({"headers": "X-Run: 7"}, "X-Run: 7"),
-        ({"field": ""}, ""),
+        ({"root": "localhost:9000"}, "***"),
+        ({"root": "file:///etc/passwd"}, "***"),
+        ({"root": 7}, "7"),
+        ({"timeout": 0}, "0"),
+        ({"headers": "X-Run: 7"}, "***"),
+        ({"field": ""}, "''"),
     ],
 )
 def test_arguments_that_cannot_mean_anything(arguments, value):
     with pytest.raises(InvalidArgumentError) as caught:
         RemoteMonitor(**arguments)
 
-    assert (caught.value.argument, caught.value.value) == (next(iter(arguments)), value)
+    assert (caught.value.argument, repr(caught.value.value)) == (next(iter(arguments)), value)
 
 
 def test_it_can_be_copied_and_pickled_used_or_not(refusing):

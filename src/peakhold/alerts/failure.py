@@ -95,7 +95,7 @@ def words(error: BaseException) -> str:
     name = type(error).__name__
     with contextlib.suppress(Exception):
         lines = str(error).strip().splitlines()
-        return f"{name}: {lines[0][:200]}" if lines else name
+        return f"{name}: {lines[0]}" if lines else name
     return name
 
 

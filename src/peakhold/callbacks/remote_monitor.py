@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, final
 
 from peakhold._core.arguments import check_number, check_text
 from peakhold._core.decisions import Decision
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
+from peakhold.alerts.secret import Secret
 from peakhold.errors import InvalidArgumentError, RemoteWarning
 from peakhold.host.contract import to_number
 from peakhold.runtime.participant import Needs, Participant
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from peakhold.alerts.remote_sender import RequestSender
 
 __all__ = ["RemoteMonitor"]
+
+_PATH: Final = "/publish/epoch/end/"
 
 
 class RemoteMonitor(Participating):
@@ -61,7 +64,7 @@ class RemoteMonitor(Participating):
         `keras.callbacks.RemoteMonitor` of Keras 3.15; K-T5.
     """
 
-    _peakhold_unshown = ("root", "headers")  # a password, a token
+    _peakhold_unshown = ("root", "path", "headers")  # a password, a token
 
     root = Setting[str]("URL of the server.")
     path = Setting[str]("Path on it.")
@@ -73,23 +76,30 @@ class RemoteMonitor(Participating):
     def __init__(
         self,
         root: str = "http://localhost:9000",
-        path: str = "/publish/epoch/end/",
+        path: str = _PATH,
         field: str = "data",
         headers: Mapping[str, str] | None = None,
         send_as_json: bool = False,
         *,
         timeout: float = 5,
     ) -> None:
-        root = _check_root(root)
+        address: Any = root
+        address = Secret(address) if isinstance(address, str) else address
+        where, sent = _Hidden(path), _Hidden(headers)
+        root, path, headers = "", "", None  # no frame of ours shows them when something is raised
+        _check_root(address)
         field = check_text("field", field, "a name", hint="pass field='data'.")
-        if headers is not None and not isinstance(headers, Mapping):
+        if sent.value is not None and not isinstance(sent.value, Mapping):
             raise InvalidArgumentError.for_argument(
-                "headers", headers, "a dict of HTTP headers", hint="pass {'X-Run': 'first'}."
+                "headers", sent, "a dict of HTTP headers", hint="pass {'X-Run': 'first'}."
             )
         timeout = check_number(
             "timeout", timeout, "seconds, at least 0.001", at_least=0.001, hint="pass timeout=5."
         )
-        super().__init__(_Sending(root, path, field, headers, bool(send_as_json), timeout))
+        sending = _Sending(
+            address.reveal(), where.value, field, sent.value, bool(send_as_json), timeout
+        )
+        super().__init__(sending)
 
 
 class _Sending(Participant):
@@ -141,8 +151,11 @@ class _Sending(Participant):
     def _tell_failure(self, reason: str | None) -> None:
         if reason is not None and not self._told:
             self._told = True
+            secrets = [self.root, *map(str, (self.headers or {}).values())]
+            for secret in secrets if self.path == _PATH else [*secrets, self.path]:
+                reason = Secret(secret).mask(reason)
             self.run.warn(
-                f"Could not reach RemoteMonitor root server at {_without_password(self.root)}: "
+                f"Could not reach RemoteMonitor root server at {_server_of(self.root)}: "
                 f"{reason}. Training goes on.",
                 RemoteWarning,
             )
@@ -193,16 +206,47 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _check_root(root: Any) -> str:
+@final
+class _Hidden:
+    """A value that is not shown."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(Secret())
+
+
+def _check_root(root: Any) -> None:
+    if not isinstance(root, Secret) or not _is_of_the_web(root):
+        raise InvalidArgumentError.for_argument(
+            "root",
+            root or "",
+            "a URL of http or https",
+            hint="pass root='http://localhost:9000' (what is passed is not shown: it may hold a "
+            "password).",
+        )
+
+
+def _is_of_the_web(root: Secret) -> bool:
     from urllib.parse import urlsplit
 
-    text = check_text("root", root, "a URL", hint="pass root='http://localhost:9000'.")
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise InvalidArgumentError.for_argument(
-            "root", text, "a URL of http or https", hint="pass root='http://localhost:9000'."
-        )
-    return text
+    try:
+        parts = urlsplit(root.reveal())
+        is_numbered = parts.port is None or parts.port > 0
+    except ValueError:  # a part of a password, where the port has its place
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and is_numbered
+
+
+def _server_of(url: str) -> str:
+    """Scheme, host and port: what may be shown."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _split_password(url: str) -> tuple[str, dict[str, str]]:
@@ -216,7 +260,3 @@ def _split_password(url: str) -> tuple[str, dict[str, str]]:
         return url, {}
     token = b64encode(unquote(user).encode()).decode()
     return parts._replace(netloc=host).geturl(), {"Authorization": f"Basic {token}"}
-
-
-def _without_password(url: str) -> str:
-    return _split_password(url)[0]

@@ -46,6 +46,10 @@ from peakhold.runtime.watching import Watch, Watching
 __all__ = ["AddressKind", "Alerting"]
 
 
+_LONGEST_REASON = 220
+"""Letters of an exception that a message shows."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class AddressKind:
@@ -364,7 +368,9 @@ class Alerting(Watching[AlertState]):
         if not run.is_prepared:  # what cannot work is an error where training was to begin
             return
         self._post_rest(run)
-        self._push(f"training failed {_where(run, epochs)}: {self.secret.mask(reason)}", run)
+        # Masked before it is cut: half of a secret is not found any more.
+        shown = self.secret.mask(reason)[:_LONGEST_REASON]
+        self._push(f"training failed {_where(run, epochs)}: {shown}", run)
         if self.outbox is not None:
             self.outbox.attended = False
 

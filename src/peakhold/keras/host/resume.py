@@ -253,7 +253,7 @@ class KerasResumption:
         if seeded or not shuffles:
             return None
         return (
-            "BackupAndRestore cannot bring back the order of the batches: TensorFlow shuffles with "
+            "cannot bring back the order of the batches: TensorFlow shuffles with "
             "a seed that nobody knows. For a resume that repeats the run exactly, call "
             "keras.utils.set_random_seed(seed) before the model is built, or shuffle the data in "
             "a keras.utils.PyDataset."

@@ -151,8 +151,9 @@ class DirectionUnknownError(MonitorError):
         """Say which two words there are to choose from."""
         error = cls(
             _with_hint(
-                f"expected mode='min' or mode='max' for a metric whose direction nothing tells, "
-                f"got mode='auto' with monitor={monitor!r} in {callback}.",
+                "expected mode='min' or mode='max' for a metric of which it is not known whether "
+                f"smaller or larger is better, got mode='auto' with monitor={monitor!r} in "
+                f"{callback}.",
                 "pass mode='max' if larger values are better, mode='min' if smaller ones are.",
             )
         )
@@ -294,7 +295,8 @@ class StoreOwnedError(StoreError, RuntimeError):
         """Name the owner."""
         error = cls(
             _with_hint(
-                f"expected a folder that nobody writes to, got path={path!r}, owned by {owner}.",
+                f"expected a folder that nothing else is writing to, got path={path!r}, in use by "
+                f"{owner}.",
                 "close the other store or end that process; to look inside, open Reader(folder).",
             )
         )
@@ -323,7 +325,9 @@ class StoreClosedError(StoreError, RuntimeError):
     def for_path(cls, path: str) -> StoreClosedError:
         """Name the folder."""
         return cls(
-            _with_hint(f"expected an open store, got path={path!r} closed.", "open it anew.")
+            _with_hint(
+                f"expected an open store, got path={path!r}, which is closed.", "open it again."
+            )
         )
 
 
@@ -339,9 +343,9 @@ class StoreBusyError(StoreError, RuntimeError):
         """Say what a handler may do."""
         return cls(
             _with_hint(
-                f"expected a call when no save is being handed over, got path={path!r} in the "
-                "middle of one (a handler of a signal has come in between).",
-                "set a flag in the handler, and save when the step is over.",
+                f"expected a call while save() is not copying a state, got path={path!r} in the "
+                "middle of that (a signal's handler called it).",
+                "set a flag in the handler, and save after the step.",
             )
         )
 
@@ -357,7 +361,8 @@ class SaveReplacedError(StoreError, RuntimeError):
         """Name the step."""
         error = cls(
             _with_hint(
-                f"expected the save to be written, got step={step} replaced by a newer one.",
+                f"expected the save to be written, got step={step}, whose place a newer save has "
+                "taken.",
                 "save less often, or pass when_busy='wait'.",
             )
         )
@@ -411,7 +416,7 @@ class CheckpointDamagedError(StoreError, OSError):
         error = cls(
             _with_hint(
                 f"expected an undamaged checkpoint, got path={path!r}{where}: {reason}.",
-                "load('latest') passes damaged ones over; verify() lists all that is wrong.",
+                "load('latest') skips damaged checkpoints; verify() lists all that is wrong.",
             )
         )
         error.path, error.file, error.tensor, error.reason = path, file, tensor, reason

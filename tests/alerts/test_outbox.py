@@ -124,7 +124,7 @@ def test_what_will_not_get_better_is_given_up_at_once_and_said_once():
     assert box.n_lost == 2
     assert box.complaint() == (
         "an alert to a test was not delivered: answer 404 (1 try). "
-        "Training is not touched by it; this is said once."
+        "Training goes on; this is said once."
     )
     assert box.complaint() is None
 

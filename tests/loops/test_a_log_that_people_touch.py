@@ -24,7 +24,7 @@ def test_it_is_deleted_in_mid_run(tmp_path):
     path = tmp_path / "log.csv"
     run = Logged(path).epochs(0.5, 0.4)
     path.unlink()
-    with pytest.warns(SaveWarning, match="deleted or emptied.*begins anew with epoch 3"):
+    with pytest.warns(SaveWarning, match="deleted or emptied.*starts again with epoch 3"):
         run.epochs(0.3)
     run.epochs(0.2).end()
 
@@ -36,7 +36,7 @@ def test_its_folder_is_deleted_in_mid_run(tmp_path):
     run = Logged(path).epochs(0.5)
     path.unlink()
     path.parent.rmdir()
-    with pytest.warns(SaveWarning, match="begins anew with epoch 2"):
+    with pytest.warns(SaveWarning, match="starts again with epoch 2"):
         run.epochs(0.4).end()
 
     assert column(path) == ["0.4"]
@@ -47,7 +47,7 @@ def test_it_is_emptied_in_mid_run(tmp_path):
     path = tmp_path / "log.csv"
     run = Logged(path).epochs(0.5)
     path.write_bytes(b"")
-    with pytest.warns(SaveWarning, match="begins anew"):
+    with pytest.warns(SaveWarning, match="starts again"):
         run.epochs(0.4, 0.3).end()
 
     assert column(path) == ["0.4", "0.3"]
@@ -413,7 +413,7 @@ def test_a_flush_that_failed_is_said_and_no_row_is_there_twice(tmp_path, monkeyp
     flushes.fail.append(OSError(5, "Input/output error"))
     run.epochs(0.4)
     background.drain()
-    with pytest.warns(SaveWarning, match="could not flush.*Input/output error.*written anew"):
+    with pytest.warns(SaveWarning, match="could not flush.*Input/output error.*written again"):
         run.epochs(0.3)
     run.epochs(0.2).end()
 
@@ -428,7 +428,7 @@ def test_the_last_flush_fails(tmp_path, monkeypatch):
     flushes = Flushes(monkeypatch)
     flushes.fail.append(OSError(5, "Input/output error"))
     run.epochs(0.4)
-    with pytest.warns(SaveWarning, match="written anew"):
+    with pytest.warns(SaveWarning, match="written again"):
         run.end()
 
     assert column(path) == ["0.5", "0.4"]

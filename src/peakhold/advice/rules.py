@@ -105,9 +105,10 @@ def plateau_too_late(facts: RunSettings) -> Iterator[Advice]:
                 yield Advice(
                     "E6",
                     "warning",
-                    f"ReduceLROnPlateau(patience={plateau.patience}) waits no shorter than "
-                    f"EarlyStopping(patience={stopper.patience}), so the lower rate never gets its "
-                    f"chance; write patience={_twice(plateau.patience)} or more for EarlyStopping.",
+                    f"ReduceLROnPlateau(patience={plateau.patience}) waits as long as "
+                    f"EarlyStopping(patience={stopper.patience}) or longer, so training ends "
+                    "before a lower rate can help; pass "
+                    f"patience={_twice(plateau.patience)} or more to EarlyStopping.",
                 )
 
 
@@ -119,7 +120,7 @@ def useless_patience(facts: RunSettings) -> Iterator[Advice]:
                 "E7",
                 "warning",
                 "EarlyStopping(patience=0) acts like patience=1, as in Keras: one epoch without "
-                "improvement ends training; write how many you want to sit out.",
+                "improvement ends training; pass the number of epochs that it may take.",
             )
         elif not _can_stop(stopper, facts):
             start = f", start_from_epoch={stopper.start}" if stopper.start else ""
@@ -138,7 +139,7 @@ def overwritten(facts: RunSettings) -> Iterator[Advice]:
             yield Advice(
                 "E8",
                 "notice",
-                f"each save of ModelCheckpoint({saver.path!r}) replaces the last; to keep them "
+                f"ModelCheckpoint({saver.path!r}): each save replaces the last; to keep them "
                 "all, put {epoch:02d} into the name, to keep the best, write save_best_only=True.",
             )
     for path, n in Counter(facts.paths).items():
@@ -146,7 +147,8 @@ def overwritten(facts: RunSettings) -> Iterator[Advice]:
             yield Advice(
                 "E8",
                 "warning",
-                f"{n} callbacks write {path!r}, each over the other's file; give each its own.",
+                f"{n} callbacks write {path!r}, and each replaces the other's file; give each a "
+                "path of its own.",
             )
 
 

@@ -196,7 +196,7 @@ class Outbox:
         self._complained = True
         self._complaint = (
             f"an alert to {self.sender.where} was not delivered: {reason}. "
-            "Training is not touched by it; this is said once."
+            "Training goes on; this is said once."
         )
         if not self.attended:
             self.complain()

@@ -158,18 +158,18 @@ def _words(error: Exception) -> str:
 def _parse(url: str) -> SplitResult | str:
     """The parts of a URL that we post to; a sentence if we do not."""
     if not url.isascii() or not url.isprintable() or " " in url:
-        return "it has characters that no URL has"
+        return "a URL has no spaces or other such characters"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        return "it is no URL"
+        return "pass a URL"
     if not host or parts.scheme not in _PORTS or port == 0:
-        return "it begins with https:// and a host"
+        return "pass one that begins with https:// and a host"
     if parts.username is not None:
-        return "it has no user name"
+        return "pass it without a user name"
     if parts.scheme == "http" and not _is_loopback(host):
-        return "only https is encrypted; http is for this machine"
+        return "pass one of https, which is encrypted; http is for this machine only"
     return parts
 
 

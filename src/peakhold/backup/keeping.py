@@ -210,7 +210,8 @@ class Keeping(Keeper):
         trains = run.start_epoch is not None or not self._is_over()
         if trains and not was.fit_model(kept.resumption, self.backup_dir):
             raise BackupMismatchError.for_tensors(
-                self.backup_dir, ["the model is not built, and shapes are not enough to do it"]
+                self.backup_dir,
+                ["the model is not built yet, and cannot be built from the shapes in the backup"],
             )
         self._tell_differences(kept)
         was.give_states(self._filed(), of_ours=False)

@@ -334,8 +334,8 @@ class _Writing(Participant):
     def _tell_gone(self, row: Mapping[str, str]) -> None:
         self._written = self._rows = 0
         self.run.warn(
-            f"{self.filename!r} was deleted or emptied while CSVLogger was writing it; it begins "
-            f"anew with epoch {int(row['epoch']) + 1}.",
+            f"{self.filename!r} was deleted or emptied while CSVLogger was writing it; it starts "
+            f"again with epoch {int(row['epoch']) + 1}.",
             SaveWarning,
         )
 
@@ -344,7 +344,8 @@ class _Writing(Participant):
         failure = self._log.failure()
         if failure is not None:
             self.run.warn(
-                f"CSVLogger could not flush {self.filename!r}: {failure}. It is written anew.",
+                f"CSVLogger could not flush {self.filename!r}: {failure}. The whole log is written "
+                "again.",
                 SaveWarning,
             )
         return self._log.has_failed

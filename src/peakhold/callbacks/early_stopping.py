@@ -43,16 +43,17 @@ class EarlyStopping(Participating):
     `restore_best()` still gives them.
 
     A fit that begins at epoch 0 starts afresh. One that begins later (`initial_epoch > 0`) goes on
-    from where this object was: best and counters come back, and the wait that led to a stop has
-    been served and begins again.
+    from where this object was: best and counters come back. If it had stopped that run, it waits
+    for `patience` epochs again before it stops this one.
 
     Args:
         monitor: Name of the metric; or a list of names, each with its own best and its own wait.
             The best epoch is then the first one's. Defaults to `"val_loss"`.
         min_delta: Smallest change that counts, in the metric's unit, or `Relative(0.01)` for one
             percent of the best. A list: one for each metric. Defaults to `0`.
-        patience: Epochs without improvement to sit out; or `Steps(n)`, or `Seconds(s)` of training.
-            0 acts like 1, and 2.5 like 3, as in Keras; `math.inf` never stops. Defaults to `0`.
+        patience: Epochs without improvement to wait for; or `Steps(n)`, or `Seconds(s)` of
+            training. 0 acts like 1, and 2.5 like 3, as in Keras; `math.inf` never stops. Defaults
+            to `0`.
         verbose: 0 is silent, 1 says when it stops and what it restores; None is 0, `"auto"` is 1.
             Defaults to `0`.
         mode: `"min"`, `"max"`, or `"auto"`: from the metric itself or its name, and an error if
@@ -138,7 +139,7 @@ class EarlyStopping(Participating):
     monitor_op = Comparison()
     min_delta = Setting[Any]("Smallest change that counts; a list for several metrics.")
     baseline = Setting[Any]("A value that must be beaten within `patience`, or None.")
-    patience = Setting[Any]("Epochs, steps or seconds without improvement to sit out.")
+    patience = Setting[Any]("Epochs, steps or seconds without improvement to wait for.")
     verbose = Setting[int]("0 is silent, 1 says when it stops and what it restores.")
     restore_best_weights = Setting[bool]("Whether the best epoch's weights are put back.")
     start_from_epoch = Setting[int]("Epochs before this one are no checks.")

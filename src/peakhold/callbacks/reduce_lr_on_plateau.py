@@ -104,7 +104,7 @@ class ReduceLROnPlateau(Participating):
     verbose = Setting[int]("0 is silent, 1 says each cut.")
     best = View[float | None]("Best value so far.")
     wait = View[int]("Epochs without improvement so far.")
-    cooldown_counter = View[int]("Epochs still to sit out.")
+    cooldown_counter = View[int]("Epochs of the cooldown that are left.")
 
     def in_cooldown(self) -> bool:
         """Whether epochs are being sat out after a cut."""

@@ -80,7 +80,9 @@ def better(monitor: str, path: str, saved: SavedFile) -> str:
 
 def nothing_fills(name: str, place: str, filepath: str) -> str:
     """A place in the name stays empty."""
-    return f"{name}: nothing fills {{{place}}} in {filepath!r} here; the name reads NA there."
+    return (
+        f"{name}: there is no {place} for {filepath!r} at this save; the name has NA in its place."
+    )
 
 
 def written_here(name: str, filepath: str, reason: str) -> str:
@@ -144,13 +146,13 @@ def committed(request: SaveRequest) -> str:
 
 def kept_aside(outcome: SaveOutcome) -> str:
     """Another file had the name."""
-    when = "was there before this run" if outcome.was_before else "is somebody else's"
+    when = "was there before this run" if outcome.was_before else "was not written by Peakhold"
     return f"{outcome.request.path} {when}; it is kept as {outcome.aside}."
 
 
 def rewritten(path: str) -> str:
     """Somebody has changed a file of this run."""
-    return f"{path} was changed by somebody else since this run saved it, and was replaced."
+    return f"{path} was changed by another program since this run saved it; it was replaced."
 
 
 def replaced(path: str, filepath: str) -> str:

@@ -67,7 +67,7 @@ class EarlyStoppingState:
     """Steps or seconds of this run at the last look, if patience asks for them."""
 
     def served(self) -> EarlyStoppingState:
-        """A wait that led to a stop has been served, and begins again."""
+        """For a run that goes on after a stop: it waits as long again before the next."""
         return moved(
             self,
             wait=0,
@@ -158,7 +158,7 @@ class EarlyStoppingPolicy:
         return state
 
     def go_on(self, state: EarlyStoppingState) -> EarlyStoppingState:
-        """The next fit goes on with the best and the wait; a wait that led to a stop is served."""
+        """The next fit goes on with the best and the wait; after a stop the wait begins at 0."""
         return (state.served() if state.stopped else state).in_new_run()
 
     def is_over(self, state: EarlyStoppingState) -> bool:

@@ -247,7 +247,7 @@ def test_one_typo_is_one_warning_and_one_error(tmp_path, monitor):
 
     told = [str(one.message) for one in caught if issubclass(one.category, PeakholdWarning)]
     if keras.backend.backend() == "tensorflow":  # which knows its metrics after the first batch
-        assert told == []
+        assert not [line for line in told if "E2" not in line or f"'val_{monitor}'" in line]
     else:
         (line,) = told
         assert line.startswith(

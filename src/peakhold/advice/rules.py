@@ -44,11 +44,14 @@ def training_metric(facts: RunSettings) -> Iterator[Advice]:
             known = infer_direction(monitor, facts.directions) is not None
             is_there = facts.names is None or monitor in facts.names  # else 'val_…' is not, either
             if known and is_there and not monitor.startswith("val_"):
+                # TensorFlow knows the names after the first batch: the one given may be mistyped.
+                is_sure = facts.names is not None or monitor == "loss"
+                right = repr(f"val_{monitor}") if is_sure else "the val_ metric in its place"
                 yield Advice(
                     "E2",
                     "warning",
                     f"{name} monitors {monitor!r}, which keeps improving while the model overfits; "
-                    f"this fit validates: monitor 'val_{monitor}'.",
+                    f"this fit validates: monitor {right}.",
                 )
 
 

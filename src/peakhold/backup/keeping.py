@@ -166,7 +166,8 @@ class Keeping(Keeper):
             classes = {name.partition("(")[0] for name in lost}
             fresh = [name for name in self._filed() if name.partition("(")[0] in classes]
             afresh = [name for name in fresh if name not in was.state["callbacks"]]
-            begin = f" {', '.join(afresh)} begins afresh." if afresh else ""
+            verb = "begins" if len(afresh) == 1 else "begin"
+            begin = f" {', '.join(afresh)} {verb} afresh." if afresh else ""
             self.run.warn(
                 f"BackupAndRestore: no callback of this run takes the state of "
                 f"{', '.join(lost)}, which was in the run that is resumed.{begin}",

@@ -7,6 +7,8 @@ class LoopRig:
     """A rig gives `prepare(callbacks, **params)`, `step(epoch, batch)`, `explode()` and its weights."""
 
     lib, suffix = peakhold, ".safetensors"
+    first_epoch = 0
+    """How the hooks are told of epochs; what a rig is asked for and tells counts from 0."""
 
     def __init__(self):
         self.rebuild()
@@ -37,10 +39,10 @@ class LoopRig:
         loss_nan_at=None,
     ):
         self.at, self.epochs_run, self.logs, self.batches_run = {}, [], [], 0
-        run = self.prepare(callbacks, epochs=epochs, verbose=verbose)
+        run = self.prepare(callbacks, epochs=epochs, verbose=verbose, first_epoch=self.first_epoch)
         run.on_train_begin()
         for epoch in range(start, epochs):
-            run.on_epoch_begin(epoch)
+            run.on_epoch_begin(epoch + self.first_epoch)
             for batch in range(4):
                 if epoch == raise_at:
                     raise ZeroDivisionError
@@ -60,7 +62,7 @@ class LoopRig:
                     logs[name] = values[epoch]
             self.epochs_run.append(epoch)
             self.at[epoch] = self.weights()
-            run.on_epoch_end(epoch, logs)
+            run.on_epoch_end(epoch + self.first_epoch, logs)
             self.logs.append(logs)
             if run.stop_training:
                 break

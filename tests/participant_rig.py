@@ -27,7 +27,7 @@ class Stage:
         self.callback = callback
         self.run = peakhold.CallbackList([callback], host=self.host, epochs=epochs, verbose=0)
         self.run.on_train_begin()
-        self.run.on_epoch_begin(0)
+        self.run.on_epoch_begin(self.run.initial_epoch)
         self.participant = link_of(callback).participant
         self.logs = {}
 

@@ -129,3 +129,16 @@ def test_without_a_limit_all_is_told():
         sent += texts
 
     assert sent == ["0", "1", "2"]
+
+
+def test_in_a_loop_that_counts_from_1_an_epoch_is_its_own_number():
+    policy = AlertPolicy(
+        Watched("m", Criterion(Direction.MIN)), condition=Condition.parse("epoch == 2")
+    )
+    state, said = policy.init(), []
+    for epoch, value in ((1, 0.5), (2, 0.4), (3, 0.3)):
+        moment = Moment(Event.EPOCH_END, Position(epoch, None, 0, 1), {"m": value})
+        state, decisions = policy.step(state, moment)
+        said.append([decision.reason for decision in decisions])
+
+    assert said == [[], ["epoch == 2", "0.5 before, at epoch 1"], ["0.4 before, at epoch 2"]]

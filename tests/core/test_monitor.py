@@ -37,6 +37,18 @@ def test_equal_is_no_improvement_and_anything_beats_nothing(value):
         assert Criterion(direction).improves(value, math.nan)
 
 
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("val/loss", "min"), ("eval/accuracy", "max"), ("test.f1", "max"), ("dev.my_loss", "min"),
+        ("metrics/val_auc_1", "max"), ("val.epoch/mean_iou", "max"), ("eval/speed", None),
+        ("loss/speed", None), ("accuracy.weight", None),
+    ],
+)  # fmt: skip
+def test_the_last_word_of_a_name_tells(name, direction):
+    assert infer_direction(name) == direction
+
+
 @given(a=numbers, b=numbers, delta=deltas)
 def test_two_values_are_never_each_better_than_the_other(a, b, delta):
     criterion = Criterion(Direction.MIN, delta)

@@ -24,11 +24,18 @@ class Position(NamedTuple):
     """Where a run is."""
 
     epoch: int
-    """Index of the epoch, from 0."""
+    """The epoch as the loop counts it: in `fit` from 0; a loop may count from 1."""
     batch: int | None = None
     """Index of the batch that ended, from 0; None at the borders of epochs."""
     step: int = 0
     """Updates of the model so far, in all runs that this one goes on from."""
+    first_epoch: int = 0
+    """What the loop calls its first epoch: 0 or 1."""
+
+    @property
+    def number(self) -> int:
+        """The epoch's number for people, from 1."""
+        return self.epoch + 1 - self.first_epoch
 
 
 @final

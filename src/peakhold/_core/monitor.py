@@ -28,6 +28,7 @@ __all__ = [
     "closest_mode",
     "closest_name",
     "infer_direction",
+    "is_of_validation",
 ]
 
 
@@ -130,8 +131,18 @@ _ALIASES = (
 
 
 def base_name(monitor: str) -> str:
-    """The metric's name without `val_` and without Keras's counter: `val_auc_1` is `auc`."""
-    return re.sub(r"_\d+$", "", monitor.removeprefix("val_"))
+    """The metric's name without what stands before it, and without Keras's counter.
+
+    Example:
+        >>> base_name("val_auc_1"), base_name("val/loss"), base_name("eval/val_f1")
+        ('auc', 'loss', 'f1')
+    """
+    return re.sub(r"_\d+$", "", re.split(r"[/.]", monitor)[-1].removeprefix("val_"))
+
+
+def is_of_validation(monitor: str) -> bool:
+    """Whether a metric's name says that only a validation logs it: `val_loss`, `val/loss`."""
+    return monitor.startswith(("val_", "val/", "val."))
 
 
 def infer_direction(
@@ -140,7 +151,8 @@ def infer_direction(
     """The direction of a metric, or None if nothing tells.
 
     Args:
-        monitor: Name as logged, with or without `val_`.
+        monitor: Name as logged, with or without `val_`; of `eval/accuracy` and `test.f1` the last
+            word tells.
         known: What the host knows, by training name; None as a value means that the host knows
             the metric but not its direction.
     """

@@ -6,7 +6,8 @@ Rules of this file:
    of every other epoch.
 2. A training metric is missed at the end of the first epoch, a `val_` metric at the end of the
    first that validated. If none did, it is missed when it is known that none will; while nobody can
-   tell, that is said.
+   tell, that is said. In a loop of somebody's own nobody tells that it validates: it has, where it
+   logs another metric of that kind.
 3. What never came by the end of a run is said once more, if an epoch has ended.
 4. Without a direction nothing is ranked. The direction may come later, and the state stays.
 """
@@ -18,7 +19,7 @@ from typing import TypeAlias, final
 
 from peakhold._core.decisions import Missing
 from peakhold._core.moments import Moment
-from peakhold._core.monitor import Criterion
+from peakhold._core.monitor import Criterion, is_of_validation
 
 __all__ = ["Seen", "Watched"]
 
@@ -69,10 +70,10 @@ class Watched:
         """
         if seen or self.monitor in moment.metrics:
             return None
-        if self.monitor.startswith("val_") and not moment.validated:
+        if is_of_validation(self.monitor) and not moment.validated:
             if moment.validates:
                 return None
-            if moment.validates is None:
+            if moment.validates is None and not any(map(is_of_validation, moment.metrics)):
                 return Missing("not logged so far", self.monitor, fatal=False)
         return Missing("not logged where it should be", self.monitor, fatal=True)
 

@@ -21,7 +21,7 @@ class Standing:
     monitor: str | None = None
     best: float | None = None
     best_epoch: int | None = None
-    """Index, from 0."""
+    """Its number, from 1."""
     steps: Mapping[str, int] = field(default_factory=dict)
     """The step that a value is of, where it is one of a single batch."""
 
@@ -30,7 +30,7 @@ def compose(news: str, standing: Standing) -> str:
     """Two lines: the news with the run, then the values and the best.
 
     Example:
-        >>> standing = Standing("a1", {"loss": 0.25}, "loss", 0.25, 2)
+        >>> standing = Standing("a1", {"loss": 0.25}, "loss", 0.25, 3)
         >>> print(compose("epoch 3 of 9: loss < 0.5", standing))
         [a1] epoch 3 of 9: loss < 0.5
         loss 0.25; best loss 0.25 at epoch 3
@@ -41,8 +41,6 @@ def compose(news: str, standing: Standing) -> str:
         for name, value in standing.values.items()
     ]
     if standing.best is not None and standing.best_epoch is not None:
-        facts.append(
-            f"best {standing.monitor} {standing.best:.6g} at epoch {standing.best_epoch + 1}"
-        )
+        facts.append(f"best {standing.monitor} {standing.best:.6g} at epoch {standing.best_epoch}")
     first = f"[{standing.run}] {news}"
     return f"{first}\n{'; '.join(facts)}" if facts else first

@@ -77,7 +77,7 @@ class Keeping(Keeper):
     def attached(self, driver: Any, callback: Any) -> None:
         """Have the session resume before the list calls anybody for train begin."""
 
-        def resume() -> None:
+        def resume(*_: Any) -> None:
             session_of(callback, Event.TRAIN_BEGIN).opening.resume()
 
         run_ahead(driver, "on_train_begin", resume)
@@ -94,7 +94,8 @@ class Keeping(Keeper):
         resumption = host.resumption()
         configured = Configuration(resumption, run.params, self._filed())
         self._kept = kept = _Run(folder, resumption, configured)
-        self.initial_epoch = self.current_epoch = self.last_batch_seen = 0
+        self.initial_epoch = self.current_epoch = run.first_epoch
+        self.last_batch_seen = 0
         try:
             self._take_over(kept, run)
         except BaseException:
@@ -111,6 +112,9 @@ class Keeping(Keeper):
         kept.interrupted = was = Interrupted(checkpoint.parts, str(checkpoint.entry.path))
         state = was.state
         run.resumes(state["run_id"], state["timestamp"])
+        if not was.begins or not run.is_told_how_it_counts:
+            run.counts_from(state.get("first_epoch") or 0)
+        self.initial_epoch = self.current_epoch = run.first_epoch
         if was.begins:
             was.give_states(self._filed(), of_ours=True)
             return
@@ -120,12 +124,14 @@ class Keeping(Keeper):
         self.current_epoch, kept.passed = epoch, was.passed()
         self._give(kept, was)
         stopped = self._still_stopped(was)
-        self.initial_epoch = max(epoch, run.epochs or 0) if stopped else epoch
+        end = run.first_epoch + (run.epochs or 0)
+        self.initial_epoch = max(epoch, end) if stopped else epoch
         kept.resumption.set_first_epoch(self.initial_epoch)
         if self._is_over():
-            run.set_last_epoch(epoch - 1 if epoch else None, stopped)
-        run.ahead_of_all("on_epoch_begin", run.put_back)
-        run.ahead_of_all("on_train_end", run.put_back)
+            run.set_last_epoch(epoch - 1 if epoch > run.first_epoch else None, stopped)
+        self._be_ready_to_put_back(run)
+        if not run.trained.runs_fit():  # a loop need not say that an epoch begins
+            was.put_random_state_back()
         self._say(self._where_it_goes_on(state, epoch, stopped), always=self._is_over())
         if is_filled:
             self._tell_differences(kept)
@@ -146,6 +152,49 @@ class Keeping(Keeper):
             kept.has_compared = True
             for line in kept.configured.differences(self.backup_dir):
                 self._say(f": {line}", always=True)
+
+    def _be_ready_to_put_back(self, run: RunView) -> None:
+        def epoch_begins(epoch: int, *_: Any, **__: Any) -> None:
+            self._check_first_epoch(run, epoch)
+            run.put_back()
+
+        def epoch_ends(epoch: int, *_: Any, **__: Any) -> None:
+            if self._kept is not None and self._kept.interrupted is not None:
+                self._check_first_epoch(run, epoch)
+                self._kept.has_trained = True
+                run.put_back()
+
+        def training_ends(*_: Any, **__: Any) -> None:
+            run.put_back()
+
+        run.ahead_of_all("on_epoch_begin", epoch_begins)
+        run.ahead_of_all("on_epoch_end", epoch_ends)
+        run.ahead_of_all("on_train_end", training_ends)
+
+    def _check_first_epoch(self, run: RunView, epoch: int) -> None:
+        """See that a loop begins where the interrupted run goes on.
+
+        Raises:
+            InvalidArgumentError: If it begins elsewhere, as `range(n)` does.
+        """
+        if epoch == self.initial_epoch or run.trained.runs_fit():
+            return
+        hint = "for epoch in range(callbacks.initial_epoch, N)"
+        if run.first_epoch:
+            hint = f"{hint[:-1]} + 1), with CallbackList(..., first_epoch=1)"
+        if self._is_over():
+            raise InvalidArgumentError.for_argument(
+                "epoch",
+                epoch,
+                "no further epoch, for the run that is resumed was over",
+                hint=f"{hint}, runs none; or delete {self.backup_dir!r} to train anew.",
+            )
+        raise InvalidArgumentError.for_argument(
+            "epoch",
+            epoch,
+            f"epoch={self.initial_epoch}, with which the run in {self.backup_dir!r} goes on",
+            hint=f"{hint}, or delete that folder to train anew.",
+        )
 
     def welcome(self, run: RunView) -> None:
         """Others have joined the run since `resume`: give them what is theirs."""
@@ -179,6 +228,7 @@ class Keeping(Keeper):
         if not files:
             return
         kept.foreign = files
+        self.run.counts_from(0)
         kept.resumption.build(None)
         epoch = kept.resumption.take_foreign_backup(self.backup_dir)
         self.initial_epoch = self.current_epoch = epoch
@@ -189,8 +239,8 @@ class Keeping(Keeper):
         )
 
     def _is_over(self) -> bool:
-        epochs = self.run.epochs
-        return epochs is not None and self.initial_epoch >= epochs
+        epochs, first = self.run.epochs, self.run.first_epoch
+        return epochs is not None and self.initial_epoch >= first + epochs
 
     # Before the first epoch, or at the end if there is none
 
@@ -209,7 +259,8 @@ class Keeping(Keeper):
             self._tell_what_is_lost(was)
             return
         trains = run.start_epoch is not None or not self._is_over()
-        if trains and not was.fit_model(kept.resumption, self.backup_dir):
+        untouched = not kept.has_trained
+        if trains and untouched and not was.fit_model(kept.resumption, self.backup_dir):
             raise BackupMismatchError.for_tensors(
                 self.backup_dir,
                 ["the model is not built yet, and cannot be built from the shapes in the backup"],
@@ -219,7 +270,8 @@ class Keeping(Keeper):
         self._tell_what_is_lost(was)
         if kept.passed is not None:
             kept.resumption.set_passed(run.callbacks, kept.passed)
-        was.put_random_state_back()
+        if untouched:
+            was.put_random_state_back()
 
     # Saving
 
@@ -245,7 +297,9 @@ class Keeping(Keeper):
         loss = moment.metrics.get("loss")
         if stops and (run.state_unusable or (loss is not None and not is_finite(loss))):
             run.mark_unusable()
-            self._say(f"keeps the backup of an earlier epoch: epoch {epoch + 1} is not finite.")
+            self._say(
+                f"keeps the backup of an earlier epoch: epoch {moment.at.number} is not finite."
+            )
         elif self.save_freq == "epoch" or saved_within or kept.wanted.is_set():
             self._save(epoch + 1, None, stops)
 
@@ -261,6 +315,9 @@ class Keeping(Keeper):
         kept, batch = self._kept, moment.at.batch
         if kept is None or moment.event is not Event.TRAIN_BATCH_END or batch is None:
             return
+        if kept.interrupted is not None:  # a loop that has not said that an epoch begins
+            kept.has_trained = True
+            self.run.put_back()
         kept.due, due = self._schedule.batch_end(kept.due, batch)
         self.last_batch_seen = batch
         if due or (kept.wanted.is_set() and not kept.saved.is_set()):
@@ -291,6 +348,7 @@ class Keeping(Keeper):
         state = {
             "format": FORMAT,
             "begins": False,
+            "first_epoch": run.first_epoch,
             "epoch": epoch,
             "batch": batch,
             "stopped": (run.stop_reasons or ["something set stop_training"]) if stops else [],
@@ -307,8 +365,9 @@ class Keeping(Keeper):
             "held": best,
             "passed": kept.packer.pack(kept.passed),
         }
+        number = run.number(epoch)
         reason = (
-            f"after epoch {epoch}" if batch is None else f"batch {batch + 1} of epoch {epoch + 1}"
+            f"after epoch {number - 1}" if batch is None else f"batch {batch + 1} of epoch {number}"
         )
         try:
             folder.save(
@@ -334,6 +393,7 @@ class Keeping(Keeper):
         state = {
             "format": FORMAT,
             "begins": True,
+            "first_epoch": self.run.first_epoch,
             "run_id": self.run.id,
             "timestamp": self.run.timestamp,
             "callbacks": filing.collect(writers),
@@ -417,7 +477,7 @@ class Keeping(Keeper):
     def _where_it_goes_on(
         self, state: Mapping[str, Any], epoch: int, stopped: Sequence[str]
     ) -> str:
-        epochs = self.run.epochs
+        epochs, number = self.run.epochs, self.run.number(epoch)
         if self._is_over():
             why = "; ".join(stopped) or "no epoch is left"
             more = "more epochs, it goes on"
@@ -426,10 +486,10 @@ class Keeping(Keeper):
                 more = "a longer patience, it goes on" if waited else ""
             goes_on = f" With {more}." if more else ""
             return (
-                f"trains nothing: training was over after epoch {epoch} ({why}).{goes_on} To train "
+                f"trains nothing: training was over after epoch {number - 1} ({why}).{goes_on} To train "
                 f"anew, delete {self.backup_dir!r}."
             )
-        text = f"goes on with epoch {epoch + 1}" + (f" of {epochs}" if epochs else "")
+        text = f"goes on with epoch {number}" + (f" of {epochs}" if epochs else "")
         batch = state["batch"]
         if batch is not None:
             text += f", from its first batch, with the weights it had after batch {batch + 1}"
@@ -473,6 +533,8 @@ class _Run:
         self.folder, self.resumption, self.configured = folder, resumption, configured
         self.has_compared = False
         """Whether it has been said what the program says otherwise than before."""
+        self.has_trained = False
+        """Whether a batch has run that nobody told of: too late to put the model back."""
         self.interrupted: Interrupted | None = None
         """What it goes on from, until all have what is theirs."""
         self.passed: EpochRecord | None = None

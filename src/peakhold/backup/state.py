@@ -95,6 +95,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MOST
 
 
+def _is_first_epoch(value: Any) -> bool:
+    return value is None or (type(value) is int and value in (0, 1))  # none of old backups
+
+
 def _is_batch(value: Any) -> bool:
     return value is None or _is_count(value)
 
@@ -151,6 +155,7 @@ def _is_record(value: Any) -> bool:
 
 _BEGINNING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "begins": lambda value: isinstance(value, bool),
+    "first_epoch": _is_first_epoch,
     "run_id": _is_text(_RUN_ID),
     "timestamp": _is_text(_TIMESTAMP),
     "callbacks": _are_states,

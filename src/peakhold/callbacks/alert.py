@@ -179,9 +179,9 @@ class SlackAlert(_ConditionalAlert):
         webhook: The URL, `https` (or `http` to this machine). None: the environment variable
             `PEAKHOLD_SLACK_WEBHOOK`. Defaults to `None`.
         when: A condition over an epoch's metrics, such as `"val_accuracy > 0.92 and epoch >= 3"`,
-            with epochs from 1; or a function `when(epoch, logs)`, with epochs from 0. It is told
-            when it becomes true, not while it stays so. A metric that is not logged is "not yet".
-            Defaults to `None`.
+            with epochs from 1; or a function `when(epoch, logs)`, with epochs as in hooks. It is
+            told when it becomes true, not while it stays so. A metric that is not logged is "not
+            yet". Defaults to `None`.
         on: Of `"best"` (a new best of `monitor`), `"stop"` (training ended, and why), `"failure"`
             (it ended by an exception), `"resume"` (it began at a later epoch), one or several.
             None: nothing else if `when` is given, otherwise `("stop", "failure")`.

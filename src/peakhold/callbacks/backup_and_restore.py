@@ -29,6 +29,9 @@ class BackupAndRestore(BatchHooks):
     the same epoch, keeps the same best and ends with the same weights as one that was never
     interrupted. Where it stands in the list does not matter.
 
+    A loop of your own that does not begin where the run goes on is told so, by an error at its
+    first hook.
+
     After a run that ended well the backup is deleted. It stays after Ctrl-C, an exception, or a
     stop because of NaN. If it says that training was over, nothing is trained any more: state, best
     weights and history are put back.
@@ -44,8 +47,8 @@ class BackupAndRestore(BatchHooks):
             takes its usual course. Defaults to `20.0`.
 
     Attributes:
-        initial_epoch: Index of the epoch that this run begins with, from 0; loops of your own ask
-            for it, `fit` is told.
+        initial_epoch: The epoch that this run begins with, from 0, or as the loop counts; loops of
+            your own ask for it (`CallbackList.initial_epoch`), `fit` is told.
 
     Raises:
         InvalidArgumentError: For an empty `backup_dir`, `save_freq="batch"`, ….
@@ -63,7 +66,7 @@ class BackupAndRestore(BatchHooks):
         ...     backup = BackupAndRestore(folder)
         ...     callbacks = CallbackList(backup, host=host, epochs=epochs, verbose=0)
         ...     callbacks.on_train_begin()
-        ...     for epoch in range(backup.initial_epoch, epochs):
+        ...     for epoch in range(callbacks.initial_epoch, epochs):
         ...         callbacks.on_epoch_begin(epoch)
         ...         if epoch == crash_at:
         ...             raise RuntimeError("power cut")
@@ -108,7 +111,9 @@ class BackupAndRestore(BatchHooks):
     double_checkpoint = Setting[bool]("The two newest backups are kept in any case.")
     delete_checkpoint = Setting[bool]("Whether the backup is deleted when training has ended.")
     sigterm_timeout = Setting[float]("Seconds that SIGTERM waits for a backup under way.")
-    initial_epoch = Setting[int]("Index of the epoch that this run begins with, from 0.")
+    initial_epoch = Setting[int](
+        "The epoch that this run begins with, from 0 or as the loop counts."
+    )
 
     # Names that Keras's own tests look at. They wait for the writer.
 

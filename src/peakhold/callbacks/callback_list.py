@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host, to_number
 from peakhold.host.finding import host_for
 from peakhold.runtime.callback import Callback, is_no_op, link_of
+from peakhold.runtime.loop_list import LoopList, check_first_epoch, frame_of_loop
 
 __all__ = ["CallbackList"]
 
@@ -25,7 +25,7 @@ def flatten(callbacks: Any) -> list[Any]:
     return [callback for item in callbacks for callback in flatten(item)]
 
 
-class CallbackList(Callback):
+class CallbackList(LoopList, Callback):
     """Calls callbacks from a loop of your own, in any framework.
 
     Takes Peakhold's callbacks and those of Keras, one or many, nested or not. The loop calls the
@@ -37,7 +37,12 @@ class CallbackList(Callback):
             and set; or None.
         optimizer: The optimizer whose rate callbacks may change, if the model does not hold it.
         host: How to reach a model that has none of these methods; see `LoopHost`.
+        first_epoch: What the loop calls its first epoch, 0 or 1. None: a run that begins with epoch
+            1, and has nothing to go on from, counts from 1. Numbers are shown as the loop counts.
         params: `epochs`, `steps` and `verbose` for the callbacks.
+
+    Raises:
+        InvalidArgumentError: For what is no callback, and another `first_epoch`.
 
     Example:
         >>> callbacks = CallbackList([])
@@ -57,9 +62,11 @@ class CallbackList(Callback):
         *,
         optimizer: Any = None,
         host: Host | None = None,
+        first_epoch: int | None = None,
         **params: Any,
     ) -> None:
         super().__init__()
+        self.first_epoch = check_first_epoch(first_epoch)
         self.n_batches_done = 0
         """Batches of training that this list was told of."""
         self.callbacks = flatten(callbacks)
@@ -118,11 +125,13 @@ class CallbackList(Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
         self._peakhold_host.clear_stop()
-        self._peakhold_host.remember_loop(sys._getframe(1))
+        self._peakhold_host.remember_loop(frame_of_loop(1))
         self._call("on_train_begin", _numbers(logs))
+        self._peakhold_has_begun = True
 
     def on_train_end(self, logs: Any = None) -> None:
         """Call it after the last epoch, however the loop ended."""
+        self._peakhold_has_begun = False
         self._call("on_train_end", _numbers(logs))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -52,9 +52,10 @@ _TRIES = 9
 class CSVLogger(Participating):
     """Write each epoch's metrics into a CSV file.
 
-    Columns are `epoch` (from 0, as in Keras), then the metrics by name. A metric that appears later
-    gets its column then; earlier rows read `NA` there. The learning rate has a column whenever a
-    callback of the run sets or logs it, wherever that callback stands in the list.
+    Columns are `epoch` (from 0, as in Keras, or as a loop counts), then the metrics by name. A
+    metric that appears later gets its column then; earlier rows read `NA` there. The learning rate
+    has a column whenever a callback of the run sets or logs it, wherever that callback stands in
+    the list.
 
     A row is in the file when the hook returns. A thread flushes it to the disk: before a backup
     that counts it, and before training is over.
@@ -254,7 +255,7 @@ class _Writing(Participant):
         except OSError as error:
             reason = str(error).rstrip(".")
             self.run.warn(
-                f"CSVLogger could not write epoch {int(self._unwritten[0]['epoch']) + 1} to "
+                f"CSVLogger could not write epoch {self._number(self._unwritten[0])} to "
                 f"{self.filename!r}: {reason}. Training goes on, and it is tried again.",
                 SaveWarning,
             )
@@ -335,9 +336,12 @@ class _Writing(Participant):
         self._written = self._rows = 0
         self.run.warn(
             f"{self.filename!r} was deleted or emptied while CSVLogger was writing it; it starts "
-            f"again with epoch {int(row['epoch']) + 1}.",
+            f"again with epoch {self._number(row)}.",
             SaveWarning,
         )
+
+    def _number(self, row: Mapping[str, str]) -> int:
+        return self.run.number(int(row["epoch"]))
 
     def _told_failure(self) -> bool:
         """Whether a flush has failed; then all is written anew, for the disk may have lost some."""

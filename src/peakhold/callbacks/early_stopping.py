@@ -63,7 +63,8 @@ class EarlyStopping(Participating):
         restore_best_weights: Whether to put the best epoch's weights back at the end of training.
             With `use_ema=True` in a Keras optimizer, the average of that epoch. Defaults to
             `False`.
-        start_from_epoch: Epochs (by absolute number, from 0) before this one are no checks.
+        start_from_epoch: Epochs (by absolute number, from 0, or as the loop counts) before this
+            one are no checks.
             Defaults to `0`.
         restore_optimizer: Whether the optimizer goes back to the best epoch together with the
             weights (its slots, its step count and its rate). Defaults to `False`.
@@ -75,11 +76,11 @@ class EarlyStopping(Participating):
 
     Attributes:
         best: Best value so far, None before the first; with several metrics, the first one's.
-        best_epoch: Index of its epoch, from 0.
+        best_epoch: Its epoch, from 0, or as the loop counts.
         best_weights: Its weights (as `model.get_weights()` gives them), None before the first.
             The arrays are yours: nothing will write to them again.
         wait: Checks without improvement so far.
-        stopped_epoch: Index of the epoch that stopped training, from 0; 0 if none did.
+        stopped_epoch: The epoch that stopped training, as `best_epoch` counts; 0 if none did.
 
     Raises:
         InvalidArgumentError: For `patience=-1`, a NaN `min_delta`, a monitor that is no string, ….
@@ -150,9 +151,11 @@ class EarlyStopping(Participating):
     # Views of the state: reading waits for what is not known yet, and settles nothing.
 
     best = View[float | None]("Best value so far.")
-    best_epoch = View[int]("Index of the best epoch, from 0.")
+    best_epoch = View[int]("The best epoch, from 0, or as the loop counts.")
     wait = View[int]("Checks without improvement so far.")
-    stopped_epoch = View[int]("Index of the epoch that stopped training, from 0; 0 if none did.")
+    stopped_epoch = View[int](
+        "The epoch that stopped training, as `best_epoch` counts; 0 if none did."
+    )
 
     @property
     def _peakhold_stopping(self) -> _Stopping:
@@ -203,7 +206,8 @@ class EarlyStopping(Participating):
         """
         stopping = self._peakhold_stopping
         names = [watch.monitor for watch in stopping.watches]
-        print(*table(stopping.shown_history(), names), sep="\n")
+        first = stopping.run.first_epoch if stopping.has_run else 0
+        print(*table(stopping.shown_history(), names, first), sep="\n")
 
 
 class _Unsettled(NamedTuple):
@@ -527,7 +531,7 @@ class _Stopping(Watching[EarlyStoppingState]):
             if self.verbose:
                 self.run.say(
                     "Restoring model weights from the end of the best epoch: "
-                    f"{self.state.best_epoch + 1}."
+                    f"{self.run.number(self.state.best_epoch)}."
                 )
             self.run.pool.trim()  # JAX keeps the old weights until the new ones are there
             self.restore_best(self.run.host)
@@ -546,7 +550,7 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def _say_stopped(self) -> None:
         if self.state.stopped and self.verbose:
-            self.run.say(f"Epoch {self.state.stopped_epoch + 1}: early stopping")
+            self.run.say(f"Epoch {self.run.number(self.state.stopped_epoch)}: early stopping")
 
     def missing_words(self, monitor: str, logs: Mapping[str, Any]) -> str:
         """Keras's words."""

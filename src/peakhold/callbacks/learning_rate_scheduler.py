@@ -26,7 +26,7 @@ class LearningRateScheduler(Participating):
     """Set the learning rate of each epoch by a function.
 
     Args:
-        schedule: `schedule(epoch, lr)` or `schedule(epoch)`; gets the index of the epoch, from 0,
+        schedule: `schedule(epoch, lr)` or `schedule(epoch)`; gets the epoch, as hooks count it,
             and the rate now, and returns the new one. Which of the two it is, is read from its
             signature: a TypeError inside it is not mistaken for the wrong number of arguments
             (K-E13).
@@ -127,7 +127,7 @@ class _Scheduling(Participant):
         if self.verbose:
             of = f"{decision.name} " if decision.name else ""
             self.run.say(
-                f"\nEpoch {moment.at.epoch + 1}: LearningRateScheduler setting {of}learning rate "
+                f"\nEpoch {moment.at.number}: LearningRateScheduler setting {of}learning rate "
                 f"to {decision.value}."
             )
 

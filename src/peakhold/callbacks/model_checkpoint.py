@@ -165,7 +165,7 @@ class ModelCheckpoint(BatchHooks):
     sigterm_timeout = Setting[float]("Seconds for which SIGTERM waits for a file.")
     best = Setting[Any]("The value to beat: of the best file, one under way included.")
     best_path = Setting[Any]("Path of the best committed file; None before.")
-    best_epoch = Setting[Any]("Index of its epoch, from 0.")
+    best_epoch = Setting[Any]("Its epoch, from 0, or as the loop counts.")
     latest_path = Setting[Any]("Path of the newest committed file; None before.")
 
     @property

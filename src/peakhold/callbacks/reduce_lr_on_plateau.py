@@ -186,7 +186,7 @@ class _Lowering(Watching[PlateauState]):
         if isinstance(decision, SetLearningRate) and self.verbose:
             of = f" {decision.name}" if decision.name else ""
             self.run.say(
-                f"\nEpoch {moment.at.epoch + 1}: ReduceLROnPlateau reducing{of} learning rate to "
+                f"\nEpoch {moment.at.number}: ReduceLROnPlateau reducing{of} learning rate to "
                 f"{decision.value}."
             )
 

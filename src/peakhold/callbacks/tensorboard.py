@@ -180,14 +180,14 @@ class Boarding(Sparse):
             host.forget_gradients()
 
     def _go_on_from(self, epoch: int) -> None:
-        steps = self.run.host.steps_done()
+        steps, first = self.run.host.steps_done(), self.run.first_epoch
         if steps is None:
             per_epoch = self.run.params.get("steps")
-            counted = epoch * per_epoch if isinstance(per_epoch, int) else 0
+            counted = (epoch - first) * per_epoch if isinstance(per_epoch, int) else 0
             steps = counted if self._steps_loaded is None else self._steps_loaded
         self._done, self._steps_loaded, self._in_epochs = steps, None, True
         with self._writing() as folders:
-            folders.go_on_from(epoch, steps)
+            folders.go_on_from(epoch, steps, first)
             if self.write_graph:
                 self._record_graph(folders)
             folders.flush()
@@ -244,7 +244,7 @@ class Boarding(Sparse):
                 folders.close()
 
     def _epoch_ends(self, moment: Moment, logs: Mapping[str, Any]) -> None:
-        epoch = moment.at.epoch
+        epoch, index = moment.at.epoch, moment.at.number - 1
         training = {key: value for key, value in logs.items() if not key.startswith("val_")}
         validation = {key[4:]: value for key, value in logs.items() if key.startswith("val_")}
         # Rates as they were before anybody changed them: what this epoch was trained with.
@@ -258,11 +258,11 @@ class Boarding(Sparse):
             folders.of(TRAIN).scalars(points, epoch)
             if validation:
                 folders.of(VALIDATION).scalars(_points("epoch_", validation), epoch)
-            if self.histogram_freq and epoch % self.histogram_freq == 0:
+            if self.histogram_freq and index % self.histogram_freq == 0:
                 self._record_weights(folders, epoch)
                 if self.write_gradients:
                     self._record_gradients(folders, epoch)
-            if self.embeddings_freq and epoch % self.embeddings_freq == 0:
+            if self.embeddings_freq and index % self.embeddings_freq == 0:
                 self._record_embeddings()
             folders.flush(durable=True)
 
@@ -346,7 +346,7 @@ class TensorBoard(BatchHooks):
     """Write metrics, weights and the graph of a run for TensorBoard, without TensorFlow.
 
     Show them with `tensorboard --logdir <log_dir>`. The folder gets two runs, `train` and
-    `validation`: `epoch_<metric>` and `epoch_learning_rate` by epoch (from 0),
+    `validation`: `epoch_<metric>` and `epoch_learning_rate` by epoch (as hooks count),
     `evaluation_<metric>_vs_iterations` and `batch_<metric>` by the optimizer's count of updates.
 
     A fit that goes on (`initial_epoch > 0`), or follows one that was killed, takes back what lies

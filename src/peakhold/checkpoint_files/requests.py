@@ -38,6 +38,8 @@ class SaveRequest:
     is_retry: bool = False
     ticket: int = 0
     """Names the decision that asked for it."""
+    number: int = 0
+    """Of its epoch, for people: as the loop counts, or from 1."""
     must_know_whether_finite: bool = field(init=False)
     """Whether retention has to know if the file holds a bad state, and nothing refuses one."""
 
@@ -93,7 +95,7 @@ def about_to_be_saved(
     """What is known of a file before it is written.
 
     Args:
-        epoch: Index of the epoch, from 0.
+        epoch: The epoch, as the loop counts.
         batch: Index of the batch, from 0; None if batches are not looked at.
         numbers: All that were logged, NaN and infinity, too.
         monitor: Name of the metric that ranks; only a finite value does.

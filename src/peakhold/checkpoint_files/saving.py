@@ -28,7 +28,7 @@ from typing import Any, cast, final
 
 from peakhold._core.decisions import Decision, Missing, Save, Skip
 from peakhold._core.facts import Committed, Fact, Failed, Found, NotFinite
-from peakhold._core.moments import Moment, Position
+from peakhold._core.moments import Moment
 from peakhold._core.monitor import Direction
 from peakhold._core.observation import Event
 from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
@@ -269,7 +269,7 @@ class Saving(Watching[CheckpointState]):
         """The last batch that was passed over counts before what comes after its epoch."""
         batch, self._passed = self._passed, None
         if batch is not None and moment.event is not Event.TRAIN_BATCH_END:
-            at = Position(moment.at.epoch, batch, moment.at.step)
+            at = moment.at._replace(batch=batch)
             self.step(Moment(Event.TRAIN_BATCH_END, at, spent=moment.spent))
 
     # What became of saves
@@ -310,7 +310,7 @@ class Saving(Watching[CheckpointState]):
             return
         request = outcome.request
         if outcome.bad:
-            self._refuse(request.saved.epoch, words.bad_variables(outcome.bad))
+            self._refuse(self._number(request), words.bad_variables(outcome.bad))
         elif outcome.error is not None:
             self._failed(request, outcome.error)
         else:
@@ -333,7 +333,7 @@ class Saving(Watching[CheckpointState]):
         if outcome.trouble is not None:
             self.warn_once(words.undeleted(self.name, outcome), SaveWarning)
         if self.verbose:
-            self.run.say(words.committed(request))
+            self.run.say(words.committed(self._number(request), request))
 
     def _know_best(self, path: str, saved: SavedFile) -> None:
         """With `keep_best` alone, what is best follows the files."""
@@ -361,7 +361,9 @@ class Saving(Watching[CheckpointState]):
                 request.path, self._why_not, expected="a file that can be written"
             ) from error
         kept = queue.refused is request
-        self.run.warn(words.failed(self.name, request, self._why_not, kept=kept), SaveWarning)
+        number = self._number(request)
+        said = words.failed(self.name, number, request, self._why_not, kept=kept)
+        self.run.warn(said, SaveWarning)
         if not isinstance(error, (OSError, MemoryError)):
             # The next one is written by the framework's own functions.
             self._writer.placement.in_background = False
@@ -416,13 +418,14 @@ class Saving(Watching[CheckpointState]):
             else:
                 self._write(decision, moment, logs)
         elif isinstance(decision, Skip) and decision.bad:
-            self._refuse(moment.at.epoch, decision.reason)
+            self._refuse(moment.at.number, decision.reason)
         elif isinstance(decision, Skip):
-            self._pass_over(moment.at.epoch, decision.reason)
+            self._pass_over(moment.at.number, decision.reason)
         elif isinstance(decision, Missing):
             self._miss(decision, moment, logs)
 
     def _miss(self, decision: Missing, moment: Moment, logs: Mapping[str, Any]) -> None:
+        logs = self.logged(logs)
         if decision.fatal:
             error, self._missing = self._missing, None
             self.wait()  # whoever catches it finds the file
@@ -436,11 +439,11 @@ class Saving(Watching[CheckpointState]):
         self.miss(decision, logs)
 
     def _write(self, decision: Save, moment: Moment, logs: Mapping[str, Any]) -> None:
-        run, files, epoch = self.run, self._files, moment.at.epoch
+        run, files, number = self.run, self._files, moment.at.number
         host, pool, run_id = run.host, run.pool, run.id
         batch = self.state.due.last_batch if self._counts_batches else None
         path, unfilled = files.template.fill(
-            epoch,
+            number - 1,
             batch,
             {**logs, **moment.metrics, **counts_in(logs)},
             run_id=run_id,
@@ -454,11 +457,11 @@ class Saving(Watching[CheckpointState]):
         request = self._request(path, decision, moment, batch, run_id, host.versions())
         bad = bad_now(request, host) if plan is None else frozenset()
         if bad:
-            self._refuse(epoch, words.bad_variables(bad))
+            self._refuse(number, words.bad_variables(bad))
             super().learn(NotFinite(decision.ticket, words.bad_variables(bad)))
             return
         if self.verbose:
-            run.say(words.begun(epoch, path, self.monitor, self._beaten, decision.value))
+            run.say(words.begun(number, path, self.monitor, self._beaten, decision.value))
         try:
             for outcome in self._writer.carry_out(
                 request,
@@ -512,6 +515,7 @@ class Saving(Watching[CheckpointState]):
             replaces=files.template.is_fixed,
             exempt=self._exempt if self.check_finite else None,
             ticket=decision.ticket,
+            number=moment.at.number,
         )
 
     def _write_once_more(self, decision: Save) -> None:
@@ -520,7 +524,7 @@ class Saving(Watching[CheckpointState]):
             super().learn(Failed(decision.ticket, "its copy was let go"))
             return
         if self.verbose:
-            self.run.say(words.once_more(request))
+            self.run.say(words.once_more(self._number(request), request))
         self._writer.queue.try_again(decision.ticket)
 
     def save_now(self, logs: Mapping[str, Any]) -> None:
@@ -610,14 +614,17 @@ class Saving(Watching[CheckpointState]):
             f"Available metrics are: {','.join(logs)}"
         )
 
-    def _pass_over(self, epoch: int, reason: str) -> None:
+    def _number(self, request: SaveRequest) -> int:
+        return self.run.number(request.saved.epoch)
+
+    def _pass_over(self, number: int, reason: str) -> None:
         self._why_not = f"{self.monitor} {reason}"
         if self.verbose:
-            self.run.say(words.not_improved(epoch, self.monitor, self._beaten))
+            self.run.say(words.not_improved(number, self.monitor, self._beaten))
 
-    def _refuse(self, epoch: int, defect: str) -> None:
+    def _refuse(self, number: int, defect: str) -> None:
         self._why_not = defect
-        self.warn_once(words.refused(self.name, epoch, defect, self.latest_path), SaveWarning)
+        self.warn_once(words.refused(self.name, number, defect, self.latest_path), SaveWarning)
 
     def summary(self) -> Best | str | None:
         """The best file, or how many were saved, or why none was."""

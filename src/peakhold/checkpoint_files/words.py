@@ -1,6 +1,6 @@
 """What `ModelCheckpoint` says: words alone; when they are said, `saving.py` knows.
 
-Epochs are counted from 0 here and from 1 where a person reads.
+Epochs come by their numbers for people, from 1.
 """
 
 from __future__ import annotations
@@ -90,38 +90,38 @@ def written_here(name: str, filepath: str, reason: str) -> str:
     return f"{name} writes {filepath} while training waits: {reason}."
 
 
-def begun(epoch: int, path: str, monitor: str, before: float | None, value: float | None) -> str:
+def begun(number: int, path: str, monitor: str, before: float | None, value: float | None) -> str:
     """A save is decided; of one that is ranked, what it is better than."""
     text = f"saving model to {path}"
     if value is not None:
         text = f"{monitor} improved from {_number(before)} to {value:.5f}, {text}"
-    return f"\nEpoch {epoch + 1}: {text}"
+    return f"\nEpoch {number}: {text}"
 
 
-def once_more(request: SaveRequest) -> str:
+def once_more(number: int, request: SaveRequest) -> str:
     """What the disk refused is tried again."""
-    return f"\nEpoch {request.saved.epoch + 1}: saving model to {request.path}, once more"
+    return f"\nEpoch {number}: saving model to {request.path}, once more"
 
 
-def not_improved(epoch: int, monitor: str, before: float | None) -> str:
+def not_improved(number: int, monitor: str, before: float | None) -> str:
     """Keras's words."""
-    return f"\nEpoch {epoch + 1}: {monitor} did not improve from {_number(before)}"
+    return f"\nEpoch {number}: {monitor} did not improve from {_number(before)}"
 
 
-def refused(name: str, epoch: int, defect: str, latest: str | None) -> str:
+def refused(name: str, number: int, defect: str, latest: str | None) -> str:
     """A state is not worth its file."""
     kept = f" {latest!r} stays as it is." if latest else ""
     return (
-        f"{name} does not save epoch {epoch + 1}: {defect}.{kept} "
+        f"{name} does not save epoch {number}: {defect}.{kept} "
         "Pass check_finite=False to save such states."
     )
 
 
-def failed(name: str, request: SaveRequest, reason: str, *, kept: bool) -> str:
+def failed(name: str, number: int, request: SaveRequest, reason: str, *, kept: bool) -> str:
     """The disk has refused a file."""
     again = " A copy of its state is kept, to try once more." if kept else ""
     return (
-        f"{name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
+        f"{name} could not save epoch {number} to {request.path!r}: "
         f"{reason}. What was saved before is as it was; training goes on.{again}"
     )
 
@@ -130,18 +130,18 @@ def lost(name: str, outcome: SaveOutcome) -> str | None:
     """What went wrong with a save that nobody asks for any more; None if nothing did."""
     request, why = outcome.request, "the run that asked for it is over"
     if outcome.bad:
-        return refused(name, request.saved.epoch, bad_variables(outcome.bad), None)
+        return refused(name, request.number, bad_variables(outcome.bad), None)
     if outcome.error is not None:
         return (
-            f"{name} could not save epoch {request.saved.epoch + 1} to {request.path!r}: "
+            f"{name} could not save epoch {request.number} to {request.path!r}: "
             f"{reason_of(outcome.error)}. What was saved before is as it was; {why}."
         )
     return None if outcome.trouble is None else undeleted(name, outcome)
 
 
-def committed(request: SaveRequest) -> str:
+def committed(number: int, request: SaveRequest) -> str:
     """A file is there."""
-    return f"\nEpoch {request.saved.epoch + 1}: finished saving model to {request.path}"
+    return f"\nEpoch {number}: finished saving model to {request.path}"
 
 
 def kept_aside(outcome: SaveOutcome) -> str:

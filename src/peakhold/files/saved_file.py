@@ -30,7 +30,7 @@ class SavedFile:
     size: int
     """Bytes."""
     epoch: int
-    """Index of the epoch, from 0."""
+    """The epoch, as the loop counts: from 0 in `fit`."""
     monitor: str
     mode: str | None
     """`min` or `max`; None if nothing was ranked."""

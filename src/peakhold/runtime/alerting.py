@@ -236,8 +236,8 @@ class Alerting(Watching[AlertState]):
     def begin(self, run: RunView, start: Start) -> None:
         """Tell of a run that goes on."""
         super().begin(run, start)
-        if run.start_epoch is not None and run.epoch > 0 and "resume" in self.on:
-            self._push(f"training goes on from {_place(run.epoch, run.epochs)}", run)
+        if (run.start_epoch or 0) > run.first_epoch and "resume" in self.on:
+            self._push(f"training goes on from {_place(run.number(run.epoch), run.epochs)}", run)
 
     # While training goes on
 
@@ -276,8 +276,9 @@ class Alerting(Watching[AlertState]):
             if "when" not in self._said:
                 self._said.add("when")
                 reason = f"{type(error).__name__}: {self.secret.mask(str(error))}"
+                number = self.run.number(epoch)
                 self.run.warn(
-                    f"{self.name}: when(epoch, logs) failed at epoch {epoch + 1} with {reason}. "
+                    f"{self.name}: when(epoch, logs) failed at epoch {number} with {reason}. "
                     "Training goes on; this is said once.",
                     AlertWarning,
                 )
@@ -314,7 +315,7 @@ class Alerting(Watching[AlertState]):
                 "better and tells of no new best; pass mode='min' or mode='max'.",
                 MonitorWarning,
             )
-        place = _place(moment.at.epoch, self.run.epochs)
+        place = _place(moment.at.number, self.run.epochs)
         for decision in decided:
             if isinstance(decision, Tell):
                 text = self._text(f"{place}: {self._news(decision)}", values, self.run)
@@ -411,7 +412,7 @@ class Alerting(Watching[AlertState]):
                 {name: value for name, value in shown.items() if value is not None},
                 self.monitor,
                 state.best,
-                state.best_epoch,
+                None if state.best_epoch is None else run.number(state.best_epoch),
                 steps,
             ),
         )
@@ -434,12 +435,12 @@ class Alerting(Watching[AlertState]):
             self.run.warn(f"{self.name}: {told}", AlertWarning)
 
 
-def _place(epoch: int, epochs: int | None) -> str:
-    return f"epoch {epoch + 1}" + (f" of {epochs}" if epochs else "")
+def _place(number: int, epochs: int | None) -> str:
+    return f"epoch {number}" + (f" of {epochs}" if epochs else "")
 
 
 def _where(run: RunView, epochs: int | None) -> str:
     if run.start_epoch is None:
         return "before its first epoch"
     word = "after" if run.last_epoch == run.epoch else "in"
-    return f"{word} {_place(run.epoch, epochs)}"
+    return f"{word} {_place(run.number(run.epoch), epochs)}"

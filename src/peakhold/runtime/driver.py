@@ -40,8 +40,14 @@ def remember_implicit(callback: Any, session: Any) -> None:
             return
 
 
-def run_ahead(driver: Any, hook: str, work: Callable[[], Any]) -> None:
-    """Have work done before a list calls its callbacks for a hook the next time, once."""
+def run_ahead(driver: Any, hook: str, work: Callable[..., Any]) -> None:
+    """Have work done before a list calls its callbacks for a hook the next time, once.
+
+    Args:
+        driver: The list.
+        hook: Name of the hook.
+        work: Is given what the hook is given.
+    """
     before = vars(driver).get(hook)
     own = getattr(driver, hook)
 
@@ -50,7 +56,7 @@ def run_ahead(driver: Any, hook: str, work: Callable[[], Any]) -> None:
             vars(driver).pop(hook, None)
         else:
             setattr(driver, hook, before)
-        work()
+        work(*args, **kwargs)
         return own(*args, **kwargs)
 
     setattr(driver, hook, ahead)

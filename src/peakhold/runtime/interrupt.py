@@ -13,7 +13,9 @@ On a signal it walks the interrupted stack for a frame that the host knows as it
 the loop to stop, and let the last callback raise KeyboardInterrupt once everything is put right.
 Not found: the handler is stale; it puts the old one back and passes the signal on.
 
-What still fails. A loop that never looks at `stop_training` goes on until the second Ctrl-C.
+What still fails. A loop that never looks at `stop_training` goes on until the second Ctrl-C. So a
+loop of somebody's own, which may stand in an `except KeyboardInterrupt`, is told what its Ctrl-C
+has done, when it is pressed.
 SIG_IGN and handlers not made by Python are left alone: somebody meant that.
 
 `LoopSignal` is what Ctrl-C and SIGTERM (`termination.py`) have in common.
@@ -21,6 +23,7 @@ SIG_IGN and handlers not made by Python are left alone: somebody meant that.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -93,15 +96,19 @@ class Interrupt(LoopSignal):
     Args:
         owns_frame: Whether a frame is the loop of this run.
         on_request: Called at the first signal, in the handler: set flags, nothing else.
+        words: What is said then; None: nothing.
     """
 
     number = signal.SIGINT
 
     def __init__(
-        self, owns_frame: Callable[[FrameType], bool], on_request: Callable[[], Any]
+        self,
+        owns_frame: Callable[[FrameType], bool],
+        on_request: Callable[[], Any],
+        words: str | None = None,
     ) -> None:
         super().__init__(owns_frame)
-        self._on_request = on_request
+        self._on_request, self._words = on_request, words
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         stale = not self._loop_is_in(frame)
@@ -116,3 +123,20 @@ class Interrupt(LoopSignal):
             raise KeyboardInterrupt
         self.requested = True
         self._on_request()
+        if self._words is not None:
+            _tell(self._words)
+
+
+def _tell(words: str) -> None:
+    """Say something in a handler, which may have come in the middle of another line's writing.
+
+    A console is written to past the buffers of Python, which allow nobody in twice. What cannot be
+    said is not said: nothing that only talks may end training.
+    """
+    stream = sys.stderr
+    with contextlib.suppress(Exception):
+        if stream is sys.__stderr__ and stream is not None:
+            os.write(stream.fileno(), f"{words}\n".encode())
+        else:  # a notebook's
+            stream.write(f"{words}\n")
+            stream.flush()

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Opening"]
 
+_CTRL_C = (
+    "Peakhold: Ctrl-C: stop_training is set, for the loop to look at. After it, on_train_end() "
+    "puts everything right and raises KeyboardInterrupt. Press Ctrl-C again to raise it at once."
+)
+"""Said in loops of people's own; `fit` looks after each batch."""
+
 
 @final
 class Opening:
@@ -152,7 +158,10 @@ class Opening:
             if type(seat.participant).finish_by is not Participant.finish_by
         ]  # fmt: skip
         session.signals = Signals(
-            owns_frame, ask("on_interrupt"), ask("on_termination") if finishers else None
+            owns_frame,
+            ask("on_interrupt"),
+            ask("on_termination") if finishers else None,
+            None if session.host.runs_fit() else _CTRL_C,
         )
         if not session.signals.install():
             session.notice(
@@ -188,7 +197,7 @@ class Opening:
 
     def _begin_one(self, seat: Seat) -> None:
         loaded, seat.participant.is_loaded = seat.participant.is_loaded, False
-        goes_on = bool(self._session.progress.start_epoch)
+        goes_on = self._session.progress.goes_on
         seat.participant.begin(seat.view, RESUMED if loaded else CONTINUES if goes_on else FRESH)
         if isinstance(seat.participant, Deciding):
             seat.participant.set_state(seat.participant.state)  # no step has led to it

@@ -426,7 +426,12 @@ class Keeper(Participant):
 
     It takes the interrupted run over before anybody's `needs`, puts it back before anybody sees
     the first epoch begin (or the end, if none is left), and commits what all have decided.
+
+    Attributes:
+        initial_epoch: The epoch that this run begins with, as the loop counts.
     """
+
+    initial_epoch = 0
 
     def resume(self, run: RunView) -> None:
         """Take over what an interrupted run left."""

@@ -8,6 +8,7 @@ from typing import Any, Final, final
 
 from peakhold._core.moments import Moment, Position, Spent
 from peakhold._core.observation import Event
+from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import to_number
 
 __all__ = ["Progress", "StepCounter", "numbers_in"]
@@ -30,12 +31,16 @@ class Progress:
         self._ask_validates = validates
         self.ask_rates: Callable[[], Mapping[str, float]] | None = None
         """Asks for the learning rates, if moments must say them."""
+        self.may_count_from_one: Callable[[], bool] = _no
+        """Whether a first epoch of 1 means that the loop counts from 1; asked once."""
+        self.first_epoch: int | None = None
+        """What the loop calls its first epoch, 0 or 1; None until that is known."""
         self.start_epoch: int | None = None
-        """Index of the first epoch, once it has begun; above 0 in a run that goes on."""
+        """The first epoch, once it has begun; above the first one in a run that goes on."""
         self.epoch = 0
-        """Index of the running epoch."""
+        """The running epoch, as the loop counts."""
         self.last_epoch: int | None = None
-        """Index of the last epoch that ended."""
+        """The last epoch that ended."""
         self.n_epochs_done = 0
         self.validated = False
         """Whether validation has run in this epoch."""
@@ -50,6 +55,37 @@ class Progress:
         self._first_epoch_at: float | None = None
         self._validates: tuple[bool | None] | None = None
 
+    # How the loop counts
+
+    @property
+    def first(self) -> int:
+        """What the loop calls its first epoch; 0 as long as that is not known."""
+        return self.first_epoch or 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the epoch that was begun first is not the loop's first one."""
+        return self.start_epoch is not None and self.start_epoch > self.first
+
+    def counts_from(self, first_epoch: int) -> None:
+        """It is known how the loop counts.
+
+        Raises:
+            InvalidArgumentError: If it was said before, otherwise.
+        """
+        if self.first_epoch not in (None, first_epoch):
+            raise InvalidArgumentError.for_argument(
+                "first_epoch",
+                self.first_epoch,
+                f"a loop that counts from {first_epoch}, as the run that is resumed did",
+                hint=f"pass first_epoch={first_epoch}, or another backup_dir to start afresh.",
+            )
+        self.first_epoch = first_epoch
+
+    def _look_how_it_counts(self, epoch: int) -> None:
+        if self.first_epoch is None:
+            self.first_epoch = int(epoch == 1 and self.may_count_from_one())
+
     # Events
 
     def note(self, event: Event, epoch: int | None, *, interrupted: bool) -> bool:
@@ -60,6 +96,7 @@ class Progress:
         """
         if event is Event.EPOCH_END:
             if epoch is not None:
+                self._look_how_it_counts(epoch)
                 self.in_batches = False
                 if self.last_epoch != epoch:
                     self.epoch = self.last_epoch = epoch
@@ -69,6 +106,7 @@ class Progress:
             self.line_is_open = False
             first = self.start_epoch is None
             if first:
+                self._look_how_it_counts(epoch)
                 self.start_epoch = epoch
             elif epoch != self.epoch:
                 self.note_end()  # a user's override may have kept its end to itself
@@ -102,7 +140,7 @@ class Progress:
 
     @property
     def running_epoch(self) -> int | None:
-        """Index of an epoch that has begun and not ended; None if there is none."""
+        """An epoch that has begun and not ended; None if there is none."""
         has_begun = self.start_epoch is not None and self.last_epoch != self.epoch
         return self.epoch if has_begun or self.epoch_cut_short else None
 
@@ -121,7 +159,8 @@ class Progress:
             logs: Metrics as they were given.
         """
         if batch is not None:
-            at = Position(self.epoch, batch, self._steps_before_epoch + batch + 1)
+            step = self._steps_before_epoch + batch + 1
+            at = Position(self.epoch, batch, step, self.first_epoch or 0)
             return Moment(
                 event,
                 at,
@@ -147,7 +186,7 @@ class Progress:
             validates = self._validates[0]
         return Moment(
             event,
-            Position(self.epoch, None, steps.total),
+            Position(self.epoch, None, steps.total, self.first_epoch or 0),
             numbers_in(logs),
             rates,
             Spent(self.spent_seconds(), spent),
@@ -156,6 +195,10 @@ class Progress:
             None,
             self.epoch_cut_short,
         )
+
+
+def _no() -> bool:
+    return False
 
 
 def numbers_in(logs: Any) -> dict[str, float]:

@@ -146,17 +146,43 @@ class RunView:
 
     @property
     def start_epoch(self) -> int | None:
-        """Index of the first epoch, once it has begun; above 0 in a run that goes on."""
+        """The first epoch that began, as the loop counts; None before."""
         return self._session.progress.start_epoch
 
     @property
+    def first_epoch(self) -> int:
+        """What the loop calls its first epoch: 0, or 1 in a loop that counts from 1."""
+        return self._session.progress.first
+
+    def number(self, epoch: int) -> int:
+        """An epoch's number for people, from 1.
+
+        Args:
+            epoch: As the loop counts.
+        """
+        return epoch + 1 - self.first_epoch
+
+    @property
+    def is_told_how_it_counts(self) -> bool:
+        """Whether the list was given `first_epoch`, or the run that is resumed has said it."""
+        return self._session.progress.first_epoch is not None
+
+    def counts_from(self, first_epoch: int) -> None:
+        """The run that is resumed counted so; raises if the list was told otherwise.
+
+        Raises:
+            InvalidArgumentError: If the list was given another `first_epoch`.
+        """
+        self._session.progress.counts_from(first_epoch)
+
+    @property
     def epoch(self) -> int:
-        """Index of the running epoch."""
+        """The running epoch, as the loop counts."""
         return self._session.progress.epoch
 
     @property
     def last_epoch(self) -> int | None:
-        """Index of the last epoch that ended."""
+        """The last epoch that ended, as the loop counts."""
         return self._session.progress.last_epoch
 
     @property

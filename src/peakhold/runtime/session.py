@@ -99,6 +99,8 @@ class Session:
         self._driver = None if driver is None else weakref.ref(driver)
         steps = StepCounter(self._driver or _nobody, self._steps_done, self._epoch_length)
         self.progress = Progress(steps, self._will_validate)
+        self.progress.may_count_from_one = self._may_count_from_one
+        self.progress.first_epoch = getattr(driver, "first_epoch", None)
         self.coordinator: Coordinator = coordinator or LocalCoordinator()
         self.stop_reasons: list[str] = []
         self.stopped_by: list[str] = []
@@ -106,6 +108,8 @@ class Session:
         self.state_unusable = False
         """Whether training was stopped because its state is worth nothing (NaN), or failed."""
         self.interrupted = False
+        self._follows_epoch_0 = False
+        """Whether a callback of this run has seen one that ended with epoch 0."""
         self._clock = time.monotonic()
         self._host: Host | None = None
         self.called: set[int] = set()
@@ -147,6 +151,9 @@ class Session:
             seat = Seat(self, callback, link.participant, host, pool)
             self.seats.append(seat)
             self.unprepared.append(seat)
+            self._follows_epoch_0 |= (
+                link.session is not None and link.session.progress.last_epoch == 0
+            )
             link.session, link.seat, link.participant.run = self, seat, seat.view
         self._by_callback = {id(seat.callback): seat for seat in self.seats}
         self._has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
@@ -262,8 +269,11 @@ class Session:
         for pool in self.pools.values():
             pool.is_stale = True
 
-    def ahead_of_all(self, hook: str, work: Callable[[], Any]) -> None:
-        """Have work done before any callback of the list is called for a hook the next time."""
+    def ahead_of_all(self, hook: str, work: Callable[..., Any]) -> None:
+        """Have work done before any callback of the list is called for a hook the next time.
+
+        It is given what the hook is given.
+        """
         if self.driver is not None:
             run_ahead(self.driver, hook, work)
 
@@ -279,6 +289,7 @@ class Session:
             interrupted=self.interrupted,
             running_epoch=progress.running_epoch,
             was_asked=self.host.runs_fit() or self.host.stop_requested(),
+            first_epoch=progress.first,
         )
 
     # What its progress asks: the host may be another until the first epoch has begun
@@ -286,6 +297,12 @@ class Session:
     def learning_rates(self) -> Mapping[str, float]:
         """Learning rates of the model that is trained, by optimizer."""
         return self.host.learning_rates()
+
+    def _may_count_from_one(self) -> bool:
+        """Whether a first epoch of 1 is a loop's own way to count: nothing is gone on from."""
+        is_list = hasattr(self.driver, "first_epoch")
+        goes_on = self._follows_epoch_0 or any(seat.participant.is_loaded for seat in self.seats)
+        return is_list and not goes_on and not self.host.runs_fit()
 
     def _steps_done(self) -> int | None:
         return self.host.steps_done()

@@ -60,7 +60,7 @@ def row(
     """What happened in an epoch; with several metrics, lists.
 
     Args:
-        epoch: Its index, from 0.
+        epoch: As the loop counts.
         values: What each metric said; at least one said something.
         state: The state after the epoch.
         decisions: What was decided.
@@ -94,11 +94,24 @@ def _each(convert: Callable[[Any], Any], cell: Any) -> Any:
     return [convert(value) for value in cell] if isinstance(cell, (list, tuple)) else convert(cell)
 
 
-def table(history: Iterable[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """Rows as lines of a table, with a head; epochs are counted from 1."""
+def table(
+    history: Iterable[Mapping[str, Any]], names: Sequence[str], first_epoch: int = 0
+) -> list[str]:
+    """Rows as lines of a table, with a head; epochs are counted from 1.
+
+    Args:
+        history: The rows.
+        names: Of the metrics.
+        first_epoch: What the loop calls its first epoch.
+    """
     head = ("epoch", *(title for name in names for title in (name, "best", "wait")))
     rows = [(*head, "decision", "reason")] + [
-        (str(row["epoch"] + 1), *_cells(row, len(names)), row["decision"], row["reason"])
+        (
+            str(row["epoch"] + 1 - first_epoch),
+            *_cells(row, len(names)),
+            row["decision"],
+            row["reason"],
+        )
         for row in history
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

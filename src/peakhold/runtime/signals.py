@@ -21,6 +21,7 @@ class Signals:
         on_interrupt: Called in the handler of Ctrl-C: may set flags, nothing else.
         on_termination: Called on a thread of its own; returns when all is finished. None: nobody
             has anything to finish.
+        words: What is said at the first Ctrl-C; None: nothing.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class Signals:
         owns_frame: Callable[[FrameType], bool],
         on_interrupt: Callable[[], Any],
         on_termination: Callable[[], Any] | None,
+        words: str | None = None,
     ) -> None:
-        self._interrupt = Interrupt(owns_frame, on_interrupt)
+        self._interrupt = Interrupt(owns_frame, on_interrupt, words)
         self._termination = (
             None if on_termination is None else Termination(owns_frame, on_termination)
         )

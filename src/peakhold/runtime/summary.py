@@ -23,18 +23,13 @@ class Best:
     monitor: str
     value: float
     epoch: int
-    """Index, from 0."""
+    """As the loop counts."""
     where: str
     """Where the best state lies now."""
     is_earlier: bool = False
     """Whether it is of an earlier fit of the same object, whose epochs were counted apart."""
     note: str = ""
     """What else is to be said of it."""
-
-    @property
-    def when(self) -> str:
-        """Its epoch, from 1."""
-        return f"epoch {self.epoch + 1}{' of an earlier fit' if self.is_earlier else ''}"
 
 
 @final
@@ -44,16 +39,27 @@ class Ending:
 
     n_epochs_done: int
     last_epoch: int | None
-    """Index, from 0."""
+    """As the loop counts."""
     epochs: int | None
     """Epochs asked for."""
     seconds: float
     reason: str | None
     interrupted: bool
     running_epoch: int | None = None
-    """Index, from 0, of an epoch that has begun and not ended; None if there is none."""
+    """An epoch that has begun and not ended; None if there is none."""
     was_asked: bool = True
     """Whether somebody has set `stop_training`; a loop may end by itself."""
+    first_epoch: int = 0
+    """What the loop calls its first epoch."""
+
+    def number(self, epoch: int) -> int:
+        """An epoch's number for people, from 1."""
+        return epoch + 1 - self.first_epoch
+
+    def when(self, best: Best) -> str:
+        """The epoch of a best, from 1."""
+        of = " of an earlier fit" if best.is_earlier else ""
+        return f"epoch {self.number(best.epoch)}{of}"
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +82,7 @@ def summarize(ending: Ending, participants: Iterable[Any]) -> list[str]:
     told = [one.summary() for one in participants if one.ranks_epochs]
     bests = [t for t in told if isinstance(t, Best)]
     notes = [t for t in told if isinstance(t, str)]
-    lines = (why(ending), _best(bests, notes), _took(ending))
+    lines = (why(ending), _best(bests, notes, ending), _took(ending))
     return [f"Peakhold: {line}" for line in lines if line]
 
 
@@ -87,15 +93,16 @@ def why(ending: Ending) -> str:
         return f"{text}: {'Ctrl-C' if ending.interrupted else ending.reason or 'none was run'}."
     last = ending.last_epoch
     if last is None or (ending.interrupted and ending.running_epoch is not None):
-        place = f"in epoch {(ending.running_epoch or 0) + 1}"
+        running = ending.first_epoch if ending.running_epoch is None else ending.running_epoch
+        place = f"in epoch {ending.number(running)}"
     else:
-        place = f"after epoch {last + 1}"
+        place = f"after epoch {ending.number(last)}"
     text = f"training ended {place}" + (f" of {ending.epochs}" if ending.epochs else "")
     if ending.interrupted:
         return f"{text}: Ctrl-C."
     if ending.reason is not None:
         return f"{text}: {ending.reason}."
-    if ending.epochs is not None and (last is None or last + 1 < ending.epochs):
+    if ending.epochs is not None and (last is None or ending.number(last) < ending.epochs):
         by = "something set stop_training" if ending.was_asked else "the loop was left"
         return f"{text}: {by}."
     return f"{text}: all epochs were run."
@@ -111,10 +118,10 @@ def shown(value: float) -> str:
     return f"{value:.5f}" if value == 0 or round(abs(value), 3) else f"{value:.2e}"
 
 
-def _best(bests: list[Best], notes: list[str]) -> str:
+def _best(bests: list[Best], notes: list[str], ending: Ending) -> str:
     merged: dict[tuple[str, str], list[Best]] = {}
     for best in bests:
-        merged.setdefault((best.monitor, best.when), []).append(best)
+        merged.setdefault((best.monitor, ending.when(best)), []).append(best)
     parts = [
         f"best {monitor} {shown(same[0].value)} at {when}, "
         + ", ".join(dict.fromkeys(b.where for b in same))
@@ -131,7 +138,7 @@ def _took(ending: Ending) -> str:
     text = f"{_epochs(done)} took {took}"
     left = 0
     if ending.epochs is not None and ending.last_epoch is not None:
-        left = ending.epochs - ending.last_epoch - 1
+        left = ending.epochs - ending.number(ending.last_epoch)
     if left <= 0 or not done:
         return f"{text}."
     return f"{text}; ended {_epochs(left)} early, about {duration(ending.seconds / done * left)}."

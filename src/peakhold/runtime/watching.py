@@ -164,11 +164,16 @@ class Watching(Deciding[S]):
         self.name = name
         self.watches = list(watches)
         self._said: set[str] = set()
+        self._last_logs: Mapping[str, Any] = {}
         super().__init__()
 
     def __getstate__(self) -> dict[str, Any]:
         # What is set on a copy must not be set on the original.
-        return {**super().__getstate__(), "watches": [copy.copy(one) for one in self.watches]}
+        return {
+            **super().__getstate__(),
+            "watches": [copy.copy(one) for one in self.watches],
+            "_last_logs": {},
+        }
 
     # As attributes: one for the only metric, a list for several
 
@@ -218,7 +223,7 @@ class Watching(Deciding[S]):
     def needs(self, run: RunView) -> Needs:
         """Begin anew; find the directions; say what looks mistyped."""
         super().needs(run)
-        self._said = set()
+        self._said, self._last_logs = set(), {}
         for watch in self.watches:
             watch.reset()
         if self.ranks:
@@ -269,7 +274,7 @@ class Watching(Deciding[S]):
             watch.resolve(self.name, self.run, (watch.monitor.removeprefix("val_"),))
         if not watch.seen and not is_finite(value):
             self.warn_once(
-                f"{self.name}: {watch.monitor} is {value} at epoch {moment.at.epoch + 1}, the "
+                f"{self.name}: {watch.monitor} is {value} at epoch {moment.at.number}, the "
                 "first that has it; it will never count as best.",
                 MonitorWarning,
             )
@@ -284,9 +289,15 @@ class Watching(Deciding[S]):
         Raises:
             MonitorNotFoundError: If training would be wasted.
         """
+        logs = self.logged(logs)
         if decision.fatal:
             raise self.not_found(decision.monitor, logs)
         self.warn_once(self.missing_words(decision.monitor, logs), MonitorWarning)
+
+    def logged(self, logs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What was logged when a metric was missed last: a loop's end of training logs nothing."""
+        self._last_logs = logs or self._last_logs
+        return self._last_logs
 
     def not_found(self, monitor: str, logs: Mapping[str, Any]) -> MonitorNotFoundError:
         """The error for a metric that should have been logged."""

@@ -123,7 +123,7 @@ class AlertPolicy:
         """Whether it is so; None is "not yet"."""
         if self.condition is not None:
             rates = {rate_key(name): rate for name, rate in moment.rates.items()}
-            epoch = float(moment.at.epoch + 1)
+            epoch = float(moment.at.number)
             return self.condition.holds({**rates, "epoch": epoch, **moment.metrics})
         answer = None if self.answer is None else moment.answers.get(self.answer)
         return None if answer is None else bool(answer)
@@ -147,7 +147,7 @@ class AlertPolicy:
         state = moved(state, best=value, best_epoch=moment.at.epoch)
         if before.best is None or not self.tells_best:
             return state, ()
-        since = (before.best_epoch or 0) + 1
+        since = (before.best_epoch or 0) + 1 - moment.at.first_epoch
         return state, (Tell(f"{before.best:.6g} before, at epoch {since}", "best"),)
 
 

@@ -30,7 +30,7 @@ from typing import Any, Literal, final
 
 from peakhold._core.decisions import Continue, Decision, Missing, Remember, Stop
 from peakhold._core.facts import Fact
-from peakhold._core.moments import Moment
+from peakhold._core.moments import Moment, Position
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
@@ -48,7 +48,7 @@ class EarlyStoppingState:
     best: float | None = None
     """Best value so far."""
     best_epoch: int = 0
-    """Index of its epoch, from 0."""
+    """Its epoch, as the loop counts: from 0 in `fit`."""
     wait: int = 0
     """Checks since the last one that counted as progress."""
     n_checks_done: int = 0
@@ -105,7 +105,7 @@ class EarlyStoppingPolicy:
         watched: The metrics, each with what counts as better and a baseline, or none. At least one.
         patience: Checks without improvement to sit out, at least 0; or steps, or seconds.
         require: Of several metrics, whether the waits of all must be over, or of any.
-        start_from_epoch: Epochs (by index, from 0) before this one are no checks.
+        start_from_epoch: Epochs before this one, as the loop counts them, are no checks.
 
     Example:
         >>> from peakhold._core.moments import Position
@@ -240,7 +240,7 @@ class EarlyStoppingPolicy:
         over = [self._has_waited(*pair) for pair in zip(self.watched, after, strict=True)]
         if all(over) if self.require == "all" else any(over):
             why = [
-                self._why_stop(watched, one, epoch) if ended else ""
+                self._why_stop(watched, one, moment.at) if ended else ""
                 for watched, one, ended in zip(self.watched, after, over, strict=True)
             ]
             reason = self._join(why) if defect is None else f"{self._join(why)}: {defect}"
@@ -254,10 +254,11 @@ class EarlyStoppingPolicy:
         comparable = state.n_checks_done > 1 or watched.baseline is not None
         return state.wait > 0 and comparable and waited_out(self.patience, state.wait, state.waited)
 
-    def _why_stop(self, watched: Watched, state: EarlyStoppingState, epoch: int) -> str:
+    def _why_stop(self, watched: Watched, state: EarlyStoppingState, at: Position) -> str:
         """The wait that is over, in words."""
-        begun = state.best_epoch if state.best is not None else -1
-        unit = "epoch" if state.wait in (epoch - begun, epoch + 1) else "check"
+        epoch = at.epoch
+        begun = state.best_epoch if state.best is not None else at.first_epoch - 1
+        unit = "epoch" if state.wait in (epoch - begun, at.number) else "check"
         wait = spent_words(self.patience, state.wait, state.waited, unit=unit)
         if watched.baseline is not None and state.best is not None and state.best_epoch == epoch:
             return f"the baseline {watched.baseline:.6g} was not reached within {wait}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, cast
 
 from keras.callbacks import CallbackList as KerasOwn
@@ -13,11 +12,12 @@ from peakhold.host.finding import host_for
 from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import keep_in_thread
 from peakhold.runtime.callback import Callback, link_of
+from peakhold.runtime.loop_list import LoopList, check_first_epoch, frame_of_loop
 
 __all__ = ["CallbackList"]
 
 
-class CallbackList(KerasOwn):  # type: ignore[misc]
+class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
     """Keras's list of callbacks, to pass to `fit` or to drive by hand.
 
     Takes callbacks of Keras and of Peakhold (neutral ones are adapted), one or many, nested or not.
@@ -30,7 +30,12 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         model: A Keras model; a `torch.nn.Module` or anything else with weights, in other loops.
         optimizer: The optimizer whose rate callbacks may change, if the model does not hold it.
         host: How to reach a model that has none of these methods; see `LoopHost`.
+        first_epoch: What the loop calls its first epoch, 0 or 1, as in `peakhold`'s list; `fit`
+            counts from 0.
         params: `epochs`, `steps` and `verbose` for the callbacks.
+
+    Raises:
+        InvalidArgumentError: For another `first_epoch`.
 
     Example:
         >>> import keras
@@ -49,8 +54,10 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
         *,
         optimizer: Any = None,
         host: Host | None = None,
+        first_epoch: int | None = None,
         **params: Any,
     ) -> None:
+        self.first_epoch = check_first_epoch(first_epoch)
         self._peakhold_host = host or host_for(model, optimizer)
         self._model = cast("Any", None)
         flat = [_fit_for_keras(callback) for callback in flatten(callbacks)]
@@ -85,9 +92,15 @@ class CallbackList(KerasOwn):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        self._peakhold_host.remember_loop(sys._getframe(1))
+        self._peakhold_host.remember_loop(frame_of_loop(1))
         self._peakhold_host.clear_stop()
         super().on_train_begin(logs)
+        self._peakhold_has_begun = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Call it after the last epoch, however the loop ended."""
+        self._peakhold_has_begun = False
+        super().on_train_end(logs)
 
 
 def _fit_for_keras(callback: Any) -> Any:

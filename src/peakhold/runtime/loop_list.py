@@ -1,0 +1,81 @@
+"""What the two lists have in common that drive callbacks in loops of people's own.
+
+`peakhold.CallbackList` and `peakhold.keras.CallbackList` know how the loop counts its epochs,
+and where it is to begin; the session asks them.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+from peakhold.errors import HostError, InvalidArgumentError
+from peakhold.runtime.callback import link_of
+from peakhold.runtime.participant import Keeper
+
+__all__ = ["LoopList", "check_first_epoch", "frame_of_loop"]
+
+
+class LoopList:
+    """A list that a loop of somebody's own drives.
+
+    Attributes:
+        callbacks: In their order.
+        first_epoch: What the loop calls its first epoch, as it was told: 0, 1, or None.
+    """
+
+    callbacks: list[Any]
+    first_epoch: int | None = None
+    _peakhold_has_begun = False
+
+    @property
+    def initial_epoch(self) -> int:
+        """The epoch to begin with, as the loop counts: `range(callbacks.initial_epoch, n)`.
+
+        Above the first one if `BackupAndRestore` goes on from an interrupted run.
+
+        Raises:
+            HostError: If there is a `BackupAndRestore`, and `on_train_begin` was not called yet.
+        """
+        for callback in self.callbacks:
+            link = link_of(callback)
+            if link is not None and isinstance(link.participant, Keeper):
+                if not self._peakhold_has_begun:
+                    raise HostError(
+                        "expected initial_epoch to be asked for after on_train_begin(), got it "
+                        "before.\nHint: call callbacks.on_train_begin() first; it reads the backup."
+                    )
+                return link.participant.initial_epoch
+        return self.first_epoch or 0
+
+
+def check_first_epoch(first_epoch: Any) -> int | None:
+    """What the loop calls its first epoch.
+
+    Raises:
+        InvalidArgumentError: For anything but 0, 1 and None.
+    """
+    if first_epoch is None or (first_epoch in (0, 1) and not isinstance(first_epoch, bool)):
+        return None if first_epoch is None else int(first_epoch)
+    raise InvalidArgumentError.for_argument(
+        "first_epoch",
+        first_epoch,
+        "0 or 1, what the loop calls its first epoch",
+        hint="to go on at a later epoch, begin the loop there; first_epoch says how it counts.",
+    )
+
+
+def frame_of_loop(depth: int) -> FrameType:
+    """The frame that calls a hook of a list, past what was put ahead of it.
+
+    Args:
+        depth: As for `sys._getframe`.
+    """
+    frame = sys._getframe(depth + 1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == _AHEAD:
+        frame = frame.f_back
+    return frame
+
+
+_AHEAD = "peakhold.runtime.driver"

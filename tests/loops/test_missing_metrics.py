@@ -1,0 +1,70 @@
+"""A metric that nobody logs, in a loop of somebody's own, where nobody tells that it validates."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import peakhold
+from peakhold.errors import MonitorNotFoundError, MonitorWarning
+
+KINDS = {
+    "EarlyStopping": lambda name, folder: peakhold.EarlyStopping(name, patience=3, mode="min"),
+    "ReduceLROnPlateau": lambda name, folder: peakhold.ReduceLROnPlateau(name, mode="min"),
+    "ModelCheckpoint": lambda name, folder: peakhold.ModelCheckpoint(
+        folder / "best.safetensors", monitor=name, mode="min", save_best_only=True
+    ),
+}
+
+
+def run(callback, logged, *, ends=True):
+    params, rate = {"w": np.zeros(1)}, {"lr": 0.1}
+    host = peakhold.LoopHost(
+        get_state=lambda: params, set_state=params.update,
+        get_learning_rate=lambda: rate["lr"], set_learning_rate=lambda new: rate.update(lr=new),
+    )  # fmt: skip
+    callbacks = peakhold.CallbackList(callback, host=host, verbose=0)
+    callbacks.on_train_begin()
+    for epoch, logs in enumerate(logged):
+        callbacks.on_epoch_begin(epoch)
+        callbacks.on_epoch_end(epoch, dict(logs))
+    if ends:
+        callbacks.on_train_end()
+
+
+def test_from_the_first_epoch_that_logs_another_of_them_it_is_an_error(tmp_path):
+    for name, make in KINDS.items():
+        logged = [{"loss": 1.0}, {"loss": 1.0}, {"loss": 1.0, "val_loss": 1.0}, {"loss": 1.0}]
+        with pytest.warns(MonitorWarning), pytest.raises(MonitorNotFoundError) as caught:
+            # A checkpoint raises one event later, when its files are what they should be.
+            run(make("val_los", tmp_path), logged)
+
+        text = str(caught.value)
+        assert f"got monitor='val_los' in {name}. Available metrics are: loss, val_loss" in text
+        assert "\nHint: did you mean 'val_loss'?" in text
+
+
+@pytest.mark.parametrize("named", ["val/los", "val.los"])
+def test_whatever_stands_between_its_words(tmp_path, named):
+    logs = {"loss": 1.0, named + "s": 1.0}
+    with pytest.warns(MonitorWarning), pytest.raises(MonitorNotFoundError, match=named + "s"):
+        run(KINDS["EarlyStopping"](named, tmp_path), [{"loss": 1.0}, logs])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_comes_every_other_epoch_is_not_missed(tmp_path, kind):
+    logged = [{"loss": 1.0, "val_loss": 1.0}, {"loss": 1.0}, {"loss": 1.0, "val_f1": 1.0}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MonitorWarning)
+        run(KINDS[kind]("val_loss", tmp_path), logged)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_never_came_is_said_at_the_end_with_what_there_was(tmp_path, kind):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(KINDS[kind]("val_los", tmp_path), [{"loss": 1.0, "time": 3.0}] * 2)
+    said = [str(w.message) for w in caught if issubclass(w.category, MonitorWarning)]
+
+    assert said
+    assert all("available" in text.lower() and "loss,time" in text for text in said), said

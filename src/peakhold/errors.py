@@ -453,7 +453,7 @@ class PartMissingError(StoreError, KeyError):
 
 
 class BackupMismatchError(StoreError, ValueError):
-    """A backup is of another model than the one that is trained."""
+    """A backup is of another model than the one that is trained, or of another `extra`."""
 
     path: str
     """The folder of the backup."""

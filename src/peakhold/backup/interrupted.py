@@ -11,9 +11,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
 from peakhold.backup.record import unpack
-from peakhold.backup.state import checked, used
+from peakhold.backup.state import checked, checked_extra, used
 from peakhold.errors import BackupMismatchError, PeakholdError
 from peakhold.host.contract import OPTIMIZER
+from peakhold.host.extras import EXTRA, Extras
 from peakhold.host.resume import EpochRecord, Resumption
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.random_state import set_random_state
@@ -37,7 +38,7 @@ class Interrupted:
         path: Of the backup, for messages.
 
     Attributes:
-        state: All but the model.
+        state: All but the model and what was taken along with it.
         begins: Whether it holds only how the run began.
 
     Raises:
@@ -47,7 +48,11 @@ class Interrupted:
     def __init__(self, parts: dict[str, Any], path: str) -> None:
         self.path = path
         self.state = checked(parts.pop(STATE, None), path)
+        self.extra = checked_extra(parts.pop(EXTRA, None), path)
+        """The states of what was given to the list as `extra`, by name."""
         self._parts = parts
+        self.parts = frozenset(parts)
+        """Names of the model's parts that it holds."""
         self._given: set[str] = set()
         """Whose states were given back, by the names that they are filed under."""
         self._held_given: set[str] = set()
@@ -64,8 +69,10 @@ class Interrupted:
         with used("the state of its random generators", self.path):
             set_random_state(self.state["random"])
 
-    def fit_model(self, resumption: Resumption, backup_dir: str) -> bool:
+    def fit_model(self, resumption: Resumption, extras: Extras, backup_dir: str) -> bool:
         """Build the model if need be, see that the backup is of this one, and fill it.
+
+        What was taken along with it is filled, too.
 
         A layer that never says that it is built is no reason to refuse: whether all fits is.
 
@@ -80,10 +87,18 @@ class Interrupted:
         words = resumption.mismatches(self._parts, self.state["names"])
         if words and not built:
             return False
+        words += extras.mismatches(self.extra)
         if words:
             raise BackupMismatchError.for_tensors(backup_dir, self._by_class(words, resumption))
         with used("what belongs to its model", self.path):
             resumption.put_back(self._parts, self.state["more"])
+        for name in extras.names:
+            if name in self.extra:
+                try:
+                    extras.put_back(name, self.extra[name])
+                except Exception as error:  # whatever a user's own function raises
+                    why = f"extra {name!r} cannot take its state ({type(error).__name__}: {error})"
+                    raise BackupMismatchError.for_tensors(backup_dir, [why]) from error
         return True
 
     def _by_class(self, words: list[str], resumption: Resumption) -> list[str]:

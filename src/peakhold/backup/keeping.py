@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event, is_finite
@@ -30,6 +30,7 @@ from peakhold.backup.record import Packer
 from peakhold.backup.state import FORMAT
 from peakhold.errors import BackupMismatchError, InvalidArgumentError, SaveWarning
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
+from peakhold.host.extras import EXTRA, Extras
 from peakhold.host.finding import traits_of
 from peakhold.host.resume import EpochRecord, Resumption
 from peakhold.runtime import filing
@@ -40,7 +41,7 @@ from peakhold.runtime.random_state import random_state
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.session import session_of
 from peakhold.runtime.summary import Ending
-from peakhold.snapshots.pool import Held
+from peakhold.snapshots.pool import Held, SnapshotPool, held_weakly
 
 if TYPE_CHECKING:
     from peakhold.backup.folder import BackupFolder, Place
@@ -93,7 +94,7 @@ class Keeping(Keeper):
         folder = BackupFolder(self.backup_dir, run.trained.owns_frame)
         resumption = host.resumption()
         configured = Configuration(resumption, run.params, self._filed())
-        self._kept = kept = _Run(folder, resumption, configured)
+        self._kept = kept = _Run(folder, resumption, configured, run.extras)
         self.initial_epoch = self.current_epoch = run.first_epoch
         self.last_batch_seen = 0
         try:
@@ -119,7 +120,9 @@ class Keeping(Keeper):
             was.give_states(self._filed(), of_ours=True)
             return
         kept.configured.compare_with(state.get("configured") or {})
-        is_filled = was.fit_model(kept.resumption, self.backup_dir)  # or the first epoch's begin
+        # What is not built yet is filled when the first epoch begins.
+        is_filled = was.fit_model(kept.resumption, kept.extras, self.backup_dir)
+        self._tell_what_it_lacks(kept, was, run)
         epoch = int(state["epoch"])
         self.current_epoch, kept.passed = epoch, was.passed()
         self._give(kept, was)
@@ -196,6 +199,27 @@ class Keeping(Keeper):
             hint=f"{hint}, or delete that folder to train anew.",
         )
 
+    def _tell_what_it_lacks(self, kept: _Run, was: Interrupted, run: RunView) -> None:
+        """What the run has and its backup has not, and the other way round."""
+        now, then = OPTIMIZER in run.host.parts(), OPTIMIZER in was.parts
+        new = ["the optimizer"] * (now and not then)
+        new += [f"extra {name!r}" for name in kept.extras.new(was.extra)]
+        gone = ["the optimizer"] * (then and not now)
+        gone += [f"extra {name!r}" for name in kept.extras.gone(was.extra)]
+        if new:
+            self.run.warn(
+                f"BackupAndRestore: the backup {was.path!r} holds no state of {', '.join(new)}; "
+                "it goes on with the one it has now.",
+                SaveWarning,
+            )
+        if gone:
+            self.run.warn(
+                f"BackupAndRestore: nothing in this run takes the state of {', '.join(gone)}, "
+                f"which is in the backup {was.path!r}. Hint: pass to CallbackList what the run had "
+                "that is resumed (optimizer=, extra=).",
+                SaveWarning,
+            )
+
     def welcome(self, run: RunView) -> None:
         """Others have joined the run since `resume`: give them what is theirs."""
         kept = self._kept
@@ -260,7 +284,11 @@ class Keeping(Keeper):
             return
         trains = run.start_epoch is not None or not self._is_over()
         untouched = not kept.has_trained
-        if trains and untouched and not was.fit_model(kept.resumption, self.backup_dir):
+        if (
+            trains
+            and untouched
+            and not was.fit_model(kept.resumption, kept.extras, self.backup_dir)
+        ):
             raise BackupMismatchError.for_tensors(
                 self.backup_dir,
                 ["the model is not built yet, and cannot be built from the shapes in the backup"],
@@ -282,6 +310,9 @@ class Keeping(Keeper):
         parts = [part for part in run.host.parts() if part in _PARTS]
         if run.host.ensure_built(parts):
             check_storable(run.host.borrow(parts))
+        if self._kept is not None:
+            self._kept.prepare_extras()
+        self._tell_what_is_not_held(run)
         return dict.fromkeys(parts, 2)
 
     def commit(self, moment: Moment, logs: dict[str, Any]) -> None:
@@ -343,6 +374,9 @@ class Keeping(Keeper):
         step = folder.last_step + 1
         held = run.pool.take([part for part in host.parts() if part in _PARTS])
         keep, parts = [held], held.parts
+        taken = kept.take_extras()
+        if taken is not None:
+            keep.append(taken)
         members = self._filed()
         best, extra = self._held_places(kept, members, held, parts, step, keep)
         state = {
@@ -371,7 +405,7 @@ class Keeping(Keeper):
         )
         try:
             folder.save(
-                {**resumption.to_write(parts), **extra, STATE: state},
+                {**resumption.to_write(parts), **_parts_of(taken), **extra, STATE: state},
                 keep,
                 epoch=epoch,
                 refers_to=[step for places in kept.places.values() for step, _ in places.values()],
@@ -461,6 +495,7 @@ class Keeping(Keeper):
         kept, self._kept = self._kept, None
         if kept is None:
             return
+        kept.extra_pool.close()
         kept.resumption.set_first_epoch(None)
         kept.resumption.note_end()
         if self.delete_checkpoint and not self.run.state_unusable:
@@ -486,8 +521,8 @@ class Keeping(Keeper):
                 more = "a longer patience, it goes on" if waited else ""
             goes_on = f" With {more}." if more else ""
             return (
-                f"trains nothing: training was over after epoch {number - 1} ({why}).{goes_on} To train "
-                f"anew, delete {self.backup_dir!r}."
+                f"trains nothing: training was over after epoch {number - 1} ({why}).{goes_on} "
+                f"To train anew, delete {self.backup_dir!r}."
             )
         text = f"goes on with epoch {number}" + (f" of {epochs}" if epochs else "")
         batch = state["batch"]
@@ -508,6 +543,12 @@ class Keeping(Keeper):
             if names:
                 self._say(f"does not bring back what {', '.join(names)} may remember; {hint}.")
 
+    def _tell_what_is_not_held(self, run: RunView) -> None:
+        """Said once: a loop has an optimizer, a scheduler or a scaler that no backup will hold."""
+        words = run.evidently_missing()
+        if words is not None:
+            run.warn(f"BackupAndRestore: {words}", SaveWarning)
+
     def file(self, which: int, name: str) -> str:
         """Path of a file of the newest backup (0) or the one before (1)."""
         if self._kept is None:
@@ -524,13 +565,24 @@ def _by_whose(callbacks: Iterable[Any]) -> tuple[list[str], list[str]]:
     return users, frameworks
 
 
+def _parts_of(taken: Held | None) -> dict[str, Any]:
+    return {} if taken is None else taken.parts
+
+
 class _Run:
     """What belongs to one run."""
 
     def __init__(
-        self, folder: BackupFolder, resumption: Resumption, configured: Configuration
+        self,
+        folder: BackupFolder,
+        resumption: Resumption,
+        configured: Configuration,
+        extras: Extras,
     ) -> None:
-        self.folder, self.resumption, self.configured = folder, resumption, configured
+        self.folder, self.resumption = folder, resumption
+        self.configured, self.extras = configured, extras
+        # It borrows as a host does, and that is all that is asked of it here.
+        self.extra_pool = SnapshotPool(held_weakly(cast("Any", extras)))
         self.has_compared = False
         """Whether it has been said what the program says otherwise than before."""
         self.has_trained = False
@@ -546,6 +598,22 @@ class _Run:
         self.saved_within = False
         self.wanted, self.saved = threading.Event(), threading.Event()
         """Whether SIGTERM wants a backup, and whether one has been begun since."""
+
+    def prepare_extras(self) -> None:
+        """See that they can be saved, and have memory ready."""
+        from peakhold.snapshots.tree import check_storable  # loads NumPy
+
+        if self.extras.names:
+            if self.extras.ensure_built([EXTRA]):
+                check_storable(self.extras.borrow([EXTRA]))
+            self.extra_pool.prepare({EXTRA: 2})
+
+    def take_extras(self) -> Held | None:
+        """A copy of their states; None if there are none."""
+        if not self.extras.names:
+            return None
+        self.extra_pool.is_stale = True
+        return self.extra_pool.take([EXTRA])
 
     def note(self, epoch: int, logs: Mapping[str, Any], callbacks: Iterable[Any]) -> None:
         """Add an epoch to the record. The framework's own knows what was logged after us."""

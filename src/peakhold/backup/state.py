@@ -16,7 +16,7 @@ from typing import Any, Final
 from peakhold._core.states import UNUSABLE
 from peakhold.errors import CheckpointDamagedError, PeakholdError
 
-__all__ = ["FORMAT", "checked", "used"]
+__all__ = ["FORMAT", "checked", "checked_extra", "used"]
 
 FORMAT: Final = 2
 _READABLE: Final = (1, 2)
@@ -50,6 +50,17 @@ def checked(state: Any, path: str) -> Mapping[str, Any]:
                 path, f"its {name!r} is {_shown(state.get(name))}"
             )
     return state
+
+
+def checked_extra(states: Any, path: str) -> Mapping[str, Any]:
+    """States by name of what a run took along; none where the backup has no such part.
+
+    Raises:
+        CheckpointDamagedError: If it is something else.
+    """
+    if states is not None and not _is_mapping(states):
+        raise CheckpointDamagedError.for_path(path, f"its 'extra' is {_shown(states)}")
+    return states or {}
 
 
 @contextlib.contextmanager

@@ -29,8 +29,9 @@ class BackupAndRestore(BatchHooks):
     the same epoch, keeps the same best and ends with the same weights as one that was never
     interrupted. Where it stands in the list does not matter.
 
-    A loop of your own that does not begin where the run goes on is told so, by an error at its
-    first hook.
+    In loops of your own, what else has a state (a scheduler, a `GradScaler`, an average) is named
+    in `CallbackList(..., extra={"scheduler": scheduler})`. A loop that does not begin where the run
+    goes on is told so, by an error at its first hook.
 
     After a run that ended well the backup is deleted. It stays after Ctrl-C, an exception, or a
     stop because of NaN. If it says that training was over, nothing is trained any more: state, best
@@ -53,7 +54,8 @@ class BackupAndRestore(BatchHooks):
     Raises:
         InvalidArgumentError: For an empty `backup_dir`, `save_freq="batch"`, ….
         StoreOwnedError: On train begin, if another run writes its backups there.
-        BackupMismatchError: On train begin, if the backup is of another model.
+        BackupMismatchError: On train begin, if the backup is of another model, or of an `extra` of
+            another name or shape.
         CheckpointDamagedError: On train begin, if no backup there is whole. If only the newest is
             damaged, the one before is used, and a warning says so.
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host, to_number
+from peakhold.host.extras import Extras
 from peakhold.host.finding import host_for
 from peakhold.runtime.callback import Callback, is_no_op, link_of
-from peakhold.runtime.loop_list import LoopList, check_first_epoch, frame_of_loop
+from peakhold.runtime.loop_list import LoopList, check_first_epoch, check_params, frame_of_loop
 
 __all__ = ["CallbackList"]
 
@@ -34,15 +35,21 @@ class CallbackList(LoopList, Callback):
     Args:
         callbacks: The callbacks, in order.
         model: What is trained: a Keras model, a `torch.nn.Module`, anything with weights to get
-            and set; or None.
-        optimizer: The optimizer whose rate callbacks may change, if the model does not hold it.
+            and set; a dict of several by name (`{"g": generator, "d": discriminator}`); or None.
+        optimizer: The optimizer whose rate callbacks may change, if the model does not hold it; a
+            dict of several by name. `ReduceLROnPlateau` lowers the rates of all.
         host: How to reach a model that has none of these methods; see `LoopHost`.
+        extra: What else `BackupAndRestore` is to save and bring back, by name: anything with
+            `state_dict()` and `load_state_dict()` (a scheduler, a `GradScaler`, an average of the
+            weights), or a pair of functions that get and set a state. The best weights are restored
+            without it.
         first_epoch: What the loop calls its first epoch, 0 or 1. None: a run that begins with epoch
             1, and has nothing to go on from, counts from 1. Numbers are shown as the loop counts.
-        params: `epochs`, `steps` and `verbose` for the callbacks.
+        params: `epochs`, `steps` and `verbose` for the callbacks, and what else they are to see.
 
     Raises:
-        InvalidArgumentError: For what is no callback, and another `first_epoch`.
+        InvalidArgumentError: For a name that is nearly one of these, a value with a `state_dict`
+            among `params`, an `extra` without a state, ….
 
     Example:
         >>> callbacks = CallbackList([])
@@ -62,11 +69,13 @@ class CallbackList(LoopList, Callback):
         *,
         optimizer: Any = None,
         host: Host | None = None,
+        extra: Mapping[str, Any] | None = None,
         first_epoch: int | None = None,
         **params: Any,
     ) -> None:
         super().__init__()
-        self.first_epoch = check_first_epoch(first_epoch)
+        check_params(params)
+        self.first_epoch, self.extras = check_first_epoch(first_epoch), Extras(extra)
         self.n_batches_done = 0
         """Batches of training that this list was told of."""
         self.callbacks = flatten(callbacks)

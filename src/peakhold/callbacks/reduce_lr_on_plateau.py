@@ -29,7 +29,7 @@ class ReduceLROnPlateau(Participating):
     """Lower the learning rate when a metric has stopped improving.
 
     Every epoch's logs get `learning_rate`, the rate that epoch was trained with (with several
-    optimizers, `learning_rate_<name>` for each).
+    optimizers, `learning_rate_<name>` for each). The rates of all optimizers are lowered.
 
     Args:
         monitor: Name of the metric. Defaults to `"val_loss"`.

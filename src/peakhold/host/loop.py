@@ -21,11 +21,13 @@ from peakhold.host.contract import (
 from peakhold.host.finite import nonfinite_names
 from peakhold.host.gradients import GradientFacts
 from peakhold.host.loop_gradients import LoopGradients
+from peakhold.host.models import Models, StateNames
 from peakhold.host.module_names import ModuleNames
 from peakhold.host.named_file import check_named, safetensors_of
 from peakhold.host.onto_live import taken_apart
+from peakhold.host.optimizers import Optimizers
 from peakhold.host.resume import LoopResumption, Resumption
-from peakhold.host.state_dicts import load_optimizer, module_like, optimizer_like
+from peakhold.host.state_dicts import module_like
 from peakhold.host.torch_tensors import is_lazy
 from peakhold.trees import TooDeepError, leaf_list, leaves, map_tree, to_host
 
@@ -38,8 +40,10 @@ class LoopHost:
     Args:
         model: Something with `get_weights()` and `set_weights()`, or with `state_dict()` and
             `load_state_dict()` (a `torch.nn.Module`), or None. Its `stop_training` is set where it
-            takes attributes.
-        optimizer: A `torch.optim.Optimizer`, or anything with a `learning_rate` that can be set.
+            takes attributes. A dict of such models by name, as for a GAN, is one state: files and
+            backups have their arrays as `g.0.weight`.
+        optimizer: A `torch.optim.Optimizer`, or anything with a `learning_rate` that can be set; a
+            dict of those by name, whose rates are `g`, `d`.
         get_state: Instead of the model's methods, a function that returns the weights as nested
             dicts, lists and tuples of arrays (JAX: `lambda: params`); named tuples, dataclasses and
             what else JAX takes for a node may be in it.
@@ -75,33 +79,33 @@ class LoopHost:
         get_gradients: Callable[[], Any] | None = None,
     ) -> None:
         self.model = model
-        self.optimizer: Any = (
-            optimizer if optimizer is not None else getattr(model, "optimizer", None)
+        self.models = Models(model)
+        self.optimizers = Optimizers(
+            optimizer if optimizer is not None else getattr(model, "optimizer", None),
+            self.models.by_name,
         )
         self._get_state, self._set_state = get_state, set_state
-        if get_state is None and hasattr(model, "get_weights"):
-            self._get_state, self._set_state = model.get_weights, model.set_weights
-        elif get_state is None and hasattr(model, "state_dict"):
-            self._get_state, self._set_state = model.state_dict, model.load_state_dict
+        self._names: StateNames = ModuleNames(None)
+        if get_state is None:
+            self._get_state, self._set_state = self.models.get_state, self.models.set_state
+            self._names = self.models.names
         self._get_rate, self._set_rate = get_learning_rate, set_learning_rate
         self._save = save
-        self._names = ModuleNames(None)
-        if get_state is None and hasattr(model, "state_dict"):
-            self._names = ModuleNames(model)
         given = None if get_gradients is None else lambda: leaves(get_gradients())
-        self._gradients = LoopGradients(model, self.optimizer, given)
+        self._gradients = LoopGradients(self.models, self.optimizers, given)
         self._code: CodeType | None = None
         self.stop_training = False
 
     def describe(self) -> str:
-        return "a loop" if self.model is None else type(self.model).__name__
+        if self.model is None:
+            return "a loop"
+        return " and ".join(dict.fromkeys(type(model).__name__ for model in self.models))
 
     # State
 
     def parts(self) -> tuple[str, ...]:
-        has_optimizer = hasattr(self.optimizer, "load_state_dict")
         return ((WEIGHTS,) if self._get_state and self._set_state else ()) + (
-            (OPTIMIZER,) if has_optimizer else ()
+            (OPTIMIZER,) if self.optimizers.have_state else ()
         )
 
     def borrow(self, parts: Iterable[str]) -> Parts:
@@ -110,7 +114,7 @@ class LoopHost:
             if part == WEIGHTS and self._get_state:
                 trees[part] = taken_apart(self._names.to_plain(self._get_state()))
             elif part == OPTIMIZER:
-                trees[part] = taken_apart(self.optimizer.state_dict())
+                trees[part] = taken_apart(self.optimizers.state())
         return trees
 
     def _weights(self) -> Any:
@@ -138,7 +142,7 @@ class LoopHost:
         if part == WEIGHTS and self._get_state:
             return module_like(tree, self._get_state(), self._names)
         if part == OPTIMIZER:
-            return optimizer_like(tree, self.optimizer)
+            return self.optimizers.like(tree)
         return tree  # of a callback that was copied or pickled, without a model
 
     def fitted(self, weights: Any) -> Any:
@@ -152,7 +156,7 @@ class LoopHost:
         if WEIGHTS in trees and self._set_state:
             self._set_state(trees[WEIGHTS])
         if OPTIMIZER in trees:
-            load_optimizer(self.optimizer, trees[OPTIMIZER])
+            self.optimizers.load(trees[OPTIMIZER])
 
     def nonfinite(self) -> frozenset[str]:
         return nonfinite_names(leaves(self._weights()))
@@ -198,25 +202,13 @@ class LoopHost:
     def learning_rates(self) -> dict[str, float]:
         if self._get_rate is not None:
             return {"": float(self._get_rate())}
-        groups = getattr(self.optimizer, "param_groups", None)
-        if groups is not None:
-            single = len(groups) == 1
-            return {"" if single else str(i): float(g["lr"]) for i, g in enumerate(groups)}
-        rate = getattr(self.optimizer, "learning_rate", None)
-        return {} if rate is None else {"": float(rate)}
+        return self.optimizers.rates()
 
     def set_learning_rate(self, name: str, value: float) -> None:
-        groups = getattr(self.optimizer, "param_groups", None)
         if self._set_rate is not None:
             self._set_rate(value)
-        elif groups is not None:
-            group = groups[int(name or 0)]
-            if hasattr(group["lr"], "fill_"):  # capturable optimizers keep a tensor
-                group["lr"].fill_(value)
-            else:
-                group["lr"] = value
         else:
-            self.optimizer.learning_rate = value
+            self.optimizers.set_rate(name, value)
 
     def check_rates_settable(self, callback: str) -> None:
         if not self.learning_rates() or (self._get_rate is not None and self._set_rate is None):

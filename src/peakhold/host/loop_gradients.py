@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from peakhold.host.gradients import GradientFacts, GradientTally, norm_of, norm_of_tensors
+from peakhold.host.models import Models
+from peakhold.host.optimizers import Optimizers
 
 __all__ = ["LoopGradients"]
 
@@ -29,25 +31,25 @@ class LoopGradients:
     """What a loop's host knows of gradients.
 
     Args:
-        model: The model of the loop, whose parameters' names are used.
-        optimizer: Its optimizer; one of PyTorch's is looked into.
+        models: The models of the loop, whose parameters' names are used.
+        optimizers: Theirs; those of PyTorch are looked into.
         given: A function of the loop's own that returns names and arrays, instead.
     """
 
     def __init__(
         self,
-        model: Any,
-        optimizer: Any,
+        models: Models,
+        optimizers: Optimizers,
         given: Callable[[], Iterable[tuple[str, Any]]] | None = None,
     ) -> None:
-        self._model, self._optimizer, self._given = model, optimizer, given
+        self._models, self._optimizers, self._given = models, optimizers, given
         self._tally = GradientTally()
         self._watches = False
 
     @property
     def seen(self) -> bool:
         """Whether there is a place to see gradients."""
-        return self._given is not None or hasattr(self._optimizer, "register_step_pre_hook")
+        return self._given is not None or self._optimizers.tell_of_steps
 
     def facts(self) -> GradientFacts | None:
         """See `Host.gradient_facts`."""
@@ -76,24 +78,21 @@ class LoopGradients:
         return ((name, p.grad) for name, p in self._parameters() if p.grad is not None)
 
     def _parameters(self) -> Iterator[tuple[str, Any]]:
-        if hasattr(self._model, "named_parameters"):
-            yield from self._model.named_parameters()
-            return
-        for number, group in enumerate(self._optimizer.param_groups):
-            for i, parameter in enumerate(group["params"]):
-                yield f"{number}.{i}", parameter
+        return self._models.parameters() or self._optimizers.parameters()
 
     def _watch(self) -> None:
         if self._watches:
             return
         self._watches = True
-        watchers = _watchers.get(self._optimizer)
-        if watchers is None:
-            watchers = _watchers[self._optimizer] = weakref.WeakSet()
-            # The hook is never removed: the collector might do it while PyTorch goes through its
-            # hooks, whose number must not change then.
-            self._optimizer.register_step_pre_hook(_look)
-        watchers.add(self)
+        for optimizer in self._optimizers:
+            watchers = _watchers.get(optimizer)
+            if watchers is None and hasattr(optimizer, "register_step_pre_hook"):
+                watchers = _watchers[optimizer] = weakref.WeakSet()
+                # The hook is never removed: the collector might do it while PyTorch goes through
+                # its hooks, whose number must not change then.
+                optimizer.register_step_pre_hook(_look)
+            if watchers is not None:
+                watchers.add(self)
 
     def _look(self, optimizer: Any) -> None:
         norm = norm_of_tensors(p.grad for group in optimizer.param_groups for p in group["params"])

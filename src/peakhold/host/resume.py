@@ -6,14 +6,14 @@ package. Like the host, it is the only one that looks into users' objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from peakhold.host.settings import note_end, set_by_program
 from peakhold.host.torch_tensors import is_lazy, is_sparse_parts
 from peakhold.trees import NUMBERS, fold
 
-__all__ = ["EpochRecord", "LoopResumption", "Resumption"]
+__all__ = ["EpochRecord", "LoopResumption", "Resumption", "shapes_that_differ"]
 
 
 class EpochRecord(NamedTuple):
@@ -130,9 +130,12 @@ class LoopResumption:
 
     def mismatches(self, parts: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[str]:
         """Weights are compared by name and shape; an optimizer may not have its slots yet."""
+        words = []
+        if "optimizer" in parts:
+            words += self._host.optimizers.mismatches(parts["optimizer"])
         if "weights" not in parts:
-            return []
-        words = self._other_optimizer(parts.get("optimizer"))
+            return words
+        words += self._other_optimizer(parts.get("optimizer"))
         live = _arrays(self._host.borrow(["weights"]).get("weights"))
         kept = _arrays(self._host.fitted(parts["weights"]))
         return words + [
@@ -146,7 +149,8 @@ class LoopResumption:
 
     def _other_optimizer(self, kept: Any) -> list[str]:
         """PyTorch loads the state of one class into another, and fails in its first step."""
-        groups = getattr(self._host.optimizer, "param_groups", None)
+        only = self._host.optimizers.by_name.get("")
+        groups = getattr(only, "param_groups", None)
         theirs = kept.get("param_groups") if isinstance(kept, Mapping) else None
         if not groups or not theirs:
             return []
@@ -154,7 +158,7 @@ class LoopResumption:
         if not gone - {"initial_lr"} or not new - {"initial_lr"}:
             return []  # of another version, or with a scheduler
         lists = [", ".join(sorted(names - {"initial_lr"})) for names in (gone, new)]
-        name = type(self._host.optimizer).__name__
+        name = type(only).__name__
         return [f"optimizer: one with {lists[0]} in the backup, {name} with {lists[1]} in the loop"]
 
     def put_back(self, parts: Mapping[str, Any], more: Mapping[str, Any]) -> None:
@@ -177,25 +181,28 @@ class LoopResumption:
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """The first group's of an optimizer of PyTorch; of any other its rate."""
-        optimizer = self._host.optimizer
+        """Of each optimizer; the names of several stand before the settings'."""
+        found = {key: value for _, own in self._optimizers() for key, value in own.items()}
         rates = self._host.learning_rates()
-        found = {} if optimizer is None else {"class": type(optimizer).__name__}
-        groups = getattr(optimizer, "param_groups", None)
-        if not groups:
-            return {**found, **({"learning_rate": rates[""]} if "" in rates else {})}
-        defaults = getattr(optimizer, "defaults", {})
-        return {**found, **{name: groups[0][name] for name in defaults if name in groups[0]}}
+        return found if found or "" not in rates else {"learning_rate": rates[""]}
+
+    def _optimizers(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Each optimizer, with what it is set to."""
+        for name, optimizer in self._host.optimizers.by_name.items():
+            before = f"{name}." if name else ""
+            yield optimizer, {before + key: one for key, one in _settings_of(optimizer).items()}
 
     def program_settings(self) -> dict[str, Any]:
         """An optimizer of PyTorch that has a state has been trained."""
-        optimizer = self._host.optimizer
-        trained = bool(getattr(optimizer, "state", None))
-        return set_by_program(optimizer, self.settings(), self.changing_settings(), trained=trained)
+        changing, found = self.changing_settings(), dict[str, Any]()
+        for optimizer, own in self._optimizers():
+            trained = bool(getattr(optimizer, "state", None))
+            found |= set_by_program(optimizer, own, changing, trained=trained)
+        return found
 
     def changing_settings(self) -> frozenset[str]:
         """PyTorch's own state of an optimizer holds all of them."""
-        return frozenset(self.settings().keys() - {"class"})
+        return frozenset(name for name in self.settings() if name.rpartition(".")[2] != "class")
 
     def how_to_set(self, setting: str, value: str) -> str:
         """Where a loop may set it."""
@@ -203,7 +210,8 @@ class LoopResumption:
 
     def note_end(self) -> None:
         """For a loop that goes on in this process."""
-        note_end(self._host.optimizer, self.settings())
+        for optimizer, own in self._optimizers():
+            note_end(optimizer, own)
 
     def stateless_base(self, callback: Any) -> type | None:
         """Ours have a state and say so: what is below a user's own class has none."""
@@ -222,6 +230,19 @@ class LoopResumption:
     def take_foreign_backup(self, folder: str) -> int:
         """There is none."""
         raise NotImplementedError
+
+
+def shapes_that_differ(kept: Any, live: Any) -> list[str]:
+    """Arrays that both of two states have, in another shape, in words."""
+    was, is_ = _arrays(kept), _arrays(live)
+    return [
+        f"{name}: {_shape(was[name])} in the backup, {_shape(is_[name])} in this run"
+        for name in was
+        if _is_array(was[name])
+        and _is_array(is_.get(name))
+        and not is_lazy(is_[name])
+        and _shape(was[name]) != _shape(is_[name])
+    ]
 
 
 def _arrays(tree: Any) -> dict[str, Any]:
@@ -244,3 +265,14 @@ def _shape(leaf: Any) -> str:
         return "nothing"
     shape = leaf["size"] if is_sparse_parts(leaf) else getattr(leaf, "shape", ())
     return str(tuple(shape))
+
+
+def _settings_of(optimizer: Any) -> dict[str, Any]:
+    """The first group's of an optimizer of PyTorch; of any other its class and its rate."""
+    found = {"class": type(optimizer).__name__}
+    groups = getattr(optimizer, "param_groups", None)
+    if groups:
+        defaults = getattr(optimizer, "defaults", {})
+        return {**found, **{name: groups[0][name] for name in defaults if name in groups[0]}}
+    rate = getattr(optimizer, "learning_rate", None)
+    return found if rate is None else {**found, "learning_rate": float(rate)}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peakhold.errors import InvalidArgumentError
+from peakhold.host.models import StateNames
 from peakhold.host.module_names import ModuleNames
 from peakhold.host.onto_live import like_live
 
@@ -58,7 +59,7 @@ def give_back(loaded: Any, to: Any) -> None:
         )
 
 
-def module_like(tree: Any, live: Any, names: ModuleNames) -> Any:
+def module_like(tree: Any, live: Any, names: StateNames) -> Any:
     """A module's state, under plain names or any wrapper's, as a live one has it."""
     plain = names.to_plain(live)
     return names.to_live(like_live(names.fitted(tree, plain), plain), live)

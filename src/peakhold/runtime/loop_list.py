@@ -1,20 +1,30 @@
 """What the two lists have in common that drive callbacks in loops of people's own.
 
-`peakhold.CallbackList` and `peakhold.keras.CallbackList` know how the loop counts its epochs,
-and where it is to begin; the session asks them.
+`peakhold.CallbackList` and `peakhold.keras.CallbackList` know how the loop counts its epochs, what
+else it has to be backed up, and where it is to begin; the session asks them.
 """
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any
 
 from peakhold.errors import HostError, InvalidArgumentError
+from peakhold.host.extras import Extras
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.participant import Keeper
 
-__all__ = ["LoopList", "check_first_epoch", "frame_of_loop"]
+__all__ = ["LoopList", "check_first_epoch", "check_params", "frame_of_loop"]
+
+_NAMES = ("callbacks", "model", "optimizer", "host", "extra", "first_epoch", "epochs", "verbose")
+"""What a list is told; `steps` is as near to other words of Keras's as to a slip."""
+_KNOWN = frozenset(
+    {"steps", "samples", "batch_size", "metrics", "do_validation", "size", "mode", "step"}
+)
+"""What Keras has told its callbacks in `params`, and words that are no slip of ours."""
 
 
 class LoopList:
@@ -23,10 +33,12 @@ class LoopList:
     Attributes:
         callbacks: In their order.
         first_epoch: What the loop calls its first epoch, as it was told: 0, 1, or None.
+        extras: What a backup holds besides model and optimizer.
     """
 
     callbacks: list[Any]
     first_epoch: int | None = None
+    extras: Extras
     _peakhold_has_begun = False
 
     @property
@@ -64,6 +76,41 @@ def check_first_epoch(first_epoch: Any) -> int | None:
         "0 or 1, what the loop calls its first epoch",
         hint="to go on at a later epoch, begin the loop there; first_epoch says how it counts.",
     )
+
+
+def check_params(params: Mapping[str, Any], more: Iterable[str] = ()) -> None:
+    """See that nothing was meant for the list itself, or is lost in `params`.
+
+    Args:
+        params: Further arguments, which callbacks see as `params`.
+        more: Further names of arguments.
+
+    Raises:
+        InvalidArgumentError: For a name that is nearly one of ours, and for a value that has a
+            `state_dict`.
+    """
+    for name, value in params.items():
+        if callable(getattr(value, "state_dict", None)):
+            raise InvalidArgumentError.for_argument(
+                name,
+                type(value).__name__,
+                "numbers and words that callbacks see as params",
+                hint=_where_it_belongs(name, value),
+            )
+        names = (*_NAMES, *more)
+        near = difflib.get_close_matches(name, names, 1, 0.75)
+        if near and name not in names and name not in _KNOWN:
+            raise InvalidArgumentError.for_argument(
+                name, value, "arguments that there are", hint=f"did you mean {near[0]}=?"
+            )
+
+
+def _where_it_belongs(name: str, value: Any) -> str:
+    if hasattr(value, "param_groups"):
+        return f"did you mean optimizer={name}?"
+    if hasattr(value, "named_parameters") and hasattr(value, "forward"):
+        return f'did you mean model={name}, or extra={{"{name}": {name}}} for the backup alone?'
+    return f'pass extra={{"{name}": {name}}}; a backup then holds its state.'
 
 
 def frame_of_loop(depth: int) -> FrameType:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.host.contract import Host
+from peakhold.host.evident import missing_words
+from peakhold.host.extras import Extras
 from peakhold.host.loop import LoopHost
 from peakhold.runtime.callback import host_of
 from peakhold.snapshots.pool import SnapshotPool
@@ -76,6 +78,19 @@ class RunView:
     def name(self) -> str:
         """What this participant's state is filed under."""
         return self._seat.name
+
+    @property
+    def extras(self) -> Extras:
+        """What the list was given to be backed up besides model and optimizer."""
+        extras: Extras | None = getattr(self._session.driver, "extras", None)
+        return Extras() if extras is None else extras
+
+    def evidently_missing(self) -> str | None:
+        """What the loop has, and nobody holds, with what to do; None if there is nothing."""
+        driver, host = self._session.driver, self._session.host
+        if not hasattr(driver, "extras") or host.runs_fit():
+            return None
+        return missing_words(host, self.extras)
 
     # Which run this is
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from keras.callbacks import CallbackList as KerasOwn
 
 from peakhold.callbacks.callback_list import flatten
 from peakhold.host.contract import Host
+from peakhold.host.extras import Extras
 from peakhold.host.finding import host_for
 from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import keep_in_thread
 from peakhold.runtime.callback import Callback, link_of
-from peakhold.runtime.loop_list import LoopList, check_first_epoch, frame_of_loop
+from peakhold.runtime.loop_list import LoopList, check_first_epoch, check_params, frame_of_loop
 
 __all__ = ["CallbackList"]
 
@@ -27,15 +29,19 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         callbacks: The callbacks, in order.
         add_history: Whether to add a `History`.
         add_progbar: Whether to add Keras's progress bar.
-        model: A Keras model; a `torch.nn.Module` or anything else with weights, in other loops.
-        optimizer: The optimizer whose rate callbacks may change, if the model does not hold it.
+        model: A Keras model; a `torch.nn.Module` or anything else with weights, in other loops, or
+            a dict of several by name.
+        optimizer: The optimizer whose rate callbacks may change, if the model does not hold it; or
+            a dict of several by name.
         host: How to reach a model that has none of these methods; see `LoopHost`.
+        extra: What else `BackupAndRestore` is to save and bring back, as in `peakhold`'s list.
         first_epoch: What the loop calls its first epoch, 0 or 1, as in `peakhold`'s list; `fit`
             counts from 0.
-        params: `epochs`, `steps` and `verbose` for the callbacks.
+        params: `epochs`, `steps` and `verbose` for the callbacks, and what else they are to see.
 
     Raises:
-        InvalidArgumentError: For another `first_epoch`.
+        InvalidArgumentError: For a name that is nearly one of these, a value with a `state_dict`
+            among `params`, an `extra` without a state, ….
 
     Example:
         >>> import keras
@@ -54,10 +60,12 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         *,
         optimizer: Any = None,
         host: Host | None = None,
+        extra: Mapping[str, Any] | None = None,
         first_epoch: int | None = None,
         **params: Any,
     ) -> None:
-        self.first_epoch = check_first_epoch(first_epoch)
+        check_params(params, ("add_history", "add_progbar"))
+        self.first_epoch, self.extras = check_first_epoch(first_epoch), Extras(extra)
         self._peakhold_host = host or host_for(model, optimizer)
         self._model = cast("Any", None)
         flat = [_fit_for_keras(callback) for callback in flatten(callbacks)]

@@ -63,7 +63,8 @@ class Moment:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What was measured; numbers only. NaN stays NaN."""
     rates: Mapping[str, float] = field(default_factory=dict)
-    """Learning rates by optimizer (empty name: the only one), before anybody changes them."""
+    """Learning rates by optimizer (empty name: the only one), before anybody changes them; at the
+    end of an epoch, those it was trained with."""
     spent: Spent = field(default_factory=Spent)
     validated: bool = False
     """Whether validation has run in this epoch."""

@@ -135,6 +135,7 @@ class CallbackList(LoopList, Callback):
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
         self._peakhold_host.clear_stop()
         self._peakhold_host.remember_loop(frame_of_loop(1))
+        self.note_rates = None
         self._call("on_train_begin", _numbers(logs))
         self._peakhold_has_begun = True
 
@@ -146,6 +147,8 @@ class CallbackList(LoopList, Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Call it before an epoch."""
         self._call("on_epoch_begin", epoch, _numbers(logs))
+        if self.note_rates is not None:
+            self.note_rates()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Call it after an epoch, with its metrics; what callbacks add to them stays in `logs`."""

@@ -53,9 +53,9 @@ class CSVLogger(Participating):
     """Write each epoch's metrics into a CSV file.
 
     Columns are `epoch` (from 0, as in Keras, or as a loop counts), then the metrics by name. A
-    metric that appears later gets its column then; earlier rows read `NA` there. The learning rate
-    has a column whenever a callback of the run sets or logs it, wherever that callback stands in
-    the list.
+    metric that appears later gets its column then; earlier rows read `NA` there. The learning rate,
+    that of the epoch, has a column whenever a callback of the run sets or logs it, wherever that
+    callback stands in the list.
 
     A row is in the file when the hook returns. A thread flushes it to the disk: before a backup
     that counts it, and before training is over.

@@ -77,7 +77,7 @@ class _Scheduling(Participant):
     def needs(self, run: RunView) -> Needs:
         """A rate that cannot be set is said now."""
         run.host.check_rates_settable(self.name)
-        return Needs()
+        return Needs(rates=True)
 
     def advise(self, settings: RunSettings) -> RunSettings:
         """Of a function only this is known without calling it: Keras's own curves have an end."""
@@ -93,7 +93,8 @@ class _Scheduling(Participant):
         """Log the rates that the epoch was trained with."""
         if moment.event is not Event.EPOCH_END:
             return NOTHING
-        rates = self.run.host.learning_rates()
+        run = self.run
+        rates = moment.rates if run.host is run.trained else run.host.learning_rates()
         return Measured({rate_key(name): rate for name, rate in rates.items()})
 
     def decide(self, moment: Moment) -> Sequence[Decision]:

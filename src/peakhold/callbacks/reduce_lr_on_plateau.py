@@ -172,8 +172,11 @@ class _Lowering(Watching[PlateauState]):
 
     def decide(self, moment: Moment) -> Any:
         """What the policy decides about this callback's own model's rates."""
-        if self.run.host is not self.run.trained and moment.event is Event.EPOCH_END:
-            moment = replace(moment, rates=self._rates(moment))
+        run = self.run
+        if moment.event is Event.EPOCH_END and (
+            run.rates_are_of_epoch or run.host is not run.trained
+        ):
+            moment = replace(moment, rates=run.host.learning_rates())  # those of now are lowered
         return super().decide(moment)
 
     def _rates(self, moment: Moment) -> Mapping[str, float]:

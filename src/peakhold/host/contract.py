@@ -7,7 +7,7 @@ exist: `LoopHost` (`host/loop.py`), for loops that people write, and `peakhold.k
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -158,6 +158,9 @@ class HostRates(Protocol):
 
     def check_rates_settable(self, callback: str) -> None:
         """Raise now if `set_learning_rate` would raise later."""
+
+    def at_next_step(self, work: Callable[[], Any]) -> None:
+        """Have work done once, right before the optimizer's next step, where that can be seen."""
 
     def rate_schedule(self) -> tuple[str, int] | None:
         """A curve that the optimizer follows: its name, and the steps from now to its end.

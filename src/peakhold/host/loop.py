@@ -210,6 +210,9 @@ class LoopHost:
         else:
             self.optimizers.set_rate(name, value)
 
+    def at_next_step(self, work: Callable[[], Any]) -> None:
+        self.optimizers.at_next_step(work)
+
     def check_rates_settable(self, callback: str) -> None:
         if not self.learning_rates() or (self._get_rate is not None and self._set_rate is None):
             raise HostError.lacks(

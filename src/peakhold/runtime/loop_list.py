@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -34,11 +34,14 @@ class LoopList:
         callbacks: In their order.
         first_epoch: What the loop calls its first epoch, as it was told: 0, 1, or None.
         extras: What a backup holds besides model and optimizer.
+        note_rates: Set by the session where the rates of an epoch are asked for: to be called when
+            its beginning has been told to all.
     """
 
     callbacks: list[Any]
     first_epoch: int | None = None
     extras: Extras
+    note_rates: Callable[[], Any] | None = None
     _peakhold_has_begun = False
 
     @property

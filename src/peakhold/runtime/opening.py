@@ -104,6 +104,8 @@ class Opening:
         needs = [seat.participant.needs(seat.view) for seat in self._fresh]
         if any(need.rates for need in needs):
             session.progress.ask_rates = session.learning_rates
+            if hasattr(session.driver, "note_rates") and not session.host.runs_fit():
+                session.driver.note_rates = session.note_rates
         budgets = [need.memory_budget for need in needs if need.memory_budget is not None]
         for pool in session.pools.values():
             known = [] if pool.budget is None else [pool.budget]

@@ -31,6 +31,9 @@ class Progress:
         self._ask_validates = validates
         self.ask_rates: Callable[[], Mapping[str, float]] | None = None
         """Asks for the learning rates, if moments must say them."""
+        self.trained_with: Mapping[str, float] | None = None
+        """Rates that the running epoch is trained with, where the loop may change them before it
+        tells of the end; None elsewhere."""
         self.may_count_from_one: Callable[[], bool] = _no
         """Whether a first epoch of 1 means that the loop counts from 1; asked once."""
         self.first_epoch: int | None = None
@@ -178,7 +181,8 @@ class Progress:
             spent = 0  # nobody has counted a step, for there was none yet
         rates: Mapping[str, float] = {}
         if self.ask_rates is not None and event in _RATES_COUNT:
-            rates = self.ask_rates()
+            known = self.trained_with if event is Event.EPOCH_END else None
+            rates = self.ask_rates() if known is None else known
         validates = None
         if event is Event.EPOCH_END:
             if self._validates is None:

@@ -215,6 +215,11 @@ class RunView:
         """Whether Ctrl-C cut the running epoch short."""
         return self._session.progress.epoch_cut_short
 
+    @property
+    def rates_are_of_epoch(self) -> bool:
+        """Whether moments say the rates that an epoch was trained with, not those of now."""
+        return self._session.progress.trained_with is not None
+
     def spent_seconds(self) -> float:
         """Seconds of training in this run so far."""
         return self._session.progress.spent_seconds()

@@ -292,6 +292,25 @@ class Session:
             first_epoch=progress.first,
         )
 
+    def note_rates(self) -> None:
+        """An epoch has begun in a loop of somebody's own: with which rates is it trained?
+
+        A loop may step its scheduler before it tells of the end. What it sets after the beginning
+        is seen at the optimizer's first step, where that can be seen.
+        """
+        self._look_at_rates()
+        reference = weakref.ref(self)  # a step may never come
+
+        def look() -> None:
+            session = reference()
+            if session is not None:
+                session._look_at_rates()
+
+        self.host.at_next_step(look)
+
+    def _look_at_rates(self) -> None:
+        self.progress.trained_with = self.learning_rates()
+
     # What its progress asks: the host may be another until the first epoch has begun
 
     def learning_rates(self) -> Mapping[str, float]:

@@ -102,6 +102,7 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
         self._peakhold_host.remember_loop(frame_of_loop(1))
         self._peakhold_host.clear_stop()
+        self.note_rates = None
         super().on_train_begin(logs)
         self._peakhold_has_begun = True
 
@@ -109,6 +110,12 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         """Call it after the last epoch, however the loop ended."""
         self._peakhold_has_begun = False
         super().on_train_end(logs)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Call it before an epoch."""
+        super().on_epoch_begin(epoch, logs)
+        if self.note_rates is not None:
+            self.note_rates()
 
 
 def _fit_for_keras(callback: Any) -> Any:

@@ -11,7 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any, BinaryIO
 
@@ -336,6 +336,9 @@ class KerasHost:
     def set_learning_rate(self, name: str, value: float) -> None:
         self.synced()
         dict(self._optimizers())[name].learning_rate = value
+
+    def at_next_step(self, work: Callable[[], Any]) -> None:
+        """No optimizer of Keras calls anybody before its steps."""
 
     def check_rates_settable(self, callback: str) -> None:
         if not self._optimizers():

@@ -156,7 +156,10 @@ def _names(tree: Path) -> dict[str, Any]:
     private, public = set(), set()
     for name, arguments in _DROP_INS.items():
         cls = getattr(peakhold.keras, name)
-        theirs = set(dir(getattr(keras.callbacks, name)(*arguments)))
+        stock = getattr(keras.callbacks, name)
+        theirs = set(dir(stock(*arguments)))
+        for method in vars(stock).values():  # what its hooks set on the object
+            theirs |= set(getattr(getattr(method, "__code__", None), "co_names", ()))
         words = pages + "\n".join(c.__doc__ or "" for c in cls.__mro__)
         known = set(re.findall(r"\w+", words))
         ours = set(dir(cls(*arguments))) - theirs

@@ -80,6 +80,8 @@ class Save:
     """Names this decision in the fact that answers it."""
     value: float | None = None
     """The value by which it was ranked; None if it was not."""
+    handed_over: bool = False
+    """Whether a user's own code saves: what it asks for then is decided when it asks."""
     retry: int | None = None
     """The ticket of a failed save whose copy of the state is to be written once more."""
     word: ClassVar[str] = "save"

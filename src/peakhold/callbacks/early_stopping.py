@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, final
 from peakhold._core.arguments import check_count, check_verbose
 from peakhold._core.decisions import Decision, Missing, Remember, Restore, Stop
 from peakhold._core.facts import Committed, Fact, NotFinite
-from peakhold._core.moments import Moment
+from peakhold._core.moments import Answer, Moment
 from peakhold._core.monitor import Relative
-from peakhold._core.observation import Event
+from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
 from peakhold._core.policy import Speculation, speculate
 from peakhold._core.watched import Watched
 from peakhold.advice import RunSettings, Stopper
 from peakhold.checkpoint_files.arguments import check_budget
-from peakhold.errors import HostError, InvalidArgumentError
+from peakhold.errors import HostError, InvalidArgumentError, MonitorWarning
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS, Host
-from peakhold.runtime.callback import host_of
+from peakhold.runtime.callback import asked, host_of
+from peakhold.runtime.comparing import Comparing
 from peakhold.runtime.participant import CONTINUES, NOTHING, Measured, Needs, Start
-from peakhold.runtime.participating import Participating, Setting, View
+from peakhold.runtime.participating import Setting, View
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
 from peakhold.runtime.summary import Best
-from peakhold.runtime.watching import Comparison, Watch, Watching, check_steps_counted
+from peakhold.runtime.watching import READ, Watch, Watching, check_steps_counted
 from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["EarlyStopping"]
 
 
-class EarlyStopping(Participating):
+class EarlyStopping(Comparing):
     """Stop training when a monitored metric, or several, have stopped improving.
 
     Best weights, if asked for, are restored however the run ends: patience, the last epoch,
@@ -137,7 +138,7 @@ class EarlyStopping(Participating):
 
     monitor = Setting[Any]("Name of the metric; a list of several.")
     mode = Setting[Any]("`min`, `max` or `auto`; a list for several metrics.")
-    monitor_op = Comparison()
+    _peakhold_asks = (READ, *Comparing._peakhold_asks)
     min_delta = Setting[Any]("Smallest change that counts; a list for several metrics.")
     baseline = Setting[Any]("A value that must be beaten within `patience`, or None.")
     patience = Setting[Any]("Epochs, steps or seconds without improvement to wait for.")
@@ -177,6 +178,7 @@ class EarlyStopping(Participating):
             None if weights is None else Held.of({WEIGHTS: weights})
         )
 
+    @asked
     def get_monitor_value(self, logs: Mapping[str, Any] | None) -> float | None:
         """The monitored value in `logs`, or None if it is not there; the first of several."""
         return self._peakhold_stopping.value_in(logs or {})
@@ -246,8 +248,6 @@ class _Stopping(Watching[EarlyStoppingState]):
     require: Literal["all", "any"] = "all"
     memory_budget: int | None = None
     awaits_news = False
-    _callback_reads = False
-    """Whether a user's subclass has a way of its own to read the metric."""
 
     def __init__(
         self, name: str, watches: Sequence[Watch], baselines: Sequence[float | None]
@@ -276,6 +276,7 @@ class _Stopping(Watching[EarlyStoppingState]):
             self.patience,
             self.require,
             self.start_from_epoch,
+            self._asks,
             *self.baselines,
             *[
                 one
@@ -284,9 +285,12 @@ class _Stopping(Watching[EarlyStoppingState]):
             ],
         )
         if settings != self._settings or self._policy is None:
+            derived = READ in self._asks
             watched = tuple(
-                Watched(watch.monitor, watch.criterion, baseline)
-                for watch, baseline in zip(self.watches, self.baselines, strict=True)
+                Watched(watch.monitor, watch.criterion, baseline, derived=derived and not i)
+                for i, (watch, baseline) in enumerate(
+                    zip(self.watches, self.baselines, strict=True)
+                )
             )
             self._settings, self._policy = (
                 settings,
@@ -316,8 +320,6 @@ class _Stopping(Watching[EarlyStoppingState]):
             self._earlier_run = (self._best, self._history)
             self._best, self._history = None, []
         super().needs(run)
-        reads = type(run.callback).get_monitor_value is not EarlyStopping.get_monitor_value
-        self._callback_reads = reads and self._is_single
         if self.restore_best_weights and WEIGHTS not in run.host.parts():
             raise HostError.lacks(
                 f"{self.name}(restore_best_weights=True)",
@@ -357,7 +359,7 @@ class _Stopping(Watching[EarlyStoppingState]):
         alone = self._is_single or self.require == "any"
         stoppers = [
             Stopper(
-                watch.monitor,
+                READ if READ in self._asks else watch.monitor,  # of that, no name tells anything
                 watch.mode,
                 self.patience,
                 self.restore_best_weights,
@@ -420,43 +422,40 @@ class _Stopping(Watching[EarlyStoppingState]):
             return super().measure(moment, logs)
         if isinstance(self.patience, Steps):
             check_steps_counted(self, self.patience, moment)
-        if self._callback_reads:
-            return self._read_by_callback(moment, logs)
+        if self._asks:
+            return super().measure(moment, logs)
         for watch in self.watches:
             if not (watch.is_known and watch.monitor in moment.metrics):
                 return super().measure(moment, logs)
         return NOTHING
 
-    def _read_by_callback(self, moment: Moment, logs: Mapping[str, Any]) -> Measured:
-        """What a user's `get_monitor_value` makes of the logs: this callback's own metric."""
-        value, watch = self.run.callback.get_monitor_value(logs), self.watches[0]
-        if value is not None:
-            shown = replace(moment, metrics={**moment.metrics, watch.monitor: float(value)})
-            self.look(watch, shown, {**logs, watch.monitor: value})
-        return Measured(answers={self._answer: None if value is None else float(value)})
-
-    @property
-    def _answer(self) -> str:
-        return f"{self.run.name}.get_monitor_value"
-
-    def view(self, moment: Moment) -> Moment:
-        """The moment with this callback's own reading of its metric, if it has one."""
-        if not self._callback_reads or self._answer not in moment.answers:
-            return moment
-        value, monitor = moment.answers[self._answer], self.watches[0].monitor
-        metrics = {name: one for name, one in moment.metrics.items() if name != monitor}
-        if isinstance(value, (int, float)):
-            metrics[monitor] = value
-        return replace(moment, metrics=metrics)
+    def _comparisons(self, moment: Moment) -> Mapping[str, Answer]:
+        """Each metric's, as Keras compares: with the best, and what is better with the baseline."""
+        if moment.at.epoch < self.start_from_epoch:
+            return {}
+        policy, answers = self.policy, dict[str, Answer]()
+        states = policy.each(self.state)
+        for at, (watched, state) in enumerate(zip(policy.watched, states, strict=True)):
+            value = watched.value(moment)
+            if value is None or not is_finite(value):
+                continue
+            better = self.is_improvement(at, value, state.best)
+            answers[watched.improves_answer] = better
+            if better and watched.baseline is not None:
+                answers[watched.baseline_answer] = self.is_improvement(at, value, watched.baseline)
+        return answers
 
     def value_in(self, logs: Mapping[str, Any]) -> float | None:
         """The first metric's value in logs."""
-        moment = self.run.moment(logs)
+        moment, monitor = self.run.moment(logs), self.watches[0].monitor
+        if READ in self._asks and logs.get(monitor) is None:  # else the policy says it
+            self.warn_once(self.missing_words(monitor, logs), MonitorWarning)
         return self.look(self.watches[0], moment, logs)
 
     def decide(self, moment: Moment) -> Sequence[Decision]:
         """What the policy decides; where it hangs on the weights, they are looked at first."""
-        moment = self.view(moment)
+        if self._asks:
+            moment = self.view(moment)
         if moment.event is Event.TRAIN_END:
             decisions = super().decide(moment)
             restores = self.restore_best_weights and self._best is not None

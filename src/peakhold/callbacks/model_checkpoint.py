@@ -16,13 +16,15 @@ from peakhold.checkpoint_files.saving import Saving
 from peakhold.errors import (
     HostError,
 )
+from peakhold.runtime.callback import Shown, asked
+from peakhold.runtime.comparing import Comparing
 from peakhold.runtime.participating import BatchHooks, Setting
-from peakhold.runtime.watching import Comparison, Watch
+from peakhold.runtime.watching import Watch
 
 __all__ = ["ModelCheckpoint"]
 
 
-class ModelCheckpoint(BatchHooks):
+class ModelCheckpoint(Comparing, BatchHooks):
     """Save the model, or only its weights, at some frequency, or when it is the best so far.
 
     A file under its final name is whole at every moment: it is written beside it, flushed, renamed,
@@ -150,7 +152,10 @@ class ModelCheckpoint(BatchHooks):
     filepath = Setting[str]("The file, with its placeholders.")
     monitor = Setting[str]("Name of the metric that ranks.")
     mode = Setting[str]("`min`, `max` or `auto`.")
-    monitor_op = Comparison()
+    min_delta = Setting[Any]("Smallest change that counts; 0 unless it is set.")
+    _peakhold_asks = (
+        "_save_model", "_get_file_path", "_should_save_model", *Comparing._peakhold_asks
+    )  # fmt: skip
     verbose = Setting[int]("0 is silent, 1 says each save.")
     save_best_only = Setting[bool]("Whether only what is better than every file is saved.")
     save_weights_only = Setting[bool]("Whether weights are saved instead of the model.")
@@ -221,3 +226,35 @@ class ModelCheckpoint(BatchHooks):
             SaveError: If a save failed and `on_save_error="raise"`.
         """
         return self._peakhold_saving.wait(timeout_s)
+
+    # Under Keras's names, for subclasses: each may be overridden, and is asked then
+
+    @Shown
+    def _current_epoch(self) -> int:
+        """Index of the running epoch."""
+        if not self._peakhold_saving.has_run:
+            raise AttributeError("'_current_epoch' is not there before the first epoch")
+        return self._peakhold_saving.run.epoch
+
+    @asked
+    def _save_model(self, epoch: int, batch: int | None, logs: Mapping[str, Any] | None) -> None:
+        """Save now, if the state is worth a file; the file is there when this returns.
+
+        Args:
+            epoch: Index of the epoch, from 0.
+            batch: Index of the batch, from 0; None at the end of an epoch.
+            logs: Metrics, to rank by, for placeholders and the sidecar.
+        """
+        self._peakhold_saving.save_for(epoch, batch, logs)
+
+    @asked
+    def _should_save_model(
+        self, epoch: int, batch: int | None, logs: Mapping[str, Any] | None, filepath: str
+    ) -> bool:
+        """Whether the state would be saved now, by the rules; nothing is changed or said."""
+        return self._peakhold_saving.is_worth_it(epoch, batch, logs)
+
+    @asked
+    def _get_file_path(self, epoch: int, batch: int | None, logs: Mapping[str, Any] | None) -> str:
+        """The path of a save, by `filepath`."""
+        return self._peakhold_saving.file_path(epoch, batch, logs)

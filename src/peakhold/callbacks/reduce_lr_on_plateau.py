@@ -8,24 +8,25 @@ from typing import Any, cast, final
 
 from peakhold._core.arguments import check_number, check_verbose, check_wait
 from peakhold._core.decisions import Decision, SetLearningRate
-from peakhold._core.moments import Moment
+from peakhold._core.moments import Answer, Moment
 from peakhold._core.monitor import Relative
-from peakhold._core.observation import Event
+from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
 from peakhold._core.watched import Watched
 from peakhold.advice import Plateau, RunSettings
 from peakhold.errors import AdviceWarning
 from peakhold.host.contract import rate_key
+from peakhold.runtime.comparing import Comparing
 from peakhold.runtime.participant import NOTHING, Measured, Needs
-from peakhold.runtime.participating import Participating, Setting, View
+from peakhold.runtime.participating import Setting, View
 from peakhold.runtime.run_view import RunView
-from peakhold.runtime.watching import Comparison, Watch, Watching, check_steps_counted
+from peakhold.runtime.watching import Watch, Watching, check_steps_counted
 
 __all__ = ["ReduceLROnPlateau"]
 
 
-class ReduceLROnPlateau(Participating):
+class ReduceLROnPlateau(Comparing):
     """Lower the learning rate when a metric has stopped improving.
 
     Every epoch's logs get `learning_rate`, the rate that epoch was trained with (with several
@@ -95,7 +96,6 @@ class ReduceLROnPlateau(Participating):
 
     monitor = Setting[str]("Name of the metric.")
     mode = Setting[str]("`min`, `max` or `auto`.")
-    monitor_op = Comparison()
     min_delta = Setting[Any]("Smallest change that counts.")
     factor = Setting[float]("New rate = old rate * `factor`.")
     patience = Setting[Any]("Epochs, steps or seconds without improvement before a cut.")
@@ -109,6 +109,14 @@ class ReduceLROnPlateau(Participating):
     def in_cooldown(self) -> bool:
         """Whether epochs are being sat out after a cut."""
         return self.cooldown_counter > 0
+
+    def _reset(self) -> None:
+        """Forget the best, the wait and the cooldown, as Keras's class does when training begins.
+
+        For code that calls it, to begin anew in mid-run.
+        """
+        lowering: Any = self._peakhold_link.participant
+        lowering.set_state(lowering.policy.anew(lowering.state))
 
 
 @final
@@ -160,15 +168,23 @@ class _Lowering(Watching[PlateauState]):
 
     def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
         """Log the rates that the epoch was trained with."""
-        watch = self.watches[0]
-        if not (watch.is_known and watch.monitor in moment.metrics):
-            super().measure(moment, logs)
+        watch, answers = self.watches[0], NOTHING.answers
+        if self._asks or not (watch.is_known and watch.monitor in moment.metrics):
+            answers = super().measure(moment, logs).answers
         if moment.event is not Event.EPOCH_END:
             return NOTHING
         if isinstance(self.patience, Steps):
             check_steps_counted(self, self.patience, moment)
         rates = self._rates(moment)
-        return Measured({rate_key(name): rates[name] for name in rates})
+        return Measured({rate_key(name): rates[name] for name in rates}, answers)
+
+    def _comparisons(self, moment: Moment) -> Mapping[str, Answer]:
+        """With the best, as Keras compares."""
+        watched = self.policy.watched
+        value = watched.value(moment)
+        if value is None or not is_finite(value):
+            return {}
+        return {watched.improves_answer: self.is_improvement(0, value, self.state.best)}
 
     def decide(self, moment: Moment) -> Any:
         """What the policy decides about this callback's own model's rates."""

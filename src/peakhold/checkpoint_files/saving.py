@@ -38,6 +38,7 @@ from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigge
 from peakhold._core.watched import Watched
 from peakhold.advice import RunSettings, Saver
 from peakhold.checkpoint_files import words
+from peakhold.checkpoint_files.handing_over import Destination, HandingOver
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest, about_to_be_saved
 from peakhold.checkpoint_files.retention import Retention
 from peakhold.checkpoint_files.run_files import BestFile, RunFiles
@@ -54,13 +55,13 @@ from peakhold.files.sidecar import SavedFile
 from peakhold.runtime.participant import Needs, Start
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.summary import Best
-from peakhold.runtime.watching import Watch, Watching
+from peakhold.runtime.watching import Watch
 
 __all__ = ["Saving"]
 
 
 @final
-class Saving(Watching[CheckpointState]):
+class Saving(HandingOver):
     """Asks the policy, and has written what it decides.
 
     Args:
@@ -160,7 +161,13 @@ class Saving(Watching[CheckpointState]):
             best_only=self.save_best_only,
             threshold=self.initial_value_threshold,
             check_finite=self.check_finite,
+            hands_over=self.hands_over,
         )
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the template, which names the format."""
+        return self._files.template.suffix
 
     @property
     def best(self) -> float | None:
@@ -205,6 +212,7 @@ class Saving(Watching[CheckpointState]):
         before, is_given, self._is_given = self.state, self._is_given, False
         self._goes_on = not self.is_loaded and self._turns.continue_on(run.subject)
         super().needs(run)
+        self.hands_over = bool(self._asks - {"_set_monitor_op"})
         self._earlier = None  # what `initial_epoch` goes on from stands in files
         if self.is_loaded:
             return
@@ -227,6 +235,9 @@ class Saving(Watching[CheckpointState]):
         if later is None:
             fit_alone = run.driven and run.trained.runs_fit()
             later = fit_alone and not run.user_callbacks_follow()
+        elif later and self.hands_over:
+            later = False
+            self._tell_why_here(f"its class overrides {', '.join(sorted(self._asks))}")
         self._writer.placement = Placement(in_background=later)
         return self._writer.placement.buffers_needed(
             run.host, run.pool, self._files.template.suffix, self._tell_why_here
@@ -376,7 +387,7 @@ class Saving(Watching[CheckpointState]):
             self._take_over()
         self._count_passed(moment)
         self._beaten = self.best if self.verbose else None
-        decisions = super().decide(moment)
+        decisions = self.step(moment)  # no answer of a user's code is for these moments
         self._let_go(decisions)
         return decisions
 
@@ -413,7 +424,10 @@ class Saving(Watching[CheckpointState]):
     def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
         """Write, or say why not."""
         if isinstance(decision, Save):
-            if decision.retry is not None:
+            if decision.handed_over:
+                batch = self.state.due.last_batch if self._counts_batches else None
+                self.hand_over(moment, batch, logs)
+            elif decision.retry is not None:
                 self._write_once_more(decision)
             else:
                 self._write(decision, moment, logs)
@@ -438,22 +452,46 @@ class Saving(Watching[CheckpointState]):
             return
         self.miss(decision, logs)
 
-    def _write(self, decision: Save, moment: Moment, logs: Mapping[str, Any]) -> None:
-        run, files, number = self.run, self._files, moment.at.number
-        host, pool, run_id = run.host, run.pool, run.id
-        batch = self.state.due.last_batch if self._counts_batches else None
-        path, unfilled = files.template.fill(
-            number - 1,
+    def path_of(
+        self,
+        epoch: int,
+        batch: int | None,
+        logs: Mapping[str, Any],
+        moment: Moment,
+        run_id: str,
+    ) -> tuple[str, list[str]]:
+        """The path of a save by the template, and the places in it that nothing fills."""
+        return self._files.template.fill(
+            self.run.number(epoch) - 1,  # which it adds
             batch,
             {**logs, **moment.metrics, **counts_in(logs)},
             run_id=run_id,
-            timestamp=run.timestamp,
-            worker=run.rank,
+            timestamp=self.run.timestamp,
+            worker=self.run.rank,
         )
+
+    def _write(
+        self,
+        decision: Save,
+        moment: Moment,
+        logs: Mapping[str, Any],
+        place: Destination | None = None,
+    ) -> None:
+        run, files, number = self.run, self._files, moment.at.number
+        host, pool, run_id = run.host, run.pool, run.id
+        batch = self.state.due.last_batch if self._counts_batches else None
+        if place is not None:
+            batch = place.batch
+        path, unfilled = self.path_of(moment.at.epoch, batch, logs, moment, run_id)
+        if place is not None and place.path is not None:
+            path, unfilled = place.path, []
         if unfilled:
             files.check_placeholders(run, counts_batches=self._counts_batches)
             self._tell_once(words.nothing_fills(self.name, unfilled[0], self.filepath))
-        plan = self._writer.placement.plan(host, pool, files.template.suffix, self._tell_why_here)
+        plan = None
+        if place is None:  # else somebody waits for the file
+            suffix, tell = files.template.suffix, self._tell_why_here
+            plan = self._writer.placement.plan(host, pool, suffix, tell)
         request = self._request(path, decision, moment, batch, run_id, host.versions())
         bad = bad_now(request, host) if plan is None else frozenset()
         if bad:
@@ -545,16 +583,37 @@ class Saving(Watching[CheckpointState]):
         moment = self.run.moment(logs)
         if self.ranks:
             self.look(self.watches[0], moment, logs)
-        self._take_over()
-        self._count_passed(moment)
-        for fact in self.news(moment):
-            self.learn(fact)
-        self._beaten = self.best if self.verbose else None
+        self.catch_up(moment)
         state, decisions = self.policy.ask(self.state, moment)
         self.set_state(state)
         self._let_go(decisions)
         for decision in decisions:
             self.apply(decision, moment, dict(logs))
+
+    def catch_up(self, moment: Moment) -> None:
+        """Before a save outside of an event: what was passed over, taken over or heard of."""
+        self._take_over()
+        self._count_passed(moment)
+        for fact in self.news(moment):
+            self.learn(fact)
+        self._beaten = self.best if self.verbose else None
+
+    def carry_out(
+        self,
+        decisions: Sequence[Decision],
+        moment: Moment,
+        logs: dict[str, Any],
+        place: Destination,
+    ) -> None:
+        """Write at once what was decided, or say why not."""
+        self._let_go(decisions)
+        for decision in decisions:
+            if isinstance(decision, Save) and decision.retry is None:
+                self._write(decision, moment, logs, place)
+            elif self.was_told(moment, decision):
+                self._why_not = "_should_save_model said no"
+            else:
+                self.apply(decision, moment, logs)
 
     # The end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable as Function
+from collections.abc import Sequence
 from typing import Any
 
 from keras.callbacks import Callback as KerasOwn
@@ -17,7 +18,7 @@ from peakhold.host.loop import LoopHost
 from peakhold.keras.files import saving
 from peakhold.keras.fit.frame import calling_list
 from peakhold.keras.host.keras_host import host_for
-from peakhold.keras.lending import init_past, not_lent
+from peakhold.keras.lending import ignored_in, init_past, not_lent
 from peakhold.runtime import callback as neutral
 from peakhold.runtime.participant import Sparse
 
@@ -39,6 +40,10 @@ class KerasSeam(neutral.Seam):
     def host_for(self, model: Any) -> Host:
         """A Keras model, or anything else that is trained in a loop."""
         return host_for(model) or LoopHost(model)
+
+    def ignored_in(self, cls: type) -> Sequence[str]:
+        """What a user's class defines for Keras to call, and we do not."""
+        return ignored_in(cls)
 
 
 class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]

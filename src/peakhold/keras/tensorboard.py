@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -11,11 +12,12 @@ from peakhold._core.decisions import Decision
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.callbacks.tensorboard import Boarding
-from peakhold.errors import InvalidArgumentError
+from peakhold.errors import ExtraMissingError, InvalidArgumentError
 from peakhold.keras import profiler, tf_summary
 from peakhold.keras.callback import KerasCallback
 from peakhold.keras.host.keras_host import KerasHost
 from peakhold.keras.lending import lends
+from peakhold.runtime.callback import Shown
 from peakhold.runtime.participant import Needs
 from peakhold.runtime.run_view import RunView
 from peakhold.speech import warn
@@ -52,6 +54,8 @@ class KerasBoarding(Boarding):
     # Of the class, for a participant made for a loop may be taken over by `adapt`.
     _summaries: tf_summary.Summaries | None = None
     _profiler: Any = None
+    _own: tf_summary.OwnWriters | None = None
+    """Writers that a user's subclass has asked for."""
 
     def _forget_run(self) -> None:
         super()._forget_run()
@@ -61,6 +65,7 @@ class KerasBoarding(Boarding):
     def needs(self, run: RunView) -> Needs:
         """As for a loop; and the names of layers must be right."""
         self._leave_summaries()
+        self._close_own()  # an exception broke the last run
         needs = super().needs(run)
         self._check_labels()
         return needs
@@ -173,12 +178,60 @@ class KerasBoarding(Boarding):
         if self._summaries is not None:
             self._summaries.leave(self._runs().path(VALIDATION))
         super()._test_ends(logs)
+        if not self._in_epochs:  # `evaluate` alone
+            self._close_own()
 
     def _train_ends(self) -> None:
         if self._profiler is not None:  # training ended before the last batch to profile
             self._stop_profile()
         self._leave_summaries()
         super()._train_ends()
+        self._close_own()
+
+    # For a user's subclass
+
+    def own_writer(self, kind: str) -> Any:
+        """A `tf.summary` writer onto a folder of this run; closed when training ends.
+
+        Raises:
+            ExtraMissingError: Where TensorFlow is not installed.
+        """
+        tf = tf_summary.loaded()
+        if tf is None:
+            error = ExtraMissingError(
+                f"{self.name}._{'train' if kind == TRAIN else 'val'}_writer is a writer of "
+                "tf.summary, and TensorFlow is not installed.\nHint: pip install tensorflow-cpu, "
+                "or write with peakhold.tensorboard.EventWriter(log_dir), which needs nothing."
+            )
+            error.package = "tensorflow"
+            raise error
+        folder = os.path.join(self.log_dir, kind)
+        if self._summaries is not None:  # of batches, which layers write in, too
+            return self._summaries.of(folder)
+        if self._own is None:
+            self._own = tf_summary.OwnWriters(tf)
+        is_new = folder not in self._own.writers
+        if is_new and self.has_run:
+            self._runs().flush()  # ahead of a newer file
+        writer, sink = self._own.of(folder)
+        if is_new and self.has_run:
+            self._runs().go_on_in(kind, sink)
+        return writer
+
+    def own_writers(self) -> dict[str, Any]:
+        """Those that were asked for, under Keras's names."""
+        writers = {} if self._own is None else self._own.writers
+        names = {os.path.join(self.log_dir, TRAIN): "train"}
+        return {names.get(folder, "val"): writer for folder, writer in writers.items()}
+
+    def newest_step(self) -> int:
+        """The step of the batch that ended last."""
+        return self._steps() if self.has_run else 0
+
+    def _close_own(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            own.close()
 
     # The profiler
 
@@ -227,7 +280,7 @@ class KerasBoarding(Boarding):
             self._summaries = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_summaries": None, "_profiler": None}
+        return {**super().__getstate__(), "_summaries": None, "_profiler": None, "_own": None}
 
 
 @lends
@@ -245,3 +298,55 @@ class TensorBoard(neutral.TensorBoard, KerasCallback, keras.callbacks.TensorBoar
     def on_test_batch_begin(self) -> Any:
         """Called before a batch of evaluation; a no-op unless `tf.summary` is in use."""
         return self._peakhold_batch_hook(Event.TEST_BATCH_BEGIN)
+
+    # Under Keras's names, for subclasses that write themselves
+
+    @property
+    def _peakhold_boarding(self) -> KerasBoarding:
+        participant: Any = self._peakhold_link.participant
+        return participant  # type: ignore[no-any-return]
+
+    @Shown
+    def _train_writer(self) -> Any:
+        """A `tf.summary` writer onto the folder of training; needs TensorFlow."""
+        return self._peakhold_boarding.own_writer(TRAIN)
+
+    @Shown
+    def _val_writer(self) -> Any:
+        """A `tf.summary` writer onto the folder of validation; needs TensorFlow."""
+        return self._peakhold_boarding.own_writer(VALIDATION)
+
+    @Shown
+    def _writers(self) -> dict[str, Any]:
+        """Those of the two that were asked for in this run: `train`, `val`."""
+        return self._peakhold_boarding.own_writers()
+
+    @Shown
+    def _global_train_batch(self) -> int:
+        """The step of the batch that ended last, as it is written: the optimizer's count."""
+        return self._peakhold_boarding.newest_step()
+
+    @Shown
+    def _train_dir(self) -> str:
+        """The folder of training."""
+        return os.path.join(self.log_dir, TRAIN)
+
+    @Shown
+    def _val_dir(self) -> str:
+        """The folder of validation."""
+        return os.path.join(self.log_dir, VALIDATION)
+
+    @Shown
+    def _log_write_dir(self) -> str:
+        """The folder of both."""
+        return self.log_dir
+
+    @Shown
+    def summary(self) -> Any:
+        """`tf.summary`, where TensorFlow is loaded already; reading it loads nothing."""
+        if not tf_summary.is_loaded():
+            raise AttributeError(
+                "'summary' is tf.summary, and TensorFlow is not loaded.\nHint: import tensorflow "
+                "in your program, or write with peakhold.tensorboard.EventWriter."
+            )
+        return tf_summary.loaded().summary

@@ -22,7 +22,7 @@ from typing import Any, final
 import keras
 from peakhold.tensorboard.records import newest_second
 
-__all__ = ["Summaries", "is_loaded"]
+__all__ = ["OwnWriters", "Summaries", "is_loaded", "loaded"]
 
 # What a traced function of a model holds on to.
 _writers: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
@@ -32,6 +32,45 @@ _steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 def is_loaded() -> bool:
     """Whether somebody has loaded TensorFlow."""
     return hasattr(sys.modules.get("tensorflow"), "summary")
+
+
+def loaded() -> Any:
+    """TensorFlow, which is loaded now if nobody has; None where it is not installed."""
+    try:
+        import tensorflow
+    except ImportError:
+        return None
+    return tensorflow
+
+
+@final
+class OwnWriters:
+    """TensorFlow's writers for a user's own code in a subclass, in the folders of one run.
+
+    One file grows at a time (rule 2): from then on, our events go through such a writer, too.
+
+    Args:
+        tf: TensorFlow.
+    """
+
+    def __init__(self, tf: Any) -> None:
+        self._tf = tf
+        self.writers: dict[str, Any] = {}
+        """By folder."""
+
+    def of(self, folder: str) -> tuple[Any, _SummarySink]:
+        """The writer of a folder, and where our events go."""
+        if folder not in self.writers:
+            _wait_for_a_name(folder)
+            self.writers[folder] = self._tf.summary.create_file_writer(folder)
+        writer = self.writers[folder]
+        return writer, _SummarySink(self._tf, writer)
+
+    def close(self) -> None:
+        """Close them all: what was written is on disk."""
+        for writer in self.writers.values():
+            writer.close()
+        self.writers = {}
 
 
 @final
@@ -74,6 +113,10 @@ class Summaries:
             _wait_for_a_name(folder)
             writers[folder] = self._tf.summary.create_file_writer(folder)
         return writers[folder]
+
+    def of(self, folder: str) -> Any:
+        """The writer of a folder."""
+        return self._writer(folder)
 
     def sink(self, folder: str) -> _SummarySink:
         """Where our events go."""

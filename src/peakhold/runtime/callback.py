@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable as Function
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from peakhold._core.monitor import Direction
@@ -30,6 +30,7 @@ __all__ = [
     "Callback",
     "Seam",
     "Shown",
+    "asked",
     "has_own_hooks",
     "host_of",
     "is_no_op",
@@ -37,6 +38,7 @@ __all__ = [
     "is_unaltered",
     "link_of",
     "no_op",
+    "overridden",
     "plain_class",
     "reports",
     "reports_end",
@@ -71,6 +73,12 @@ def reports(hook: Hook) -> Hook:
     """Mark a hook of ours that reports to the session, and does nothing else."""
     hook._peakhold_reports = True  # type: ignore[attr-defined]
     return hook
+
+
+def asked(method: Hook) -> Hook:
+    """Mark a method that a user's subclass may put its own in the place of: then that is asked."""
+    method._peakhold_asked = True  # type: ignore[attr-defined]
+    return method
 
 
 class Shown(Generic[T]):
@@ -109,6 +117,10 @@ class Seam:
         """The model as callbacks see it."""
         return host_for(model)
 
+    def ignored_in(self, cls: type) -> Sequence[str]:
+        """What a user's class defines that the framework would call and we do not, as sentences."""
+        return ()
+
 
 class Callback:
     """Base class of callbacks for loops; `peakhold.keras.Callback` is the one for `fit`.
@@ -131,6 +143,8 @@ class Callback:
     _model: Any = None
     _peakhold_host: Host | None = None
     _peakhold_seam: Seam = Seam()
+    _peakhold_asks: tuple[str, ...] = ()
+    """Names under which a user's subclass is asked, where it has a method of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,10 +287,19 @@ def link_of(callback: Any) -> Link | None:
 
 
 def is_unaltered(callback: Any) -> bool:
-    """Whether all hooks of a callback of ours are the session's own."""
-    return all(
+    """Whether all hooks of a callback of ours are the session's own, and no user's code answers."""
+    return not overridden(callback) and all(
         hasattr(getattr(type(callback), hook), "_peakhold_reports") and hook not in vars(callback)
         for hook in _SEGMENT_HOOKS
+    )
+
+
+def overridden(callback: Any) -> frozenset[str]:
+    """Names under which a user's own code is to be asked: methods of a class, or of the object."""
+    return frozenset(
+        name
+        for name in callback._peakhold_asks
+        if callable(method := getattr(callback, name)) and not hasattr(method, "_peakhold_asked")
     )
 
 
@@ -306,6 +329,7 @@ def plain_class(cls: type) -> type:
     bases = {
         "peakhold.runtime.callback",
         "peakhold.runtime.participating",
+        "peakhold.runtime.comparing",
         "peakhold.keras.callback",
     }
     return next(

@@ -128,6 +128,9 @@ class Opening:
                 AdviceWarning,
             )
         if session.driven:
+            for seat in self._fresh:
+                for ignored in seat.callback._peakhold_seam.ignored_in(type(seat.callback)):
+                    session.warn(ignored, AdviceWarning)
             participants = [seat.participant for seat in session.seats]
             resumes = any(participant.is_loaded for participant in participants)
             for advice in advice_for(session.host, session.params, participants):

@@ -6,7 +6,9 @@ names of metrics are known"):
 1. An unknown `mode` warns at construction, in Keras's words, and means "auto".
 2. The direction is known, or asked for as soon as the metrics are known: on train begin where the
    host can list them, else after the first evaluation, at the latest at the end of the first epoch.
-3. A monitor that nobody logs is at most a warning on train begin, for a user's callback may add it.
+3. A user's subclass may read its metric, compare, and set the comparison, as with Keras's classes
+   (`comparing.py`): it is asked in `measure`, and its answers are recorded with the moment.
+4. A monitor that nobody logs is at most a warning on train begin, for a user's callback may add it.
    When it is missed is the policy's business (`_core/watched.py`); the words are made here.
 """
 
@@ -14,11 +16,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, final
+from dataclasses import replace
+from typing import Any, Final, TypeVar, final
 
 from peakhold._core.arguments import check_delta, check_monitor
 from peakhold._core.decisions import Missing
-from peakhold._core.moments import Moment
+from peakhold._core.moments import Answer, Moment
 from peakhold._core.monitor import (
     Criterion,
     Direction,
@@ -37,13 +40,18 @@ from peakhold.errors import (
     MonitorWarning,
     NotAScalarError,
 )
+from peakhold.host.contract import to_number
+from peakhold.runtime.callback import overridden
 from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs, Participant
 from peakhold.runtime.run_view import RunView
 from peakhold.speech import warn
 
-__all__ = ["Comparison", "Watch", "Watching", "check_steps_counted"]
+__all__ = ["READ", "Comparison", "Watch", "Watching", "check_steps_counted"]
 
 S = TypeVar("S")
+
+READ: Final = "get_monitor_value"
+"""The answer of a user's code: this callback's own metric."""
 
 
 @final
@@ -132,6 +140,7 @@ class Comparison:
             direction = None if one is None else _direction_of(one)
             watch.mode = "auto" if direction is None else str(direction)
             watch.direction = direction
+        callback._peakhold_link.participant.is_op_set = comparison is not None
 
 
 _DIRECTIONS = {
@@ -147,7 +156,8 @@ def _direction_of(comparison: Any) -> Direction:
             "monitor_op",
             comparison,
             "np.less, np.greater, or Keras's, PyTorch's or Python's of that name",
-            hint="pass mode='min' or mode='max', and min_delta for a margin.",
+            hint="pass mode='min' or mode='max', and min_delta for a margin; for a rule of your "
+            "own override _is_improvement(monitor_value, reference_value).",
         )
     return direction
 
@@ -160,8 +170,15 @@ class Watching(Deciding[S]):
         watches: The metrics; at least one.
     """
 
+    is_op_set = False
+    """Whether the comparison was set, by an attribute or by a user's `_set_monitor_op`."""
+    _asks: frozenset[str] = frozenset()
+    """Names under which a user's subclass is asked."""
+
     def __init__(self, name: str, watches: Sequence[Watch]) -> None:
         self.name = name
+        self._compared = 0
+        """Which of the metrics is compared when a user's code asks how."""
         self.watches = list(watches)
         self._said: set[str] = set()
         self._last_logs: Mapping[str, Any] = {}
@@ -224,6 +241,7 @@ class Watching(Deciding[S]):
         """Begin anew; find the directions; say what looks mistyped."""
         super().needs(run)
         self._said, self._last_logs = set(), {}
+        self._asks = overridden(run.callback)
         for watch in self.watches:
             watch.reset()
         if self.ranks:
@@ -233,7 +251,8 @@ class Watching(Deciding[S]):
 
     def _check(self, watch: Watch, run: RunView) -> None:
         names = run.trained.metric_names()
-        watch.resolve(self.name, run, names)
+        if not self._sets_op:
+            watch.resolve(self.name, run, names)
         if names is None or watch.monitor.removeprefix("val_") in names or run.has_user_callbacks:
             return
         prefix = "val_" if watch.monitor.startswith("val_") else ""
@@ -253,14 +272,112 @@ class Watching(Deciding[S]):
         """
         if not self.ranks:
             return NOTHING
+        answers: dict[str, Answer] = {}
+        if self._asks:
+            answers = self._asked_first(moment, logs)
+            moment = self._shown(moment, answers)
+            logs = {**logs, self.watches[0].monitor: answers[READ]} if READ in answers else logs
         for watch in self.watches:
-            if moment.event is Event.TEST_END and watch.direction is None:
+            if moment.event is Event.TEST_END and watch.direction is None and not self._sets_op:
                 watch.resolve(self.name, self.run, self.run.trained.metric_names())
             elif moment.event in {Event.EPOCH_END, Event.TRAIN_BATCH_END} and not (
                 watch.is_known and watch.monitor in moment.metrics
             ):
                 self.look(watch, moment, logs)
-        return NOTHING
+        return self._answered(moment, answers) if self._asks else NOTHING
+
+    # What a user's subclass is asked
+
+    @property
+    def _sets_op(self) -> bool:
+        """Whether a user's `_set_monitor_op` is still to be called: as in Keras, once."""
+        return "_set_monitor_op" in self._asks and not self.is_op_set
+
+    def _asked_first(self, moment: Moment, logs: dict[str, Any]) -> dict[str, Answer]:
+        """What a user's subclass is asked before anybody looks: the comparison, and the metric."""
+        if moment.event in {Event.EPOCH_END, Event.TRAIN_BATCH_END}:
+            self.set_op()
+        if "get_monitor_value" in self._asks and moment.event is Event.EPOCH_END:
+            return {READ: self._read(logs)}
+        return {}
+
+    def _answered(self, moment: Moment, answers: dict[str, Answer]) -> Measured:
+        """All that it has answered in this moment, how the metrics compare at last."""
+        if "_is_improvement" in self._asks and moment.event is Event.EPOCH_END:
+            answers |= self._comparisons(moment)
+        return Measured(answers={f"{self.run.name}.{key}": one for key, one in answers.items()})
+
+    def set_op(self) -> None:
+        """Call a user's `_set_monitor_op`, if that is still to come."""
+        if self._sets_op:
+            self.run.callback._set_monitor_op()
+            self.is_op_set = True
+
+    def _read(self, logs: dict[str, Any]) -> float | None:
+        value = self.run.callback.get_monitor_value(logs)
+        number = None if value is None else to_number(value)
+        if value is not None and number is None:
+            raise NotAScalarError.for_value(self.name, self.watches[0].monitor, value)
+        return number
+
+    def _comparisons(self, moment: Moment) -> Mapping[str, Answer]:
+        """What a user's `_is_improvement` says of this moment's metrics; none by itself."""
+        return {}
+
+    def is_improvement(self, at: int, value: float, reference: float | None) -> bool:
+        """What a user's `_is_improvement` says of two values of a metric."""
+        self._compared = at
+        try:
+            return bool(self.run.callback._is_improvement(value, reference))
+        finally:
+            self._compared = 0
+
+    def improves(self, value: Any, reference: Any) -> bool:
+        """Whether a value beats another, by `mode` and `min_delta`: what is said without it.
+
+        Raises:
+            DirectionUnknownError: If nobody knows which way is better.
+        """
+        watch = self.watches[self._compared]
+        self.find_direction(watch)
+        number, other = (None if one is None else to_number(one) for one in (value, reference))
+        return watch.criterion is not None and watch.criterion.improves(number, other)
+
+    def find_direction(self, watch: Watch) -> None:
+        """Find which way is better.
+
+        Raises:
+            DirectionUnknownError: If nothing tells.
+        """
+        if watch.direction is None and watch.mode != "auto":
+            watch.reset()
+        elif watch.direction is None and self.has_run:
+            watch.resolve(self.name, self.run, (watch.monitor.removeprefix("val_"),))
+        elif watch.direction is None:
+            watch.direction = infer_direction(watch.monitor)
+            if watch.direction is None:
+                raise DirectionUnknownError.for_monitor(self.name, watch.monitor)
+
+    def view(self, moment: Moment) -> Moment:
+        """The moment with the answers of this callback's own class, and of no other."""
+        if not self._asks or not moment.answers:
+            return moment
+        own = f"{self.run.name}."
+        answers = {
+            key.removeprefix(own): one
+            for key, one in moment.answers.items()
+            if key.startswith(own)
+        }  # fmt: skip
+        return self._shown(moment, answers)
+
+    def _shown(self, moment: Moment, answers: Mapping[str, Answer]) -> Moment:
+        if READ not in answers:
+            return replace(moment, answers=answers)
+        value, monitor = answers[READ], self.watches[0].monitor
+        metrics = {name: one for name, one in moment.metrics.items() if name != monitor}
+        if isinstance(value, (int, float)):
+            metrics[monitor] = value
+        return replace(moment, metrics=metrics, answers=answers)
 
     def look(self, watch: Watch, moment: Moment, logs: Mapping[str, Any]) -> float | None:
         """The value of a metric, or None if this moment does not have it."""

@@ -57,6 +57,10 @@ class RunFolders:
             self._writers[kind] = writer
         return writer
 
+    def go_on_in(self, kind: str, sink: Sink) -> None:
+        """What is written into a folder from now on goes there, until the files are closed."""
+        self.of(kind).go_on_in(sink)
+
     def holds(self, kind: str, tag: str) -> bool:
         """Whether a run that this one goes on from has written a tag, and it still counts.
 

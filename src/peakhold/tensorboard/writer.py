@@ -81,6 +81,11 @@ class EventWriter:
             self._closer = weakref.finalize(self, _close_quietly, self._sink)
         return self._sink
 
+    def go_on_in(self, sink: Sink) -> None:
+        """What is written from now on goes there; the file so far is closed."""
+        self.close()
+        self._make_sink = lambda _folder: sink
+
     # What can be shown
 
     def scalar(self, tag: str, value: Any, step: int, *, wall_time: float | None = None) -> None:

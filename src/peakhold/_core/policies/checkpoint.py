@@ -16,7 +16,9 @@ Rules of this file:
    it is an error.
 5. In a run that goes on, the best file may be of an epoch that is trained once more (it was written
    after the backup). If what comes of it is no worse, it is saved in its place.
-6. The loss was computed before the last update. If it is not finite, nothing is saved. Whether the
+6. Where a user's own code saves (`hands_over`), a save that is due is handed over to it, and it is
+   decided when that code asks, which is a moment of its own. Its answers come with that moment.
+7. The loss was computed before the last update. If it is not finite, nothing is saved. Whether the
    state itself is finite comes as a fact.
 """
 
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import Any, Final, NamedTuple, TypeAlias, final
 
 from peakhold._core.decisions import Decision, Missing, Save, Skip
 from peakhold._core.facts import Committed, Fact, Failed, Found
@@ -36,7 +38,13 @@ from peakhold._core.policies.save_when import Every, SaveSchedule, SaveScheduleS
 from peakhold._core.states import moved
 from peakhold._core.watched import Seen, Watched
 
-__all__ = ["CheckpointPolicy", "CheckpointState", "PendingSave"]
+__all__ = ["ASKED", "WORTH_IT", "CheckpointPolicy", "CheckpointState", "PendingSave"]
+
+
+ASKED: Final = "a save is asked for"
+"""The answer of a moment in which a user's own code asks for a save."""
+WORTH_IT: Final = "the state is worth a file"
+"""The answer of a user's code, where it differs from what the policy would decide."""
 
 
 @final
@@ -113,6 +121,7 @@ class CheckpointPolicy:
         best_only: Whether only what is better than every file is saved. Needs `watched`.
         threshold: Value to beat before anything was saved, or None.
         check_finite: Whether a loss that is not finite forbids a save.
+        hands_over: Whether a user's own code carries out what is due.
 
     Example:
         >>> from peakhold._core.moments import Position
@@ -133,6 +142,7 @@ class CheckpointPolicy:
     best_only: bool = False
     threshold: float | None = None
     check_finite: bool = True
+    hands_over: bool = False
 
     def init(self) -> CheckpointState:
         """The state before the first moment."""
@@ -145,8 +155,10 @@ class CheckpointPolicy:
             return values[-1]
         return self.threshold if state.best is None else state.best
 
-    def step(self, state: CheckpointState, moment: Moment) -> Step:
+    def step(self, state: CheckpointState, moment: Moment) -> Step:  # noqa: PLR0911 - one for each
         """Take one moment into account."""
+        if moment.answers and ASKED in moment.answers:
+            return self._save(state, moment)
         match moment.event:
             case Event.TRAIN_BEGIN:
                 return moved(_in_new_run(state), mark=self._seconds(moment)), ()
@@ -255,19 +267,25 @@ class CheckpointPolicy:
         mark, seconds = self._lap(state, moment)
         counted, due = self.schedule.batch_end(state.due, batch, seconds)
         state = moved(state, due=counted, mark=mark)
-        return self._save(state, moment) if due else (state, ())
+        if not due:
+            return state, ()
+        return self._handed_over(state) if self.hands_over else self._save(state, moment)
 
     def _epoch_end(self, state: CheckpointState, moment: Moment) -> Step:
         mark, seconds = self._lap(state, moment)
         counted, due = self.schedule.epoch_end(state.due, seconds)
         state = moved(state, due=counted, mark=mark, seen=state.seen or False)
-        return self._save(state, moment) if due or state.owed else self.try_again(state)
+        if not (due or state.owed):
+            return self.try_again(state)
+        return self._handed_over(state) if self.hands_over else self._save(state, moment)
 
     def _train_end(self, state: CheckpointState, moment: Moment) -> Step:
         due = False
         if not moment.epoch_cut_short:
             counted, due = self.schedule.end(state.due)
             state = moved(state, due=counted)
+        if due and self.hands_over:
+            return self._handed_over(state)
         state, decisions = self._save(state, moment) if due else self.try_again(state)
         missing = None if self.watched is None else self.watched.never_came(state.seen)
         if missing is None or state.missing:
@@ -275,6 +293,9 @@ class CheckpointPolicy:
         return state, (*decisions, missing)
 
     # A save
+
+    def _handed_over(self, state: CheckpointState) -> Step:
+        return moved(state, owed=False), (Save("a save is due", handed_over=True),)
 
     def _save(self, state: CheckpointState, moment: Moment) -> Step:
         if state.owed:
@@ -287,25 +308,42 @@ class CheckpointPolicy:
         value = None if self.watched is None else self.watched.value(moment)
         if value is not None:
             state = moved(state, seen=True)
+        if WORTH_IT in moment.answers:
+            return self._as_told(state, moment, value)
         if self.watched is None or not self.best_only:
             return self._unless_bad(state, moment, Save("due"))
         if value is None:
             return self._unranked(state, moment, self.watched)
-        decision = self._ranked(state, moment.at.epoch, value)
+        decision = self._ranked(state, moment, value)
         if isinstance(decision, Skip):
             return state, (decision,)
         return self._unless_bad(state, moment, decision)
 
-    def _ranked(self, state: CheckpointState, epoch: int, value: float) -> Save | Skip:
+    def _as_told(self, state: CheckpointState, moment: Moment, value: float | None) -> Step:
+        """A user's code has said whether the state is worth a file; the best is still the best."""
+        state = moved(state, seen=True)  # whether it was there is that code's business
+        if not moment.answers[WORTH_IT]:
+            return state, (Skip("a user's code said no"),)
+        ranks = self.best_only and self.watched is not None
+        improves = ranks and self.watched.improves(moment, value, self.to_beat(state))  # type: ignore[union-attr]
+        return self._unless_bad(state, moment, Save("asked for", value=value if improves else None))
+
+    def _ranked(self, state: CheckpointState, moment: Moment, value: float) -> Save | Skip:
         """Whether a value is worth a file."""
-        criterion, to_beat = self._criterion, self.to_beat(state)
-        if criterion is None:
+        watched, to_beat, epoch = self.watched, self.to_beat(state), moment.at.epoch
+        criterion = self._criterion
+        if watched is None or (criterion is None and watched.ranked(moment) is None):
             return Skip("may be better larger or smaller: nobody knows")
-        if criterion.improves(value, to_beat):
+        if (
+            watched.improves(moment, value, to_beat)
+            if criterion is None or moment.answers
+            else criterion.improves(value, to_beat)
+        ):
             return Save("better than every saved file", value=value)
         if to_beat is None or not is_finite(value):
             return Skip("is not a finite number")
-        if self._replays(state, epoch) and not criterion.better(state.best, value):
+        is_worse = criterion is None or criterion.better(state.best, value)
+        if self._replays(state, epoch) and not is_worse:
             return Save("trained once more", value=value)
         return Skip(f"did not improve from {to_beat:.6g}")
 

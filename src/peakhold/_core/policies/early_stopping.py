@@ -147,7 +147,7 @@ class EarlyStoppingPolicy:
             case Event.TRAIN_END:
                 missing = (
                     watched.never_came(each.seen)
-                    for watched, each in zip(self.watched, self._each(state), strict=True)
+                    for watched, each in zip(self.watched, self.each(state), strict=True)
                 )
                 said = tuple(one for one in missing if one is not None)
                 return state.in_new_run(), said  # what belongs to this run ends with it
@@ -165,11 +165,11 @@ class EarlyStoppingPolicy:
         """Whether the wait is over, by the patience as it is now."""
         over = (
             self._has_waited(watched, one)
-            for watched, one in zip(self.watched, self._each(state), strict=True)
+            for watched, one in zip(self.watched, self.each(state), strict=True)
         )
         return all(over) if self.require == "all" else any(over)
 
-    def _each(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
+    def each(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
         """The state of each metric; their number may have changed, for somebody may set them."""
         others = state.others
         if len(others) != len(self.watched) - 1:
@@ -179,7 +179,7 @@ class EarlyStoppingPolicy:
     def _epoch_end(
         self, state: EarlyStoppingState, moment: Moment
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
-        each, metrics = self._each(state), moment.metrics
+        each, metrics = self.each(state), moment.metrics
         values = [metrics.get(watched.monitor) for watched in self.watched]
         missing = self._missing(each, moment) if None in values else ()
         is_fatal = bool(missing) and missing[-1].fatal
@@ -196,7 +196,7 @@ class EarlyStoppingPolicy:
         if passed[0].mark != mark:
             passed[0] = replace(passed[0], mark=mark)
         ranked = [
-            None if watched.criterion is None else value
+            value if watched.criterion is not None else watched.ranked(moment)
             for watched, value in zip(self.watched, values, strict=True)
         ]
         if not is_check or all(value is None for value in ranked):
@@ -221,7 +221,9 @@ class EarlyStoppingPolicy:
         """Take the metrics of an epoch into account, at least one of which is there."""
         epoch = moment.at.epoch
         improves = [
-            watched.criterion is not None and watched.criterion.improves(value, one.best)
+            watched.improves(moment, value, one.best)
+            if moment.answers
+            else watched.criterion is not None and watched.criterion.improves(value, one.best)
             for watched, one, value in zip(self.watched, each, values, strict=True)
         ]
         defect = moment.defect if improves[0] else None  # else nobody would remember the weights
@@ -231,7 +233,9 @@ class EarlyStoppingPolicy:
                 advanced, word = one, "not logged"
             else:
                 is_better = better and defect is None
-                advanced, word = _advance(watched, one, value, epoch, is_better=is_better)
+                to_reach = is_better and watched.baseline is not None
+                reached = not to_reach or watched.beats_baseline(moment, value)
+                advanced, word = _advance(one, value, epoch, is_better=is_better, reached=reached)
             after.append(advanced)
             words.append(word if value is None or defect is None else defect)
         decisions: list[Decision] = []
@@ -277,7 +281,7 @@ def _joined(each: Sequence[EarlyStoppingState]) -> EarlyStoppingState:
 
 
 def _advance(
-    watched: Watched, state: EarlyStoppingState, value: float, epoch: int, *, is_better: bool
+    state: EarlyStoppingState, value: float, epoch: int, *, is_better: bool, reached: bool
 ) -> tuple[EarlyStoppingState, str]:
     """Take one check of one metric into account; also returns what to say of it."""
     wait, n_checks_done = state.wait + 1, state.n_checks_done + 1
@@ -285,9 +289,8 @@ def _advance(
         after = replace(state, wait=wait, n_checks_done=n_checks_done)
         return after, "no improvement" if is_finite(value) else "not a finite number"
     reason = "first value" if state.best is None else f"better than {state.best:.6g}"
-    assert watched.criterion is not None  # noqa: S101 - or nothing would be better
     waited = state.waited
-    if watched.baseline is None or watched.criterion.improves(value, watched.baseline):
+    if reached:
         wait, waited = 0, 0.0
     else:
         reason += ", but the baseline is not reached"

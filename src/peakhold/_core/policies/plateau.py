@@ -109,6 +109,10 @@ class PlateauPolicy:
         """The next fit goes on with everything but what belongs to one run."""
         return moved(state, seen=None, mark=None)
 
+    def anew(self, state: PlateauState) -> PlateauState:
+        """Count from here as from the first check; what was seen in this run stays seen."""
+        return PlateauState(seen=state.seen, mark=state.mark)
+
     def _epoch_end(
         self, state: PlateauState, moment: Moment
     ) -> tuple[PlateauState, tuple[Decision, ...]]:
@@ -116,22 +120,27 @@ class PlateauPolicy:
         seen = self.watched.seen_after(state.seen, moment)
         missing = None if seen else self.watched.missing(state.seen, moment)
         waited = state.waited + spent
-        value = None if self.watched.criterion is None else self.watched.value(moment)
+        watched = self.watched
+        value = watched.value(moment) if watched.criterion is not None else watched.ranked(moment)
         if value is None:
             state = moved(state, seen=seen, mark=mark, waited=waited)
             return state, () if missing is None else (missing,)
-        after, decisions = self._check(state, value, waited, moment.rates)
+        after, decisions = self._check(state, value, waited, moment)
         return moved(state, seen=seen, mark=mark, **after), decisions
 
     def _check(
-        self, state: PlateauState, value: float, waited: float, rates: Mapping[str, float]
+        self, state: PlateauState, value: float, waited: float, moment: Moment
     ) -> tuple[dict[str, float], tuple[Decision, ...]]:
         """What one check changes in the state; `waited` is what was spent until now."""
-        cooldown, wait = state.cooldown_counter, state.wait
+        cooldown, wait, rates = state.cooldown_counter, state.wait, moment.rates
         if cooldown > 0:
             cooldown, wait, waited = cooldown - 1, 0, 0.0
         criterion = self.watched.criterion
-        if criterion is not None and criterion.improves(value, state.best):
+        if (
+            self.watched.improves(moment, value, state.best)
+            if criterion is None or moment.answers
+            else criterion.improves(value, state.best)
+        ):
             better = {"best": value, "wait": 0, "cooldown_counter": cooldown, "waited": 0.0}
             return better, _IMPROVED
         if cooldown <= 0:

@@ -119,3 +119,8 @@ class _Guarding(Deciding[NaNGuardState]):
     def state_dict(self) -> dict[str, Any]:
         """It has none."""
         return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` returned: nothing."""
+        if state:
+            super().load_state_dict(state)

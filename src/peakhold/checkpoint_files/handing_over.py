@@ -69,7 +69,7 @@ class HandingOver(Watching[CheckpointState]):
 
     def path_of(
         self,
-        epoch: int,
+        number: int,
         batch: int | None,
         logs: Mapping[str, Any],
         moment: Moment,
@@ -146,7 +146,8 @@ class HandingOver(Watching[CheckpointState]):
     def _filled(
         self, epoch: int, batch: int | None, logs: Mapping[str, Any], asking: _Asking
     ) -> str:
-        return self.path_of(epoch, batch, logs, asking.moment, self.run.id)[0]
+        number = self.run.number(epoch)
+        return self.path_of(number, batch, logs, asking.moment, self.run.id)[0]
 
     # What it is asked
 

@@ -93,18 +93,23 @@ class _SaveTask:
         try:
             bad = self.bad()
             outcome = SaveOutcome(self.request, bad=bad) if bad else self._commit()
-            self.unheard.ends(outcome)
-            return outcome  # noqa: TRY300 - what `ends` raises is nobody's
+            self._is_over(outcome)
+            return outcome  # noqa: TRY300 - what that raises is nobody's
         except BaseException as error:
             if isinstance(error, OSError):
                 stays = self.request.value is not None and not self.request.is_retry  # rule 5
-            self.unheard.ends(SaveOutcome(self.request, error=error))
+            self._is_over(SaveOutcome(self.request, error=error))
             raise
         finally:
             if stays:
                 _under_way.pop(self.number, None)
             else:
                 self.let_go()
+
+    def _is_over(self, outcome: SaveOutcome) -> None:
+        self.unheard.outcome = outcome
+        if self.unheard.is_alone:
+            self.unheard.tell()
 
     @property
     def may_be_tried_again(self) -> bool:

@@ -321,7 +321,7 @@ class Saving(HandingOver):
             return
         request = outcome.request
         if outcome.bad:
-            self._refuse(self._number(request), words.bad_variables(outcome.bad))
+            self._refuse(request.number, words.bad_variables(outcome.bad))
         elif outcome.error is not None:
             self._failed(request, outcome.error)
         else:
@@ -344,7 +344,7 @@ class Saving(HandingOver):
         if outcome.trouble is not None:
             self.warn_once(words.undeleted(self.name, outcome), SaveWarning)
         if self.verbose:
-            self.run.say(words.committed(self._number(request), request))
+            self.run.say(words.committed(request.number, request))
 
     def _know_best(self, path: str, saved: SavedFile) -> None:
         """With `keep_best` alone, what is best follows the files."""
@@ -372,7 +372,7 @@ class Saving(HandingOver):
                 request.path, self._why_not, expected="a file that can be written"
             ) from error
         kept = queue.refused is request
-        number = self._number(request)
+        number = request.number
         said = words.failed(self.name, number, request, self._why_not, kept=kept)
         self.run.warn(said, SaveWarning)
         if not isinstance(error, (OSError, MemoryError)):
@@ -454,20 +454,21 @@ class Saving(HandingOver):
 
     def path_of(
         self,
-        epoch: int,
+        number: int,
         batch: int | None,
         logs: Mapping[str, Any],
         moment: Moment,
         run_id: str,
     ) -> tuple[str, list[str]]:
         """The path of a save by the template, and the places in it that nothing fills."""
+        timestamp, worker = self.run.timestamp, self.run.rank
         return self._files.template.fill(
-            self.run.number(epoch) - 1,  # which it adds
+            number - 1,  # which it adds
             batch,
             {**logs, **moment.metrics, **counts_in(logs)},
             run_id=run_id,
-            timestamp=self.run.timestamp,
-            worker=self.run.rank,
+            timestamp=timestamp,
+            worker=worker,
         )
 
     def _write(
@@ -482,7 +483,7 @@ class Saving(HandingOver):
         batch = self.state.due.last_batch if self._counts_batches else None
         if place is not None:
             batch = place.batch
-        path, unfilled = self.path_of(moment.at.epoch, batch, logs, moment, run_id)
+        path, unfilled = self.path_of(number, batch, logs, moment, run_id)
         if place is not None and place.path is not None:
             path, unfilled = place.path, []
         if unfilled:
@@ -492,7 +493,7 @@ class Saving(HandingOver):
         if place is None:  # else somebody waits for the file
             suffix, tell = files.template.suffix, self._tell_why_here
             plan = self._writer.placement.plan(host, pool, suffix, tell)
-        request = self._request(path, decision, moment, batch, run_id, host.versions())
+        request = self._request(path, decision, moment, number, batch, run_id, host.versions())
         bad = bad_now(request, host) if plan is None else frozenset()
         if bad:
             self._refuse(number, words.bad_variables(bad))
@@ -522,6 +523,7 @@ class Saving(HandingOver):
         path: str,
         decision: Save,
         moment: Moment,
+        number: int,
         batch: int | None,
         run_id: str,
         versions: Mapping[str, str],
@@ -553,7 +555,7 @@ class Saving(HandingOver):
             replaces=files.template.is_fixed,
             exempt=self._exempt if self.check_finite else None,
             ticket=decision.ticket,
-            number=moment.at.number,
+            number=number,
         )
 
     def _write_once_more(self, decision: Save) -> None:
@@ -562,7 +564,7 @@ class Saving(HandingOver):
             super().learn(Failed(decision.ticket, "its copy was let go"))
             return
         if self.verbose:
-            self.run.say(words.once_more(self._number(request), request))
+            self.run.say(words.once_more(request.number, request))
         self._writer.queue.try_again(decision.ticket)
 
     def save_now(self, logs: Mapping[str, Any]) -> None:
@@ -672,9 +674,6 @@ class Saving(HandingOver):
             f"Can save best model only with {monitor} available. "
             f"Available metrics are: {','.join(logs)}"
         )
-
-    def _number(self, request: SaveRequest) -> int:
-        return self.run.number(request.saved.epoch)
 
     def _pass_over(self, number: int, reason: str) -> None:
         self._why_not = f"{self.monitor} {reason}"

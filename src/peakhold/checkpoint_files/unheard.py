@@ -5,39 +5,37 @@ Rules of this file:
 1. What went well needs no words. What went wrong is a warning, whatever `on_save_error` says: there
    is no training left to end.
 2. A callback goes away at any moment, in any thread: nobody waits here, and no lock is taken. Who
-   comes last, the save's end or the callback's, tells; by one `pop` it is told once.
+   comes last, the save's end or the callback's, tells; by one `setdefault` it is told once.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import warnings
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol, final
 
 from peakhold.checkpoint_files import words
 from peakhold.checkpoint_files.requests import SaveOutcome
 from peakhold.errors import SaveWarning
+from peakhold.speech import say, warn
 
 __all__ = ["Unheard", "told_at_its_end"]
 
 
 @final
 class Unheard:
-    """What became of one save, if nobody hears of it."""
+    """What became of one save, if nobody hears of it.
 
-    def __init__(self) -> None:
-        self._outcome: SaveOutcome | None = None
-        self._name: str | None = None
-        self._untold = [True]
+    Whose save it is sets the outcome, and then looks whether anybody is still there.
+    """
 
-    def ends(self, outcome: SaveOutcome) -> None:
-        """The save is over; in the thread that wrote it."""
-        self._outcome = outcome
-        if self._name is not None:
-            self._tell(self._name)
+    outcome: SaveOutcome | None = None
+    is_alone = False
+    """Whether nobody will ask for it."""
+    _name = ""
 
     def is_left_alone(self, name: str) -> None:
         """Nobody will ask.
@@ -45,23 +43,20 @@ class Unheard:
         Args:
             name: The class of the callback that would have.
         """
-        self._name = name
-        if self._outcome is not None:
-            self._tell(name)
+        self._name, self.is_alone = name, True
+        if self.outcome is not None:
+            self.tell()
 
-    def _tell(self, name: str) -> None:
-        outcome = self._outcome
-        text = None if outcome is None else words.lost(name, outcome)
-        if text is None:
+    def tell(self) -> None:
+        """Tell what became of it, unless the other thread has."""
+        text = None if self.outcome is None else words.lost(self._name, self.outcome)
+        me = object()
+        if text is None or vars(self).setdefault("_teller", me) is not me:
             return
         try:
-            self._untold.pop()
-        except IndexError:  # the other thread has
-            return
-        try:
-            warnings.warn(text, SaveWarning, stacklevel=2)
+            warn(text, SaveWarning)
         except SaveWarning:  # as an error it would end in a thread where nobody sees it
-            print(text, file=sys.stderr)
+            say(text, partial(print, file=sys.stderr))
 
 
 class _AcceptedSave(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from peakhold.trees import to_host
@@ -10,12 +10,16 @@ from peakhold.trees import to_host
 __all__ = ["nonfinite_names"]
 
 
-def nonfinite_names(arrays: Iterable[tuple[str, Any]]) -> frozenset[str]:
-    """Names of float arrays that hold NaN or infinity."""
+def nonfinite_names(
+    arrays: Iterable[tuple[str, Any]], exempt: Collection[str] = ()
+) -> frozenset[str]:
+    """Names of float arrays that hold NaN or infinity; those that may are not looked at."""
     import numpy as np
 
     bad = set()
     for name, array in arrays:
+        if name in exempt:
+            continue
         values = array if type(array) is np.ndarray else np.asarray(to_host(array))
         # ml_dtypes (bfloat16, float8) are not of kind "f", but know isfinite all the same.
         if values.dtype.kind not in "fcV" or values.size == 0:

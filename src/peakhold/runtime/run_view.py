@@ -41,7 +41,9 @@ class RunView:
 
         After `fit`, an evaluation or a prediction may be of another model.
         """
-        return host_of(self._seat.callback)
+        callback = self._seat.callback
+        host: Host | None = callback._peakhold_host
+        return host_of(callback) if host is None else host
 
     @property
     def pool(self) -> SnapshotPool:

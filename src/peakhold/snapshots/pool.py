@@ -135,7 +135,7 @@ class Held:
         for copy in copies:
             if copy.check is None:
                 exempt = frozenset() if copy.pool is None else copy.pool.exempt
-                copy.check = FiniteCheck(partial(_bad_among, next(named), exempt))
+                copy.check = FiniteCheck(partial(nonfinite_names, next(named), exempt))
             checks.append(copy.check)
         return checks
 
@@ -167,10 +167,6 @@ def _named(copies: list[_Copy]) -> list[list[tuple[str, Any]]]:
             host = hosts[copy.pool]
             named.append(host.named(copy.part, copy.buffer.tree))
     return named
-
-
-def _bad_among(named: list[tuple[str, Any]], exempt: frozenset[str]) -> frozenset[str]:
-    return nonfinite_names(named) - exempt
 
 
 def _own(leaf: Any) -> Any:

@@ -172,12 +172,13 @@ def _add(
     header.CRC = 0
     for piece in pieces:
         header.CRC = zlib.crc32(piece, header.CRC)
-    header.header_offset = file.tell()
-    file.write(header.FileHeader(size > zipfile.ZIP64_LIMIT))
+    begins = header.FileHeader(size > zipfile.ZIP64_LIMIT)
+    header.header_offset = archive.start_dir  # where the member before has ended
+    file.write(begins)
     file.writelines(pieces)
     archive.filelist.append(header)
     archive.NameToInfo[header.filename] = header
-    archive.start_dir = file.tell()
+    archive.start_dir += len(begins) + size
 
 
 @contextlib.contextmanager

@@ -4,11 +4,11 @@
 It knows public names alone, so that it counts older trees, too.
 
 The way. `sys.setprofile` tells of every function of ours that is entered below the hook for the end
-of the second epoch (the first has imports and one-time work), and of all that the writer's thread
-does from then on. What it still did for the first epoch is waited for, so that two counts are the
-same, but for a few hops of a save that hang on which of two threads comes first. A *file* is one in
-which a function was entered; a *hop* is a function that lies in another file than the one entered
-before it, in the same thread. Loops over variables count.
+of the third epoch (the first has imports and one-time work, the second plans what is saved), and of
+all that the writer's thread does from then on. What it still did for the epoch before is waited
+for, so that two counts are the same, but for a few hops of a save that hang on which of two threads
+comes first. A *file* is one in which a function was entered; a *hop* is a function that lies in
+another file than the one entered before it, in the same thread. Loops over variables count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any, Final, Self
 
 __all__ = ["main"]
 
-_EPOCH: Final = 1
+_EPOCH: Final = 2
 _DROP_INS: Final = {
     "BackupAndRestore": ("backup",),
     "CSVLogger": ("log.csv",),
@@ -45,7 +45,7 @@ _DROP_INS: Final = {
 
 
 class Way:
-    """The functions of ours that are entered from the end of the second epoch on.
+    """The functions of ours that are entered from the end of the third epoch on.
 
     Args:
         root: The folder of the package, with a separator at its end.

@@ -124,8 +124,12 @@ OF_PEOPLE = {
     "key",
     "state",
     "loaded",
+    "get",
+    "set",
+    "range",
 }
-"""Names that stand for something of the user's, or of a framework that need not be there."""
+"""Names that stand for something of the user's, of a framework that need not be there, or of
+Python's own."""
 
 
 def about(file, cls):
@@ -166,6 +170,7 @@ def looked_up(node):
                 peakhold.store.Reader,
                 peakhold.CallbackList,
                 peakhold.Callback,
+                pk.EarlyStopping,
                 keras.Model,
             )
         ]

@@ -185,7 +185,9 @@ def refused_state(folder):
 
 WARNINGS = {  # by what comes about: callbacks, logs, category
     "advice": (lambda folder: [peakhold.EarlyStopping("val_loss", patience=0)], None, AdviceWarning),
-    "missing metric": (lambda folder: [peakhold.EarlyStopping("val_los", mode="min")], None, MonitorWarning),
+    "missing metric": (
+        lambda folder: [peakhold.EarlyStopping("val_loss", mode="min")], lambda epoch: {"loss": 0.5}, MonitorWarning,
+    ),
     "not finite": (lambda folder: [peakhold.EarlyStopping("val_loss")], nan_first, MonitorWarning),
     "torn log": (torn_log, None, SaveWarning),
     "no such argument": (

@@ -98,11 +98,9 @@ def test_a_checkpoint_s_sidecar_is_read_only_if_it_is_a_file(tmp_path):
     saver = peakhold.ModelCheckpoint(tmp_path / "best.safetensors", "loss")
     host = peakhold.LoopHost(get_state=lambda: weights, set_state=weights.update)
     loop = peakhold.CallbackList([saver], host=host, epochs=1, verbose=0)
-    loop.on_train_begin()
-    loop.on_epoch_begin(0)
-    with pytest.warns(SaveWarning, match="no file"):
-        loop.on_epoch_end(0, {"loss": 0.5})
-        loop.on_train_end()
+    with pytest.raises(SaveError, match="no file"):
+        loop.on_train_begin()
+        loop.on_epoch_begin(0)
 
 
 def test_a_projector_s_configuration_is_refused(standing):

@@ -431,9 +431,9 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def _comparisons(self, moment: Moment) -> Mapping[str, Answer]:
         """Each metric's, as Keras compares: with the best, and what is better with the baseline."""
-        if moment.at.epoch < self.start_from_epoch:
-            return {}
         policy, answers = self.policy, dict[str, Answer]()
+        if not policy.may_check(moment):
+            return {}
         states = policy.each(self.state)
         for at, (watched, state) in enumerate(zip(policy.watched, states, strict=True)):
             value = watched.value(moment)

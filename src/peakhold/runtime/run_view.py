@@ -66,10 +66,10 @@ class RunView:
 
         Only what can be held weakly is one; a slotted model is known by its host.
         """
-        host, model = self.host, self._seat.callback._model
-        if model is None and isinstance(host, LoopHost):
-            model = host.model
-        return host if model is None or not type(model).__weakrefoffset__ else model
+        given, model = self.host, self._seat.callback._model
+        if model is None and isinstance(given, LoopHost):
+            model = given.model
+        return given if model is None or not type(model).__weakrefoffset__ else model
 
     @property
     def callback(self) -> Any:

@@ -169,6 +169,10 @@ class EarlyStoppingPolicy:
         )
         return all(over) if self.require == "all" else any(over)
 
+    def may_check(self, moment: Moment) -> bool:
+        """Whether the end of this epoch is a check, if the metrics are there (rule 6)."""
+        return moment.at.epoch >= self.start_from_epoch
+
     def each(self, state: EarlyStoppingState) -> tuple[EarlyStoppingState, ...]:
         """The state of each metric; their number may have changed, for somebody may set them."""
         others = state.others
@@ -186,7 +190,7 @@ class EarlyStoppingPolicy:
         mark, spent = state.mark, 0.0
         if not is_fatal and isinstance(self.patience, (Steps, Seconds)):
             mark, spent = lap(self.patience, mark, moment.spent)
-        is_check = not is_fatal and moment.at.epoch >= self.start_from_epoch
+        is_check = not is_fatal and self.may_check(moment)
         passed = []
         for one, value in zip(each, values, strict=True):
             seen = value is not None or one.seen or False

@@ -48,6 +48,7 @@ from peakhold.checkpoint_files.writer import CheckpointWriter, Placement, bad_no
 from peakhold.errors import (
     InvalidArgumentError,
     MonitorNotFoundError,
+    MonitorWarning,
     SaveError,
     SaveWarning,
 )
@@ -623,6 +624,9 @@ class Saving(HandingOver):
         """At the end of training, all that was asked for is waited for."""
         if moment.event is Event.TRAIN_END:
             self.wait()
+            unraised, self._missing = self._missing, None
+            if unraised is not None:  # no epoch has begun after the one that missed it
+                self.warn_once(str(unraised), MonitorWarning)
 
     def settle(self) -> None:
         """What the disk refused is tried once more."""

@@ -103,8 +103,8 @@ FIT = """\
 EarlyStopping, ModelCheckpoint, ReduceLROnPlateau and CSVLogger, beside Keras's own four with the
 same arguments, on the same tiny model, taking turns in one process for each backend. Asked for is a
 batch that costs no more: a ratio of 1. Times are medians of the rounds' fastest epochs; ratio and
-quartiles are those of the rounds' ratios. The end of an epoch holds a flush of the CSV file to the
-disk, which Keras's has not."""
+quartiles are those of the rounds' ratios. Each row of the CSV file is written at the end of
+its epoch; a flush to the disk, which Keras's has not, is asked for once a second."""
 
 BOARD = """\
 ## TensorBoard

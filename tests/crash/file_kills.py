@@ -409,8 +409,10 @@ class Range:
         epoch = run.start_epoch
         if run.worse is not None:
             callbacks.on_epoch_begin(epoch)
+            stands = os.stat(self.path).st_ino
             callbacks.on_epoch_end(epoch, {"loss": run.worse})
-            assert callback.latest_path is None, "a run that goes on saved what is worse"
+            callback.wait()
+            assert os.stat(self.path).st_ino == stands, "a run that goes on saved what is worse"
             epoch += 1
         for save, (version, value) in enumerate(zip(run.versions, run.values, strict=True)):
             callbacks.on_epoch_begin(epoch)

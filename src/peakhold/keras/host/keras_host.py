@@ -13,7 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,8 @@ from peakhold.snapshots.arrays import source_of
 from peakhold.trees import map_tree
 
 __all__ = ["KerasHost", "host_for"]
+
+N = TypeVar("N", int, float)
 
 SEEDS, METRICS = "seeds", "metrics"
 IN_EVERY_BACKUP = (SEEDS, METRICS)
@@ -272,8 +274,8 @@ class KerasHost:
         counter = getattr(inner, "_iterations", None)
         if counter is None:
             iterations = getattr(inner, "iterations", None)
-            return None if iterations is None else int(iterations)
-        n_batches = int(self._value_now(counter))  # an op of Keras's would take five times as long
+            return None if iterations is None else _number(int, iterations)
+        n_batches = _number(int, self._value_now(counter))
         return n_batches // (getattr(inner, "gradient_accumulation_steps", None) or 1)
 
     def _value_now(self, variable: Any) -> Any:
@@ -331,7 +333,7 @@ class KerasHost:
         return [(o.name, o) for o in several] if several else [("", optimizer)]
 
     def learning_rates(self) -> dict[str, float]:
-        return {name: float(optimizer.learning_rate) for name, optimizer in self._optimizers()}
+        return {name: _number(float, one.learning_rate) for name, one in self._optimizers()}
 
     def set_learning_rate(self, name: str, value: float) -> None:
         self.synced()
@@ -555,6 +557,14 @@ def _optimizers_in(layer: Any) -> Iterable[Any]:
         for one in held if several else [member]:
             if isinstance(one, keras.optimizers.Optimizer):
                 yield one
+
+
+def _number(kind: Callable[[Any], N], value: Any) -> N:
+    """A variable's value; if it is mirrored, by an op of Keras's, which takes five times as long."""
+    try:
+        return kind(value)
+    except TypeError:  # on the replicas of a strategy
+        return kind(keras.ops.convert_to_numpy(value))
 
 
 def _averages(optimizer: Any) -> bool:

@@ -560,7 +560,7 @@ def _optimizers_in(layer: Any) -> Iterable[Any]:
 
 
 def _number(kind: Callable[[Any], N], value: Any) -> N:
-    """A variable's value; if it is mirrored, by an op of Keras's, which takes five times as long."""
+    """A variable's value; if it is mirrored, by an op of Keras's, which takes five times longer."""
     try:
         return kind(value)
     except TypeError:  # on the replicas of a strategy

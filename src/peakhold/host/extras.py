@@ -9,7 +9,6 @@ belongs to backups and to their resumes, and to nothing else: the best weights a
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, final
 
@@ -97,6 +96,8 @@ class Extras:
 
     def mismatches(self, kept: Mapping[str, Any]) -> list[str]:
         """What cannot be meant, in words: names that were changed, arrays of another shape."""
+        import difflib  # needed only on the way to an error
+
         words = []
         gone, new = self.gone(kept), self.new(kept)
         for name in gone if new else ():

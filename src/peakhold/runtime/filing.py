@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peakhold.runtime.callback import Callback, link_of
-from peakhold.runtime.remembering import may_remember
 from peakhold.trees import TooDeepError, map_tree
 
 __all__ = ["collect", "filed", "without_state"]
@@ -90,6 +89,8 @@ def without_state(
         callbacks: All of the run.
         stateless_base: Gives the class below a user's own that has no state; None if it has one.
     """
+    from peakhold.runtime.remembering import may_remember  # of backups alone
+
     found: dict[type, Any] = {}
     for callback in callbacks:
         if link_of(callback) is None and not has_state(callback):

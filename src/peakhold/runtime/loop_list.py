@@ -6,7 +6,6 @@ else it has to be backed up, and where it is to begin; the session asks them.
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
@@ -92,6 +91,7 @@ def check_params(params: Mapping[str, Any], more: Iterable[str] = ()) -> None:
         InvalidArgumentError: For a name that is nearly one of ours, and for a value that has a
             `state_dict`.
     """
+    names = (*_NAMES, *more)
     for name, value in params.items():
         if callable(getattr(value, "state_dict", None)):
             raise InvalidArgumentError.for_argument(
@@ -100,9 +100,12 @@ def check_params(params: Mapping[str, Any], more: Iterable[str] = ()) -> None:
                 "numbers and words that callbacks see as params",
                 hint=_where_it_belongs(name, value),
             )
-        names = (*_NAMES, *more)
+        if name in names or name in _KNOWN:
+            continue
+        import difflib  # most params are known, and nothing is looked up
+
         near = difflib.get_close_matches(name, names, 1, 0.75)
-        if near and name not in names and name not in _KNOWN:
+        if near:
             raise InvalidArgumentError.for_argument(
                 name, value, "arguments that there are", hint=f"did you mean {near[0]}=?"
             )

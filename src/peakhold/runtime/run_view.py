@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, final
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.host.contract import Host
-from peakhold.host.evident import missing_words
-from peakhold.host.extras import Extras
 from peakhold.host.loop import LoopHost
 from peakhold.runtime.callback import host_of
 from peakhold.snapshots.pool import SnapshotPool
 
 if TYPE_CHECKING:
+    from peakhold.host.extras import Extras
     from peakhold.runtime.seat import Seat
     from peakhold.runtime.session import Session
 
@@ -84,6 +83,8 @@ class RunView:
     @property
     def extras(self) -> Extras:
         """What the list was given to be backed up besides model and optimizer."""
+        from peakhold.host.extras import Extras  # of backups alone
+
         extras: Extras | None = getattr(self._session.driver, "extras", None)
         return Extras() if extras is None else extras
 
@@ -92,6 +93,8 @@ class RunView:
         driver, host = self._session.driver, self._session.host
         if not hasattr(driver, "extras") or host.runs_fit():
             return None
+        from peakhold.host.evident import missing_words
+
         return missing_words(host, self.extras)
 
     # Which run this is

@@ -345,7 +345,7 @@ class Saving(HandingOver):
         if outcome.trouble is not None:
             self.warn_once(words.undeleted(self.name, outcome), SaveWarning)
         if self.verbose:
-            self.run.say(words.committed(request.number, request))
+            self.run.say(words.committed(request))
 
     def _know_best(self, path: str, saved: SavedFile) -> None:
         """With `keep_best` alone, what is best follows the files."""
@@ -373,9 +373,7 @@ class Saving(HandingOver):
                 request.path, self._why_not, expected="a file that can be written"
             ) from error
         kept = queue.refused is request
-        number = request.number
-        said = words.failed(self.name, number, request, self._why_not, kept=kept)
-        self.run.warn(said, SaveWarning)
+        self.run.warn(words.failed(self.name, request, self._why_not, kept=kept), SaveWarning)
         if not isinstance(error, (OSError, MemoryError)):
             # The next one is written by the framework's own functions.
             self._writer.placement.in_background = False
@@ -565,7 +563,7 @@ class Saving(HandingOver):
             super().learn(Failed(decision.ticket, "its copy was let go"))
             return
         if self.verbose:
-            self.run.say(words.once_more(request.number, request))
+            self.run.say(words.once_more(request))
         self._writer.queue.try_again(decision.ticket)
 
     def save_now(self, logs: Mapping[str, Any]) -> None:

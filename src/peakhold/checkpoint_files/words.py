@@ -98,9 +98,9 @@ def begun(number: int, path: str, monitor: str, before: float | None, value: flo
     return f"\nEpoch {number}: {text}"
 
 
-def once_more(number: int, request: SaveRequest) -> str:
+def once_more(request: SaveRequest) -> str:
     """What the disk refused is tried again."""
-    return f"\nEpoch {number}: saving model to {request.path}, once more"
+    return f"\nEpoch {request.number}: saving model to {request.path}, once more"
 
 
 def not_improved(number: int, monitor: str, before: float | None) -> str:
@@ -117,31 +117,33 @@ def refused(name: str, number: int, defect: str, latest: str | None) -> str:
     )
 
 
-def failed(name: str, number: int, request: SaveRequest, reason: str, *, kept: bool) -> str:
+def failed(name: str, request: SaveRequest, reason: str, *, kept: bool) -> str:
     """The disk has refused a file."""
     again = " A copy of its state is kept, to try once more." if kept else ""
+    return f"{_not_saved(name, request, reason)}; training goes on.{again}"
+
+
+def _not_saved(name: str, request: SaveRequest, reason: str) -> str:
     return (
-        f"{name} could not save epoch {number} to {request.path!r}: "
-        f"{reason}. What was saved before is as it was; training goes on.{again}"
+        f"{name} could not save epoch {request.number} to {request.path!r}: {reason}. What was "
+        "saved before is as it was"
     )
 
 
 def lost(name: str, outcome: SaveOutcome) -> str | None:
     """What went wrong with a save that nobody asks for any more; None if nothing did."""
-    request, why = outcome.request, "the run that asked for it is over"
+    request = outcome.request
     if outcome.bad:
         return refused(name, request.number, bad_variables(outcome.bad), None)
     if outcome.error is not None:
-        return (
-            f"{name} could not save epoch {request.number} to {request.path!r}: "
-            f"{reason_of(outcome.error)}. What was saved before is as it was; {why}."
-        )
+        text = _not_saved(name, request, reason_of(outcome.error))
+        return f"{text}; the run that asked for it is over."
     return None if outcome.trouble is None else undeleted(name, outcome)
 
 
-def committed(number: int, request: SaveRequest) -> str:
+def committed(request: SaveRequest) -> str:
     """A file is there."""
-    return f"\nEpoch {number}: finished saving model to {request.path}"
+    return f"\nEpoch {request.number}: finished saving model to {request.path}"
 
 
 def kept_aside(outcome: SaveOutcome) -> str:

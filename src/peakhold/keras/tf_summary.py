@@ -104,7 +104,8 @@ class Summaries:
                 _steps[model] = self._tf.Variable(0, dtype="int64", trainable=False)
             self._variable = _steps[model]
 
-    def _writer(self, folder: str) -> Any:
+    def of(self, folder: str) -> Any:
+        """The writer of a folder, made where the model has none yet."""
         model = self._model()
         writers = _writers.setdefault(model, {})
         if folder not in writers:
@@ -114,13 +115,9 @@ class Summaries:
             writers[folder] = self._tf.summary.create_file_writer(folder)
         return writers[folder]
 
-    def of(self, folder: str) -> Any:
-        """The writer of a folder."""
-        return self._writer(folder)
-
     def sink(self, folder: str) -> _SummarySink:
         """Where our events go."""
-        return _SummarySink(self._tf, self._writer(folder))
+        return _SummarySink(self._tf, self.of(folder))
 
     def enter(self, folder: str) -> None:
         """Make the writer of a folder the default one."""
@@ -128,7 +125,7 @@ class Summaries:
             return
         stack = contextlib.ExitStack()
         step = self._step if self._variable is None else self._variable
-        stack.enter_context(self._writer(folder).as_default(step))
+        stack.enter_context(self.of(folder).as_default(step))
         stack.enter_context(self._tf.summary.record_if(self._is_due))
         _entered.append(_Entered(self, folder, stack))
 

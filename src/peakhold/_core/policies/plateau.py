@@ -120,8 +120,7 @@ class PlateauPolicy:
         seen = self.watched.seen_after(state.seen, moment)
         missing = None if seen else self.watched.missing(state.seen, moment)
         waited = state.waited + spent
-        watched = self.watched
-        value = watched.value(moment) if watched.criterion is not None else watched.ranked(moment)
+        value = self.watched.ranked(moment)
         if value is None:
             state = moved(state, seen=seen, mark=mark, waited=waited)
             return state, () if missing is None else (missing,)

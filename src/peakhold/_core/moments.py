@@ -78,21 +78,6 @@ class Moment:
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """What users' own functions said of this moment, and what only the device knew, by name."""
 
-    def measured(self, metrics: Mapping[str, float], answers: Mapping[str, Answer]) -> Moment:
-        """The moment with what was measured and answered; `replace` takes three times as long."""
-        return Moment(
-            self.event,
-            self.at,
-            metrics,
-            self.rates,
-            self.spent,
-            self.validated,
-            self.validates,
-            self.defect,
-            self.epoch_cut_short,
-            answers,
-        )
-
 
 def rate_key(name: str) -> str:
     """The name of an optimizer's learning rate among metrics: Keras's."""

@@ -1,4 +1,4 @@
-"""What states of policies have in common: they are frozen, and most moments change little.
+"""What states of policies, and moments, have in common: they are frozen, and little changes.
 
 A state that comes from a file may be anything. `checked` sees that each field holds what its
 annotation says before a policy counts with it: a wait of "3" would raise at the end of an epoch.

@@ -30,6 +30,7 @@ from peakhold._core.decisions import (
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Answer, Moment
 from peakhold._core.observation import Event
+from peakhold._core.states import moved
 from peakhold.errors import MonitorError
 from peakhold.runtime import listening
 from peakhold.runtime.participant import NOTHING, Deciding, Participant
@@ -165,7 +166,7 @@ class Turn:
                 answers |= result.answers
         if measured or answers:
             metrics = numbers_in(self.logs) if measured else self.moment.metrics
-            self.moment = self.moment.measured(metrics, answers)
+            self.moment = moved(self.moment, metrics=metrics, answers=answers)
 
     def aggregate(self) -> None:
         """One moment for all workers."""

@@ -49,7 +49,7 @@ class Disk:
         return os.open(path, _FOLDER)
 
     def is_at(self, fd: int, path: str) -> bool:
-        """Whether a path still means this open folder; a link is followed."""
+        """Whether a path still means this open file or folder; a link is followed."""
         try:
             there = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):

@@ -20,12 +20,13 @@ import socket
 import struct
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from typing import IO, Protocol, final
 
 from peakhold import files
 from peakhold.errors import SaveWarning
+from peakhold.files.open_files import DISK
+from peakhold.speech import warn
 from peakhold.tensorboard import crc32c, proto
 
 __all__ = ["EventFile", "Sink", "event_files", "newest_second", "read_records"]
@@ -89,19 +90,22 @@ class EventFile:
 
     def write(self, event: bytes, state: int | None = None) -> None:
         """Add an event; `state` is its CRC's, where that is known already."""
-        size = len(event)
-        length = self._lengths.get(size)
-        if length is None:
-            length = self._lengths[size] = _checked_length(size)
-        if state is None:
-            state = crc32c.update(crc32c.START, event)
-        record = length + event + crc32c.mask(state)
+        record = self._record(event, state)
         # No lock: an append is whole in every thread, and a size that is a little wrong because two
         # added to it at once is made right by the next flush.
         self._pending.append(record)
         self._n_pending += len(record)
         if self._n_pending >= _BUFFER or time.time() - self._flushed > _AGE:
             self.flush()
+
+    def _record(self, event: bytes, state: int | None = None) -> bytes:
+        size = len(event)
+        length = self._lengths.get(size)
+        if length is None:
+            length = self._lengths[size] = _checked_length(size)
+        if state is None:
+            state = crc32c.update(crc32c.START, event)
+        return length + event + crc32c.mask(state)
 
     def flush(self, *, durable: bool = False) -> None:
         """Hand everything to the system; `durable`: to the disk."""
@@ -151,34 +155,22 @@ class EventFile:
     def _follow(self) -> None:
         """Whoever looks at the folder sees what comes, though the file was taken away."""
         gone = self.path
-        if gone is None or _is_at(gone, self._file.fileno(), self._folder):
+        if gone is None:
+            return
+        if DISK.is_at(self._file.fileno(), os.path.join(self._folder, os.path.basename(gone))):
             return
         path, file = _create(self._folder)
         self._file.close()
         self.path, self._file, self._written = path, file, 0
-        self._pending.insert(0, _record(proto.version_event(time.time())))
-        warnings.warn(
+        self._pending.insert(0, self._record(proto.version_event(time.time())))
+        warn(
             f"{gone!r} was deleted or moved while it was written; what comes next is in {path!r}.",
             SaveWarning,
-            stacklevel=2,
         )
 
     def _drop(self, n: int) -> None:
         del self._pending[:n]
         self._n_pending = 0
-
-
-def _record(event: bytes) -> bytes:
-    checksum = crc32c.mask(crc32c.update(crc32c.START, event))
-    return _checked_length(len(event)) + event + checksum
-
-
-def _is_at(path: str, descriptor: int, folder: str) -> bool:
-    try:
-        there = os.stat(os.path.join(folder, os.path.basename(path)))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return os.path.samestat(os.fstat(descriptor), there)
 
 
 def _create(folder: str) -> tuple[str, IO[bytes]]:

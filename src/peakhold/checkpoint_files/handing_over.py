@@ -68,12 +68,7 @@ class HandingOver(Watching[CheckpointState]):
         raise NotImplementedError
 
     def path_of(
-        self,
-        number: int,
-        batch: int | None,
-        logs: Mapping[str, Any],
-        moment: Moment,
-        run_id: str,
+        self, number: int, batch: int | None, logs: Mapping[str, Any], moment: Moment
     ) -> tuple[str, list[str]]:
         """The path by the template, and the places in it that nothing fills."""
         raise NotImplementedError
@@ -146,8 +141,7 @@ class HandingOver(Watching[CheckpointState]):
     def _filled(
         self, epoch: int, batch: int | None, logs: Mapping[str, Any], asking: _Asking
     ) -> str:
-        number = self.run.number(epoch)
-        return self.path_of(number, batch, logs, asking.moment, self.run.id)[0]
+        return self.path_of(self.run.number(epoch), batch, logs, asking.moment)[0]
 
     # What it is asked
 

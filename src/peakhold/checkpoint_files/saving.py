@@ -452,15 +452,10 @@ class Saving(HandingOver):
         self.miss(decision, logs)
 
     def path_of(
-        self,
-        number: int,
-        batch: int | None,
-        logs: Mapping[str, Any],
-        moment: Moment,
-        run_id: str,
+        self, number: int, batch: int | None, logs: Mapping[str, Any], moment: Moment
     ) -> tuple[str, list[str]]:
         """The path of a save by the template, and the places in it that nothing fills."""
-        timestamp, worker = self.run.timestamp, self.run.rank
+        run_id, timestamp, worker = self.run.id, self.run.timestamp, self.run.rank
         return self._files.template.fill(
             number - 1,  # which it adds
             batch,
@@ -482,7 +477,7 @@ class Saving(HandingOver):
         batch = self.state.due.last_batch if self._counts_batches else None
         if place is not None:
             batch = place.batch
-        path, unfilled = self.path_of(number, batch, logs, moment, run_id)
+        path, unfilled = self.path_of(number, batch, logs, moment)
         if place is not None and place.path is not None:
             path, unfilled = place.path, []
         if unfilled:

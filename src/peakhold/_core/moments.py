@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias, final
 
 from peakhold._core.observation import Event
 
-__all__ = ["Answer", "Moment", "Position", "Spent", "rate_key"]
+__all__ = ["Answer", "Moment", "Position", "Spent", "number_of", "rate_key"]
 
 Answer: TypeAlias = float | str | bool | None
 """What a user's own function said, or what only the device knew; plain JSON."""
@@ -35,7 +35,7 @@ class Position(NamedTuple):
     @property
     def number(self) -> int:
         """The epoch's number for people, from 1."""
-        return self.epoch + 1 - self.first_epoch
+        return number_of(self.epoch, self.first_epoch)
 
 
 @final
@@ -77,6 +77,16 @@ class Moment:
     saved."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """What users' own functions said of this moment, and what only the device knew, by name."""
+
+
+def number_of(epoch: int, first_epoch: int) -> int:
+    """An epoch's number for people, from 1.
+
+    Args:
+        epoch: As the loop counts it.
+        first_epoch: What the loop calls its first epoch: 0 or 1.
+    """
+    return epoch + 1 - first_epoch
 
 
 def rate_key(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
-from peakhold._core.moments import Moment
+from peakhold._core.moments import Moment, number_of
 from peakhold._core.observation import Event
 from peakhold.host.contract import Host
 from peakhold.host.loop import LoopHost
@@ -180,7 +180,7 @@ class RunView:
         Args:
             epoch: As the loop counts.
         """
-        return epoch + 1 - self.first_epoch
+        return number_of(epoch, self.first_epoch)
 
     @property
     def is_told_how_it_counts(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from peakhold._core.arguments import check_monitor, check_number
 from peakhold._core.decisions import Decision
+from peakhold._core.moments import number_of
 from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold._core.observation import is_finite
 from peakhold._core.policies.early_stopping import EarlyStoppingState
@@ -107,7 +108,7 @@ def table(
     head = ("epoch", *(title for name in names for title in (name, "best", "wait")))
     rows = [(*head, "decision", "reason")] + [
         (
-            str(row["epoch"] + 1 - first_epoch),
+            str(number_of(row["epoch"], first_epoch)),
             *_cells(row, len(names)),
             row["decision"],
             row["reason"],

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
+from peakhold._core.moments import number_of
 from peakhold.advice import differing
 
 __all__ = ["Best", "Ending", "duration", "shown", "summarize", "why"]
@@ -54,7 +55,7 @@ class Ending:
 
     def number(self, epoch: int) -> int:
         """An epoch's number for people, from 1."""
-        return epoch + 1 - self.first_epoch
+        return number_of(epoch, self.first_epoch)
 
     def when(self, best: Best) -> str:
         """The epoch of a best, from 1."""

@@ -18,7 +18,7 @@ from typing import Any, final
 from peakhold._core.condition import Condition
 from peakhold._core.decisions import Decision, Tell
 from peakhold._core.facts import Fact
-from peakhold._core.moments import Moment, rate_key
+from peakhold._core.moments import Moment, number_of, rate_key
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold._core.states import moved
@@ -147,7 +147,7 @@ class AlertPolicy:
         state = moved(state, best=value, best_epoch=moment.at.epoch)
         if before.best is None or not self.tells_best:
             return state, ()
-        since = (before.best_epoch or 0) + 1 - moment.at.first_epoch
+        since = number_of(before.best_epoch or 0, moment.at.first_epoch)
         return state, (Tell(f"{before.best:.6g} before, at epoch {since}", "best"),)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import keras
 import peakhold.keras as pk
+from broken_streams import STREAMS
 from keras_helpers import Curve, data, fit, model
 from peakhold.errors import AdviceWarning, MonitorWarning, PeakholdWarning, SaveWarning
 
@@ -27,24 +28,6 @@ def everything(folder):
         pk.BackupAndRestore(folder / "backup"),
         pk.LearningRateScheduler(lambda epoch, rate: rate, verbose=1),
     ]
-
-
-class Raises(io.StringIO):
-    def write(self, text):
-        raise RuntimeError("no")
-
-
-def closed():
-    stream = io.StringIO()
-    stream.close()
-    return stream
-
-
-STREAMS = {
-    "none": lambda: None, "closed": closed, "raises": Raises,
-    "ascii": lambda: io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True),
-    "cp1252": lambda: io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -1,7 +1,6 @@
 """In a loop: nothing that only talks ends training, and warnings point at the loop's own lines."""
 
 import contextlib
-import io
 import logging
 import re
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import peakhold
+from broken_streams import STREAMS, narrow
 from peakhold import CallbackList, LoopHost
 from peakhold.errors import (
     AdviceWarning,
@@ -26,31 +26,6 @@ from peakhold.speech import say, warn
 
 TELLING = "naïve – …"
 """What not every console has letters for."""
-
-
-class Raises(io.StringIO):
-    """A stream of somebody's own, which is broken."""
-
-    encoding = "utf-8"
-
-    def write(self, text):
-        raise RuntimeError("no")
-
-
-def closed():
-    stream = io.StringIO()
-    stream.close()
-    return stream
-
-
-def narrow(encoding):
-    return lambda: io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
-
-
-STREAMS = {
-    "none": lambda: None, "closed": closed, "raises": Raises, "ascii": narrow("ascii"),
-    "cp1252": narrow("cp1252"), "unknown letters": narrow("latin-1"),
-}  # fmt: skip
 
 
 def loop(folder, *, epochs=3, logs=lambda epoch: {"val_loss": 1 / (epoch + 1)}, callbacks=None):
@@ -108,8 +83,8 @@ def test_a_pipe_that_nobody_reads_ends_no_training(tmp_path):
     program.write_text(
         textwrap.dedent(f"""
         import os, sys
-        sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
-        from test_speech import loop
+        sys.path.insert(0, {str(__file__.rsplit("/", 2)[0])!r})
+        from loops.test_speech import loop
         from pathlib import Path
         os.environ["PYTHONUNBUFFERED"] = "1"
         reading, writing = os.pipe()

@@ -78,6 +78,8 @@ class Way:
             return
         thread = threading.current_thread()
         main = thread is threading.main_thread()
+        if main and self._is_hook(frame, "on_epoch_begin"):
+            _wait_for_writers()  # the news of it is of the epoch before, too
         if main and self._hook is None and not self._over and self._begins(frame):
             _wait_for_writers()
             self._hook, self._open = frame, True
@@ -85,8 +87,11 @@ class Way:
             self._files.setdefault(thread.name, []).append(path.removeprefix(self._root))
 
     def _begins(self, frame: FrameType) -> bool:
-        is_hook = frame.f_code.co_name == "on_epoch_end"
-        return is_hook and frame.f_locals.get("epoch") == _EPOCH
+        return self._is_hook(frame, "on_epoch_end")
+
+    @staticmethod
+    def _is_hook(frame: FrameType, name: str) -> bool:
+        return frame.f_code.co_name == name and frame.f_locals.get("epoch") == _EPOCH
 
     def _leave(self, frame: FrameType, path: str) -> None:
         if self._hook is None:

@@ -14,16 +14,21 @@
      ├── ExtraMissingError (ImportError)        an optional package is not installed
      ├── SaveError (OSError)                    a folder or file cannot be written
      │    └── DiskFullError                     not enough room, seen before or while writing
-     └── StoreError                             a folder of checkpoints
-          ├── StoreOwnedError (RuntimeError)    another process writes here; it is named
-          ├── StoreForkedError (RuntimeError)   a forked child used its parent's store
-          ├── StoreClosedError (RuntimeError)   a call after `close()`
-          ├── StoreBusyError (RuntimeError)     a signal's handler came in the middle of `save()`
-          ├── SaveReplacedError (RuntimeError)  a newer save took the place of a waiting one
-          ├── CheckpointNotFoundError (LookupError)  no such checkpoint, or none at all
-          ├── CheckpointDamagedError (OSError)  what is on disk is not what was saved
-          ├── PartMissingError (KeyError)       a part that the checkpoint does not have
-          └── BackupMismatchError (ValueError)  a backup of another model
+     ├── StoreError                             a folder of checkpoints
+     │    ├── StoreOwnedError (RuntimeError)    another process writes here; it is named
+     │    ├── StoreForkedError (RuntimeError)   a forked child used its parent's store
+     │    ├── StoreClosedError (RuntimeError)   a call after `close()`
+     │    ├── StoreBusyError (RuntimeError)     a signal's handler came in the middle of `save()`
+     │    ├── SaveReplacedError (RuntimeError)  a newer save took the place of a waiting one
+     │    ├── CheckpointNotFoundError (LookupError)  no such checkpoint, or none at all
+     │    ├── CheckpointDamagedError (OSError)  what is on disk is not what was saved
+     │    ├── PartMissingError (KeyError)       a part that the checkpoint does not have
+     │    └── BackupMismatchError (ValueError)  a backup of another model
+     └── WorkersError (RuntimeError)            several workers, one run
+          ├── WorkersDifferError (ValueError)   their programs say different things
+          ├── WorkerFailedError                 an error on another worker, with its message
+          ├── WorkerLostError                   another worker's process is gone
+          └── WorkersTimeoutError (TimeoutError)  another worker did not come within the limit
 
     PeakholdWarning (UserWarning)
      ├── AdviceWarning                          told before it hurts; `peakhold.silence("E6")`
@@ -40,7 +45,7 @@ then a `Hint:` line where we know what to do; what the text names is an attribut
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 __all__ = [
     "AdviceWarning",
@@ -74,6 +79,11 @@ __all__ = [
     "StoreError",
     "StoreForkedError",
     "StoreOwnedError",
+    "WorkerFailedError",
+    "WorkerLostError",
+    "WorkersDifferError",
+    "WorkersError",
+    "WorkersTimeoutError",
 ]
 
 
@@ -502,3 +512,33 @@ class AlertWarning(PeakholdWarning):
 
 class CheckpointDamagedWarning(PeakholdWarning):
     """A damaged checkpoint was passed over and an older one is used."""
+
+
+class WorkersError(PeakholdError, RuntimeError):
+    """Several workers of one run do not come together."""
+
+    rank: int | None
+    """Which worker it is about; None if it cannot be told."""
+
+    @classmethod
+    def of_rank(cls, rank: int | None, text: str, *, hint: str | None = None) -> Self:
+        """The message, and which worker it is about."""
+        error = cls(_with_hint(text, hint))
+        error.rank = rank
+        return error
+
+
+class WorkersDifferError(WorkersError, ValueError):
+    """The programs of the workers say different things of one run; raised on all of them."""
+
+
+class WorkerFailedError(WorkersError):
+    """Another worker ended with an error; the message is that error's."""
+
+
+class WorkerLostError(WorkersError):
+    """The process of another worker is gone, or has left the run."""
+
+
+class WorkersTimeoutError(WorkersError, TimeoutError):
+    """Another worker did not come within the limit."""

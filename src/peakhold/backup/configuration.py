@@ -10,14 +10,12 @@ is no difference. What is on the model after all has been put back is what count
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, final
 
-from peakhold._core.monitor import Relative
-from peakhold._core.patience import Epochs, Seconds, Steps
 from peakhold.host.resume import Resumption
-from peakhold.runtime.callback import link_of, plain_class
+from peakhold.runtime.arguments import arguments_of, texts
+from peakhold.runtime.callback import link_of
 
 __all__ = ["Configuration", "Texts"]
 
@@ -25,8 +23,6 @@ Texts: TypeAlias = Mapping[str, Mapping[str, str]]
 """By whom it is said to (`fit`, `optimizer`, a callback's name), by argument."""
 
 _FIT, _OPTIMIZER = "fit", "optimizer"
-_TALK = {"verbose"}
-"""Arguments that change nothing but what is printed."""
 
 
 @final
@@ -45,9 +41,9 @@ class Configuration:
         self._resumption = resumption
         fit = {name: params.get(name) for name in ("epochs", "steps")}
         self._now: dict[str, dict[str, str]] = {
-            _FIT: _texts({**fit, **resumption.fit_settings()}),
-            _OPTIMIZER: _texts(resumption.program_settings()),
-            **{name: _arguments(one) for name, one in callbacks.items() if link_of(one)},
+            _FIT: texts({**fit, **resumption.fit_settings()}),
+            _OPTIMIZER: texts(resumption.program_settings()),
+            **{name: arguments_of(one) for name, one in callbacks.items() if link_of(one)},
         }
         self._then: Texts = {}
 
@@ -69,7 +65,7 @@ class Configuration:
         To be asked when the model has been put back.
         """
         changing = self._resumption.changing_settings()
-        live = _texts(self._resumption.settings())
+        live = texts(self._resumption.settings())
         for who, argument, then, now in self._pairs():
             if who != _OPTIMIZER or argument not in changing:
                 yield _now_counts(who, argument, then, now, backup_dir)
@@ -101,35 +97,3 @@ def _now_counts(who: str, argument: str, then: str, now: str, backup_dir: str) -
     if argument == "mode":  # what it holds for the best was the best the other way round
         return f"{text}, with the best value of before: to begin anew, delete {backup_dir!r}."
     return f"{text}."
-
-
-def _arguments(callback: Any) -> dict[str, str]:
-    """The arguments of one of our callbacks."""
-    unshown = {*callback._peakhold_unshown, *_TALK}
-    given = {}
-    for argument in inspect.signature(plain_class(type(callback))).parameters:
-        if argument not in unshown:
-            try:
-                given[argument] = getattr(callback, argument)
-            except Exception:  # noqa: S112 - of a user's own property
-                continue
-    return _texts(given)
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Settings as people read them; those that have no such text are left out."""
-    told = {name: _text(value) for name, value in values.items()}
-    return {name: text for name, text in told.items() if text is not None}
-
-
-def _text(value: Any) -> str | None:
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        value = value.item()
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if value is None or isinstance(value, (bool, int, str, Epochs, Steps, Seconds, Relative)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        inner = [_text(one) for one in value]
-        return None if None in inner else f"[{', '.join(map(str, inner))}]"
-    return None

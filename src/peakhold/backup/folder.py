@@ -141,6 +141,15 @@ class BackupFolder:
             # The writer does one job after the other: when this one runs, the files are written.
             submit(partial(_release, held))
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever written there."""
+        return self.last_step < 0
+
+    def at(self, step: int) -> Checkpoint:
+        """The backup of a step."""
+        return self._store.load(step)
+
     def has(self, step: int) -> bool:
         """Whether a backup of this run, or of the one before, was written well; waits for it."""
         self.wait()

@@ -22,6 +22,7 @@ from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
     from peakhold.backup.folder import BackupFolder, Place
+    from peakhold.backup.followed import FollowedFolder
 
 __all__ = ["STATE", "Interrupted"]
 
@@ -64,10 +65,21 @@ class Interrupted:
         with used("its record of epochs", self.path):
             return unpack(self.state["passed"])
 
-    def put_random_state_back(self) -> None:
-        """To be done last: whoever draws a number changes it."""
+    def put_random_state_back(self, rank: int = 0, n_workers: int = 1) -> None:
+        """To be done last: whoever draws a number changes it. Each worker takes its own.
+
+        With another number of workers than before only rank 0 has one of before.
+        """
         with used("the state of its random generators", self.path):
-            set_random_state(self.state["random"])
+            states = self.state.get("workers") or []
+            if len(states) == n_workers > 1:
+                set_random_state(states[rank])
+            elif rank == 0 or n_workers == 1:
+                set_random_state(self.state["random"])
+
+    def n_workers(self) -> int:
+        """How many workers the run had that was interrupted."""
+        return len(self.state.get("workers") or []) or 1
 
     def fit_model(self, resumption: Resumption, extras: Extras, backup_dir: str) -> bool:
         """Build the model if need be, see that the backup is of this one, and fill it.
@@ -127,7 +139,10 @@ class Interrupted:
                 self._given.add(name)
 
     def give_snapshots(
-        self, callbacks: Mapping[str, Any], folder: BackupFolder, warn: Callable[[str], None]
+        self,
+        callbacks: Mapping[str, Any],
+        folder: BackupFolder | FollowedFolder,
+        warn: Callable[[str], None],
     ) -> dict[int, dict[str, Place]]:
         """Give what was held in memory to those who held it.
 

@@ -37,7 +37,7 @@ from peakhold.runtime import filing
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.driver import run_ahead
 from peakhold.runtime.participant import Keeper
-from peakhold.runtime.random_state import random_state
+from peakhold.runtime.random_state import from_plain, random_state, to_plain
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.session import session_of
 from peakhold.runtime.summary import Ending
@@ -45,6 +45,8 @@ from peakhold.snapshots.pool import Held, SnapshotPool, held_weakly
 
 if TYPE_CHECKING:
     from peakhold.backup.folder import BackupFolder, Place
+    from peakhold.backup.followed import FollowedFolder
+    from peakhold.store import Checkpoint
 
 __all__ = ["Keeping"]
 
@@ -91,7 +93,13 @@ class Keeping(Keeper):
         if self._kept is not None:  # of a fit that raised
             self._kept.folder.close()
         host = run.host
-        folder = BackupFolder(self.backup_dir, run.trained.owns_frame)
+        folder: BackupFolder | FollowedFolder
+        if run.follows:
+            from peakhold.backup.followed import FollowedFolder
+
+            folder = FollowedFolder(self.backup_dir)
+        else:
+            folder = BackupFolder(self.backup_dir, run.trained.owns_frame)
         resumption = host.resumption()
         configured = Configuration(resumption, run.params, self._filed())
         self._kept = kept = _Run(folder, resumption, configured, run.extras)
@@ -106,7 +114,7 @@ class Keeping(Keeper):
 
     def _take_over(self, kept: _Run, run: RunView) -> None:
         self._tell_what_is_not_exact(kept, run)
-        checkpoint = kept.folder.newest()
+        checkpoint = self._newest(kept, run)
         if checkpoint is None:
             self._take_foreign(kept)
             return
@@ -134,10 +142,22 @@ class Keeping(Keeper):
             run.set_last_epoch(epoch - 1 if epoch > run.first_epoch else None, stopped)
         self._be_ready_to_put_back(run)
         if not run.trained.runs_fit():  # a loop need not say that an epoch begins
-            was.put_random_state_back()
+            was.put_random_state_back(run.rank, run.n_workers)
         self._say(self._where_it_goes_on(state, epoch, stopped), always=self._is_over())
         if is_filled:
             self._tell_differences(kept)
+
+    def _newest(self, kept: _Run, run: RunView) -> Checkpoint | None:
+        """The newest backup; of several workers, rank 0 says which, and all take that one."""
+        if run.n_workers == 1:
+            return kept.folder.newest()
+        checkpoint = None if run.follows else kept.folder.newest()
+        step = run.agree("the backup to go on from", checkpoint and checkpoint.entry.step)
+        return kept.folder.at(step) if run.follows and step is not None else checkpoint
+
+    def share(self) -> Any:
+        """The random generators are each worker's own."""
+        return to_plain(random_state())
 
     def _still_stopped(self, was: Interrupted) -> Sequence[str]:
         """Why training was over, as far as it still is: somebody may have been given patience."""
@@ -276,7 +296,7 @@ class Keeping(Keeper):
         kept.resumption.set_first_epoch(None)  # `fit` has read it
         was, kept.interrupted = kept.interrupted, None
         if was is None:
-            if kept.folder.last_step < 0 and self.save_freq is not False and run.driven:
+            if kept.folder.is_new and self.save_freq is not False and run.driven:
                 self._record_beginning(kept)
             return
         if was.begins:
@@ -299,7 +319,7 @@ class Keeping(Keeper):
         if kept.passed is not None:
             kept.resumption.set_passed(run.callbacks, kept.passed)
         if untouched:
-            was.put_random_state_back()
+            was.put_random_state_back(run.rank, run.n_workers)
 
     # Saving
 
@@ -366,6 +386,9 @@ class Keeping(Keeper):
         kept, run = self._kept, self.run
         if kept is None:
             return
+        if run.follows:
+            run.enter_save()
+            return
         host, folder, resumption = run.host, kept.folder, kept.resumption
         folder.wait()  # also tells whether what this one would refer to is there
         trouble = folder.trouble()
@@ -395,6 +418,7 @@ class Keeping(Keeper):
             "names": resumption.names(),
             "more": resumption.more(),
             "random": random_state(),
+            "workers": [from_plain(one) for one in self.shares] if run.n_workers > 1 else [],
             "callbacks": filing.collect(members),
             "held": best,
             "passed": kept.packer.pack(kept.passed),
@@ -574,7 +598,7 @@ class _Run:
 
     def __init__(
         self,
-        folder: BackupFolder,
+        folder: BackupFolder | FollowedFolder,
         resumption: Resumption,
         configured: Configuration,
         extras: Extras,

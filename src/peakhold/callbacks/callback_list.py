@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host, to_number
@@ -11,6 +11,9 @@ from peakhold.host.extras import Extras
 from peakhold.host.finding import host_for
 from peakhold.runtime.callback import Callback, is_no_op, link_of
 from peakhold.runtime.loop_list import LoopList, check_first_epoch, check_params, frame_of_loop
+
+if TYPE_CHECKING:
+    from peakhold.distributed import Channel, Coordinator
 
 __all__ = ["CallbackList"]
 
@@ -45,6 +48,8 @@ class CallbackList(LoopList, Callback):
             without it.
         first_epoch: What the loop calls its first epoch, 0 or 1. None: a run that begins with epoch
             1, and has nothing to go on from, counts from 1. Numbers are shown as the loop counts.
+        workers: What the processes of this run agree by: a `peakhold.distributed.Coordinator`, or a
+            `Channel`. None: the group that the framework has set up, if there is one.
         params: `epochs`, `steps` and `verbose` for the callbacks, and what else they are to see.
 
     Raises:
@@ -71,10 +76,12 @@ class CallbackList(LoopList, Callback):
         host: Host | None = None,
         extra: Mapping[str, Any] | None = None,
         first_epoch: int | None = None,
+        workers: Coordinator | Channel | None = None,
         **params: Any,
     ) -> None:
         super().__init__()
-        check_params(params)
+        check_params(params, ("workers",))
+        self.workers = workers
         self.first_epoch, self.extras = check_first_epoch(first_epoch), Extras(extra)
         self.n_batches_done = 0
         """Batches of training that this list was told of."""

@@ -125,6 +125,8 @@ class _Writing(Participant):
 
     adds_to_files = True
 
+    records_only = True
+
     def __init__(
         self, filename: str, sep: str, *, append: bool, learning_rate: bool | None
     ) -> None:

@@ -311,6 +311,28 @@ class _Stopping(Watching[EarlyStoppingState]):
     def baseline(self, value: Any) -> None:
         self.baselines = [value] if self._is_single else list(value)
 
+    # With several workers
+
+    @property
+    def needs_finite(self) -> bool:  # type: ignore[override]
+        """Weights that are kept must be finite on all workers."""
+        return self.restore_best_weights
+
+    def follow(self, state: Any, moment: Moment, decided: Sequence[Decision]) -> None:
+        """Rank 0 has decided; each worker keeps the best weights that it has itself."""
+        self.set_state(EarlyStoppingState.from_json(state))
+        if self.restore_best_weights and any(isinstance(one, Remember) for one in decided):
+            self._keep(moment)
+        if moment.event is Event.EPOCH_END:
+            self._note(moment, decided)
+
+    def _keep(self, moment: Moment) -> Moment:
+        """Copy the weights, which all workers have found to be finite."""
+        if self._on_disk():
+            return self._saved_to_disk(moment)
+        self._candidate = self.run.pool.take(self._parts(self.run.host))
+        return moment
+
     # Before training
 
     def needs(self, run: RunView) -> Needs:
@@ -476,6 +498,8 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def _looked_at(self, trial: Speculation[EarlyStoppingState], moment: Moment) -> Moment:
         """Copy the weights, which seem to be the best; the moment, with what is wrong with them."""
+        if self.run.n_workers > 1:
+            return self._keep(moment)
         if self._on_disk():
             return self._saved_to_disk(moment)
         return self._copied(moment, self.state, must_wait=trial.must_wait)

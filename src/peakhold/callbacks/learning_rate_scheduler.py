@@ -70,6 +70,7 @@ class _Scheduling(Participant):
     """Asks the user's function, and sets what it says."""
 
     logs_learning_rate = True
+    decides_early = True
 
     def __init__(self, schedule: Function[..., float], verbose: int) -> None:
         self.schedule, self.verbose = schedule, verbose

@@ -105,6 +105,8 @@ class RemoteMonitor(Participating):
 class _Sending(Participant):
     """Sends what an epoch's end has logged; see `RemoteMonitor` for the arguments."""
 
+    records_only = True
+
     def __init__(
         self,
         root: str,

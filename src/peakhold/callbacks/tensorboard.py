@@ -58,6 +58,8 @@ class Boarding(Sparse):
     embeddings_metadata: str | Mapping[str, str] | None = None
     write_gradients = False
 
+    records_only = True
+
     def __init__(self) -> None:
         self._steps_loaded: int | None = None
         self._forget_run()

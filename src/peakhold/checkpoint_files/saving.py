@@ -191,6 +191,30 @@ class Saving(HandingOver):
         """Index of its epoch."""
         return None if self._best_file is None else self._best_file.epoch
 
+    # With several workers: one writes, all know what there is
+
+    @property
+    def needs_finite(self) -> bool:  # type: ignore[override]
+        """What is written must be finite on all workers."""
+        return self.check_finite
+
+    @property
+    def writes(self) -> bool:
+        """Whether this worker writes: rank 0 does, and each where its rank is in the name."""
+        return not self.run.follows or "{worker" in self.filepath
+
+    def shared_state(self) -> Any:
+        """The policy's state, and what files there are."""
+        best = None if self._best_file is None else list(self._best_file)
+        return {"state": self.state.to_json(), "best": best, "latest": self.latest_path}
+
+    def follow(self, state: Any, moment: Moment, decided: Sequence[Decision]) -> None:
+        """Rank 0 has decided; where it writes for all, its files are those there are."""
+        self.set_state(CheckpointState.from_json(state["state"]))
+        if not self.writes:
+            self._best_file = None if state["best"] is None else BestFile(*state["best"])
+            self.latest_path = state["latest"]
+
     # Before training
 
     def needs(self, run: RunView) -> Needs:
@@ -199,7 +223,8 @@ class Saving(HandingOver):
         self._writer.queue.give_up()
         self._begin_turn(run)
         self._forget_run()
-        self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
+        if self.writes:
+            self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
         self._tell_going_on(run)
         self._tell_damage(self._files.damage())
         if self.check_finite:
@@ -422,7 +447,12 @@ class Saving(HandingOver):
 
     def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
         """Write, or say why not."""
-        if isinstance(decision, Save):
+        if isinstance(decision, Save) and moment.defect is not None and self.check_finite:
+            self._refuse(moment.at.number, moment.defect)
+            super().learn(NotFinite(decision.ticket, moment.defect))
+        elif isinstance(decision, Save) and not self.writes:
+            self.run.enter_save()
+        elif isinstance(decision, Save):
             if decision.handed_over:
                 batch = self.state.due.last_batch if self._counts_batches else None
                 self.hand_over(moment, batch, logs)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import final
-
-from peakhold._core.decisions import Decision
-from peakhold._core.moments import Moment
+from typing import Any, final
 
 __all__ = ["LocalCoordinator"]
 
@@ -15,19 +11,30 @@ __all__ = ["LocalCoordinator"]
 class LocalCoordinator:
     """One worker agrees with itself."""
 
-    def begin(self, run: Mapping[str, str]) -> Mapping[str, str]:
-        """The name it came with."""
-        return run
+    rank, size, attempt = 0, 1, ""
 
-    def aggregate(self, moment: Moment) -> Moment:
-        """The moment as it is."""
-        return moment
+    def meet(self, offer: Any) -> list[Any]:
+        """It is alone."""
+        return [offer]
 
-    def decide(
-        self, decided: Mapping[str, tuple[Decision, ...]]
-    ) -> Mapping[str, tuple[Decision, ...]]:
-        """What was decided."""
-        return decided
+    def gather(self, what: str, value: Any) -> list[Any]:
+        """Its own value."""
+        return [value]
 
-    def commit(self, moment: Moment) -> None:
-        """Nobody to wait for."""
+    def agree(self, what: str, value: Any) -> Any:
+        """Its own value."""
+        return value
+
+    def aggregate(self, what: str, report: Any) -> list[Any] | None:
+        """Its own report."""
+        return [report]
+
+    def decide(self, what: str, answer: Any = None) -> Any:
+        """Its own answer."""
+        return answer
+
+    def fail(self, error: BaseException) -> None:
+        """Nobody to tell."""
+
+    def close(self) -> None:
+        """Nothing to let go."""

@@ -115,6 +115,9 @@ class HostState(Protocol):
     def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         """The same for the weights of a snapshot."""
 
+    def enter_save(self) -> None:
+        """Another worker reads the state to write it; does what of that all workers must do."""
+
     def state_bytes(self) -> int | None:
         """Size of model and optimizer in bytes, or None if they are not built yet."""
 

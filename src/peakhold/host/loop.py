@@ -164,6 +164,9 @@ class LoopHost:
     def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         return nonfinite_names(leaves(snapshot.get(WEIGHTS)))
 
+    def enter_save(self) -> None:
+        """Each process reads its own."""
+
     def state_bytes(self) -> int | None:
         if not self._get_state or not self.ensure_built([WEIGHTS]):
             return None

@@ -111,6 +111,7 @@ class Alerting(Watching[AlertState]):
     """
 
     measures_last = True
+    records_only = True  # of several workers one tells
     clock = staticmethod(time.monotonic)
 
     def __init__(

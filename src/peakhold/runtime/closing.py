@@ -47,7 +47,7 @@ class Closing:
             return
         self._session.new_moment()
         errors, seats = Errors(), seat.segment.cast.seats
-        errors.guard(seats[0], self._end_for, seats, logs)
+        errors.guard(seat, self._end_for, seats, logs)
         everybody = self._session.seats
         if all(one.has_ended or not reports_end(one.callback) for one in everybody):
             self._finish(logs, errors)
@@ -63,7 +63,7 @@ class Closing:
         turn = self._turn
         if turn is None:
             turn = self._decide_for_all(logs, errors)
-        errors.guard(seats[0], turn.part(Cast(waiting)).go_through, scene.each)
+        errors.guard(self._session.seats[0], turn.part(Cast(waiting)).go_through, scene.each)
         errors.raise_first()
 
     def _decide_for_all(self, logs: Any, errors: Errors) -> Turn:
@@ -72,15 +72,15 @@ class Closing:
             getattr(session.opening, phase)()
         if not any(is_unaltered(seat.callback) for seat in session.seats):
             session.progress.note_end()  # only overridden hooks would tell of it
-        turn = self._turn = Turn(session, Cast(session.seats), Event.TRAIN_END, None, logs)
+        turn = self._turn = Turn(session, Cast(session.acting), Event.TRAIN_END, None, logs)
         errors.guard(session.seats[0], turn.go_through, scene.first)
         return turn
 
     def _finish(self, logs: Any, errors: Errors) -> None:
         self.is_over = True
-        seats = self._session.seats
+        seats = self._session.acting
         # A user's override may not have called super() yet, and must not come too late.
-        errors.guard(seats[0], self._end_for, seats, logs)
+        errors.guard(self._session.seats[0], self._end_for, seats, logs)
         for phase in SCRIPT[Event.TRAIN_END].last:
             getattr(self, phase)(errors)
         errors.raise_first()
@@ -91,14 +91,21 @@ class Closing:
 
     def settle(self, errors: Errors) -> None:
         """What is being written is waited for."""
-        for seat in self._session.seats:
+        for seat in self._session.acting:
             errors.guard(seat, seat.participant.settle)
         self._session.state_unusable |= errors.first is not None or self._session.interrupted
+
+    def follow(self, errors: Errors) -> None:
+        """What has become of the last saves is known to all workers."""
+        if self._session.coordinator.size > 1:
+            from peakhold.runtime.exchange import tell_the_end  # of several workers alone
+
+            errors.guard(self._session.seats[0], tell_the_end, self._session, errors)
 
     def end(self, errors: Errors) -> None:
         """Everything is on disk."""
         ending = self._session.ending()
-        for seat in self._session.seats:
+        for seat in self._session.acting:
             errors.guard(seat, seat.participant.end, ending)
 
     def release(self, errors: Errors) -> None:
@@ -107,6 +114,7 @@ class Closing:
             pool.close()
         if self._session.signals is not None:
             self._session.signals.uninstall()
+        self._session.coordinator.close()
 
     def summarize(self, errors: Errors) -> None:
         """The last lines."""

@@ -51,6 +51,16 @@ def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
     session = link.session
     if session is None or event is Event.TRAIN_BEGIN:
         session = session_of(callback, event)
+    try:
+        _report(session, link, callback, event, number, logs)
+    except BaseException as error:
+        session.coordinator.fail(error)  # or other workers would wait for this one
+        raise
+
+
+def _report(
+    session: Session, link: Link, callback: Any, event: Event, number: int | None, logs: Any
+) -> None:
     seat, progress = link.seat, session.progress
     if event in _BATCHES:
         if not progress.epoch_cut_short:

@@ -18,6 +18,7 @@ class Identity:
         """Eight hexadecimal digits."""
         self.timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         """When it began, UTC."""
+        self._rank: int | None = None
 
     def take_over(self, run_id: str, timestamp: str) -> None:
         """This run goes on from that one, and keeps its name."""
@@ -26,5 +27,11 @@ class Identity:
     @property
     def rank(self) -> int:
         """This worker's number among its fellows, as the environment has it."""
+        if self._rank is not None:
+            return self._rank
         rank = os.environ.get("RANK", "0")
         return int(rank) if rank.isdigit() else 0
+
+    @rank.setter
+    def rank(self, rank: int | None) -> None:
+        self._rank = rank

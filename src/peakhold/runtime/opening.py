@@ -66,7 +66,7 @@ class Opening:
 
     def prepare(self) -> None:
         """All that comes before the first batch, for those who have just joined."""
-        self._fresh = self._session.unprepared
+        self._fresh = [seat for seat in self._session.unprepared if not seat.is_idle]
         scene = SCRIPT[Event.TRAIN_BEGIN]
         for phase in (*scene.before, *scene.first):
             getattr(self, phase)()
@@ -74,8 +74,20 @@ class Opening:
 
     # Its phases
 
+    def meet(self) -> None:
+        """All workers begin the same run, or none does."""
+        session = self._session
+        fresh = [seat for seat in session.seats if not seat.has_met]
+        for seat in fresh:
+            seat.has_met = True
+        if fresh and session.coordinator.size > 1:
+            from peakhold.runtime.meeting import meet  # of several workers alone
+
+            meet(session, fresh)
+
     def resume(self) -> None:
         """Ahead of anybody's train begin: take over what an interrupted run left."""
+        self.meet()
         session = self._session
         if not any(seat.has_resumed for seat in session.seats):
             session.host.resumption().set_first_epoch(None)  # of a fit that raised before it began
@@ -94,7 +106,7 @@ class Opening:
         """One name for the run, on all workers."""
         identity = self._session.identity
         own = {"run_id": identity.run_id, "timestamp": identity.timestamp}
-        agreed = self._session.coordinator.begin(own)
+        agreed = self._session.coordinator.agree("the name of the run", own)
         identity.take_over(agreed["run_id"], agreed["timestamp"])
 
     def needs(self) -> None:

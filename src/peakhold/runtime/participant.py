@@ -127,6 +127,10 @@ class Participant:
             none; then `news` is not asked.
         measures_last: Whether it looks at what the others have measured, as a user's own function
             of the logs does.
+        records_only: Whether it does nothing but write down or tell: of several workers only rank
+            0's does, and the others need not have it.
+        needs_finite: Whether what it decides hangs on whether the state is finite, on any worker.
+        decides_early: Whether it decides when an epoch begins.
         is_loaded: Whether a state was loaded that counts for the next run.
     """
 
@@ -138,10 +142,15 @@ class Participant:
     logs_learning_rate = False
     awaits_news = True
     measures_last = False
+    records_only = False
+    needs_finite = False
+    decides_early = False
     sigterm_timeout = 20.0
     """Seconds that `finish_by` may take."""
     run: RunView = cast("RunView", _NoRun())
     is_loaded = False
+    is_idle = False
+    """Whether rank 0 does, on another worker, what this one would."""
 
     @property
     def has_run(self) -> bool:
@@ -149,7 +158,7 @@ class Participant:
         return "run" in self.__dict__
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "run"}
+        return {key: one for key, one in self.__dict__.items() if key not in {"run", "is_idle"}}
 
     # Before the first batch
 
@@ -209,6 +218,19 @@ class Participant:
 
     def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
         """Write the moment down."""
+
+    # With several workers: rank 0 decides, the others follow
+
+    def shared_state(self) -> Any:
+        """What those who follow must know after a decision, as plain JSON; None: nothing."""
+        return self.state_dict() or None
+
+    def follow(self, state: Any, moment: Moment, decided: Sequence[Decision]) -> None:
+        """Rank 0 has decided: take over its state, instead of `decide`; `apply` comes after it."""
+        if state is not None:
+            is_loaded = self.is_loaded
+            self.load_state_dict(state)
+            self.is_loaded = is_loaded
 
     # The end
 
@@ -375,6 +397,14 @@ class Deciding(Participant, Generic[S]):
         elif isinstance(decision, Missing):
             self.miss(decision, logs)
 
+    def shared_state(self) -> Any:
+        """The policy's state."""
+        return _to_json(self.state)
+
+    def follow(self, state: Any, moment: Moment, decided: Sequence[Decision]) -> None:
+        """Take over the state of rank 0's policy."""
+        self.set_state(_from_json(type(self.policy.init()), state))
+
     def set_state(self, state: S) -> None:
         """Somebody sets the state from outside: what was decided before does not lead to it."""
         self.state = self._since = state
@@ -432,6 +462,12 @@ class Keeper(Participant):
     """
 
     initial_epoch = 0
+    shares: Sequence[Any] = ()
+    """What the keepers of all workers have to be kept for each, by rank; set before a commit."""
+
+    def share(self) -> Any:
+        """What of this worker alone must be kept with the run, as plain JSON; rank 0 keeps it."""
+        return None
 
     def resume(self, run: RunView) -> None:
         """Take over what an interrupted run left."""

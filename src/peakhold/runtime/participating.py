@@ -166,7 +166,7 @@ class BatchHooks(Participating):
 
     def _peakhold_batch_hook(self, event: Event) -> Function[..., None]:
         participant: Any = self._peakhold_link.participant
-        if not participant.listens(event):
+        if not participant.listens(event) or participant.is_idle:
             return _idle
         sparse = event is Event.TRAIN_BATCH_END and isinstance(participant, Sparse)
 

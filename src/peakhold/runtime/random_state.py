@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["random_state", "set_random_state"]
+__all__ = ["from_plain", "random_state", "set_random_state", "to_plain"]
 
 
 def random_state() -> dict[str, Any]:
@@ -52,3 +52,31 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     devices = state.get("cuda", [])
     if devices and torch.cuda.is_available() and torch.cuda.device_count() == len(devices):
         torch.cuda.set_rng_state_all([torch.from_numpy(one.copy()) for one in devices])
+
+
+def to_plain(state: Any) -> Any:
+    """A state as plain JSON, for another worker: arrays as their type and their bytes."""
+    import base64
+
+    if isinstance(state, Mapping):
+        return {key: to_plain(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [to_plain(value) for value in state]
+    if hasattr(state, "tobytes"):
+        data = base64.b64encode(state.tobytes()).decode()
+        return {"$array": [state.dtype.str, list(state.shape), data]}
+    return state
+
+
+def from_plain(plain: Any) -> Any:
+    """What `to_plain` was given."""
+    import base64
+
+    import numpy as np
+
+    if isinstance(plain, Mapping):
+        if "$array" in plain:
+            kind, shape, data = plain["$array"]
+            return np.frombuffer(base64.b64decode(data), np.dtype(kind)).reshape(shape)
+        return {key: from_plain(value) for key, value in plain.items()}
+    return [from_plain(value) for value in plain] if isinstance(plain, list) else plain

@@ -114,6 +114,29 @@ class RunView:
         """This worker's number among its fellows."""
         return self._session.identity.rank
 
+    @property
+    def n_workers(self) -> int:
+        """How many workers share this run."""
+        return self._session.coordinator.size
+
+    @property
+    def follows(self) -> bool:
+        """Whether another worker decides and writes, and this one carries out."""
+        return self._session.coordinator.rank > 0
+
+    def enter_save(self) -> None:
+        """Another worker writes the state of all; reading it may be collective: take part."""
+        self._session.host.enter_save()
+
+    def agree(self, what: str, value: Any) -> Any:
+        """Rank 0's value for all workers, plain JSON. Before the first epoch; all must ask.
+
+        Args:
+            what: What it is, for messages.
+            value: This worker's.
+        """
+        return self._session.coordinator.agree(what, value)
+
     def resumes(self, run_id: str, timestamp: str) -> None:
         """This run is another process's, which was interrupted."""
         self._session.identity.take_over(run_id, timestamp)

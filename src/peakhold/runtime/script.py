@@ -28,11 +28,13 @@ class Scene(NamedTuple):
     """By the last of ours to be called, for all participants."""
 
 
-_MOMENT = ("learn", "measure", "aggregate", "decide", "apply", "record", "tell")
+_MOMENT = ("aggregate", "learn", "measure", "decide", "apply", "record", "tell")
 _BATCH = tuple(phase for phase in _MOMENT if phase != "aggregate")
 
 SCRIPT: Final[Mapping[Event, Scene]] = {
-    Event.TRAIN_BEGIN: Scene(before=("resume", "agree", "needs", "buffers", "advise", "signals")),
+    Event.TRAIN_BEGIN: Scene(
+        before=("meet", "resume", "agree", "needs", "buffers", "advise", "signals")
+    ),
     Event.EPOCH_BEGIN: Scene(before=("put_back",), each=("begin", *_MOMENT)),
     Event.TRAIN_BATCH_BEGIN: Scene(each=("begin", *_BATCH)),
     Event.TRAIN_BATCH_END: Scene(each=("begin", *_BATCH)),
@@ -42,13 +44,14 @@ SCRIPT: Final[Mapping[Event, Scene]] = {
     Event.EPOCH_END: Scene(each=("begin", *_MOMENT), last=("withdraw", "commit", "lend_again")),
     Event.TRAIN_END: Scene(
         before=("put_back",),
-        first=("begin", "learn", "decide", "save", "tell"),
+        first=("begin", "aggregate", "learn", "decide", "save", "tell"),
         each=("apply", "record"),
-        last=("settle", "end", "release", "summarize"),
+        last=("settle", "follow", "end", "release", "summarize"),
     ),
 }
 
 _MEANINGS: Final[Mapping[str, str]] = {
+    "meet": "of several workers: all begin the same run, or none does (the coordinator is asked)",
     "resume": "the keeper takes over what an interrupted run left: states, name, first epoch",
     "agree": "one name for the run on all workers (the coordinator is asked)",
     "needs": "each forgets its earlier run, and raises what cannot work",
@@ -57,9 +60,10 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "signals": "Ctrl-C and SIGTERM are listened to",
     "put_back": "the keeper puts the interrupted run's state back, the random generators last",
     "begin": "each hears, once, how its run starts: fresh, continued or resumed",
+    "aggregate": "one moment for all workers: rank 0 gets the metrics of all, the others what "
+    "rank 0 has made of them (the coordinator is asked)",
     "learn": "facts since the moment before: committed, failed, not finite",
     "measure": "each adds to the metrics, and to the answers of users' own functions",
-    "aggregate": "one moment for all workers (the coordinator is asked)",
     "decide": "policies decide; rank 0's answer counts (the coordinator is asked)",
     "save": "what of the last state is to be saved is saved, for all",
     "apply": "decisions are carried out, kind by kind: rates, snapshots, saves, restores, stops",
@@ -69,6 +73,7 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "commit": "the keeper backs up what all have decided (the coordinator is asked)",
     "lend_again": "and puts them in again",
     "settle": "what is being written is waited for",
+    "follow": "what has become of the last saves is known to all (the coordinator is asked)",
     "end": "everything is on disk: a backup is not needed any more",
     "release": "memory and signals are let go",
     "summarize": "the last lines; an error, or KeyboardInterrupt, is raised",

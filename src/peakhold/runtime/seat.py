@@ -32,10 +32,24 @@ class Seat:
         self.callback, self.participant = callback, participant
         self.host, self.pool = host, pool
         self.view = RunView(session, self)
+        participant.is_idle = False
         self.name = ""
         """What its state is filed under."""
         self.alone = Cast([self])
         """For the events at which each acts for itself."""
         self.segment: Segment
         """With whom it acts at all others; the session sets it."""
-        self.has_resumed = self.is_prepared = self.has_begun = self.has_ended = False
+        self.has_met = self.has_resumed = self.is_prepared = self.has_begun = False
+        self.is_idle = False
+        """Whether rank 0 does on another worker what this one would: it takes no part."""
+        self.has_ended = False
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether all workers have it, and decide as one."""
+        return not self.participant.records_only
+
+    def idle(self) -> None:
+        """Another worker does what this one would."""
+        self.is_idle = self.participant.is_idle = self.has_ended = True
+        self.alone = Cast([])

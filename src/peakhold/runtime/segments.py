@@ -56,6 +56,23 @@ class Segments:
         """The segment of a callback of ours."""
         return self._segments[id(callback)]
 
+    def cut_before(self, callbacks: Iterable[Any]) -> None:
+        """Begin a segment before each of these."""
+        cuts = {id(callback) for callback in callbacks}
+        segments: dict[int, Segment] = {}
+        before: Segment | None = None
+        row = Segment()
+        for callback in self._callbacks:
+            segment = self._segments.get(id(callback))
+            if segment is None:
+                continue
+            if segment is not before or id(callback) in cuts:
+                row = Segment()
+            before = segment
+            row.callbacks.append(callback)
+            segments[id(callback)] = row
+        self._segments = segments
+
     @property
     def has_user_callbacks(self) -> bool:
         """Whether a user's callback could add to `logs` or change the model."""

@@ -12,7 +12,7 @@ Rules of this file:
 3. What an interrupted run left is put back before any callback, users' too, sees an epoch begin (or
    training end, if no epoch is left): the list itself is made to wait for it.
 4. Only the session asks the coordinator: when a run begins, to aggregate and to decide at each
-   moment between batches, and at a commit.
+   moment between batches, at a commit, and at the end.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import contextlib
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from peakhold import speech
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
-from peakhold.distributed import Coordinator, LocalCoordinator
+from peakhold.distributed import Coordinator, LocalCoordinator, coordinator_for
 from peakhold.host.contract import Host
 from peakhold.runtime.callback import host_of, link_of
 from peakhold.runtime.closing import Closing
@@ -68,6 +68,7 @@ def session_of(callback: Any, event: Event | None = None) -> Session:
             shared = None
         if shared is None:
             shared = Session([callback] if driver is None else driver.callbacks, driver=driver)
+            shared.find_workers()
             if driver is not None:
                 _running(driver).session = shared
             else:
@@ -108,6 +109,8 @@ class Session:
         self.state_unusable = False
         """Whether training was stopped because its state is worth nothing (NaN), or failed."""
         self.interrupted = False
+        self.is_agreed = False
+        """Whether what is carried out now, all workers carry out."""
         self._follows_epoch_0 = False
         """Whether a callback of this run has seen one that ended with epoch 0."""
         self._clock = time.monotonic()
@@ -125,9 +128,56 @@ class Session:
         self._seen_epoch_end: set[int] = set()
         self.pools: dict[int, SnapshotPool] = {}
         """Snapshots by model, under the `id` of its host."""
+        self.told_partial: set[str] = set()
+        """Metrics of which it has been said that not all workers have them."""
+        self.proposals: list[tuple[str, bool, str]] = []
+        """Of several workers: reasons of this one to stop, until all have agreed to."""
         self._take_in(callbacks)
 
     # Who takes part
+
+    def find_workers(self) -> None:
+        """A run begins: find those who share it."""
+        reference = weakref.ref(self)
+
+        def where() -> str:
+            session = reference()
+            return "" if session is None else session.where()
+
+        given = getattr(self.driver, "workers", None)
+        self.coordinator = coordinator_for(given, self.host.versions(), where)
+        self.identity.rank = self.coordinator.rank if self.coordinator.size > 1 else None
+        if self.coordinator.rank:
+            for seat in self.seats:
+                if not seat.exchanges:
+                    seat.idle()
+            self._cast()
+
+    def where(self) -> str:
+        """Where this worker is, for those who wait for it; may be asked in any thread."""
+        progress = self.progress
+        if progress.start_epoch is None:
+            return "before the first epoch"
+        epoch = f"in epoch {progress.epoch + 1 - progress.first}"
+        batch = getattr(self.driver, "n_batches_done", None)
+        return epoch if not batch else f"{epoch}, after {batch} batches"
+
+    @property
+    def acting(self) -> list[Seat]:
+        """Those who take part; with several workers, what only records is idle on all but one."""
+        return [seat for seat in self.seats if not seat.is_idle]
+
+    def cut_before(self, names: Iterable[str]) -> None:
+        """Begin a segment before each of these, as another worker's list does."""
+        wanted = set(names)
+        self.segments.cut_before([s.callback for s in self.seats if s.name in wanted])
+        self._cast()
+
+    def _cast(self) -> None:
+        for seat in self.seats:
+            seat.segment = self.segments.of(seat.callback)
+            members = [self._by_callback[id(c)] for c in seat.segment.callbacks]
+            seat.segment.cast = Cast([one for one in members if not one.is_idle])
 
     def _take_in(self, callbacks: Iterable[Any]) -> None:
         self.callbacks += callbacks
@@ -157,9 +207,11 @@ class Session:
             link.session, link.seat, link.participant.run = self, seat, seat.view
         self._by_callback = {id(seat.callback): seat for seat in self.seats}
         self._has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
-        for seat in self.seats:
-            seat.segment = self.segments.of(seat.callback)
-            seat.segment.cast = Cast([self._by_callback[id(c)] for c in seat.segment.callbacks])
+        if self.coordinator.rank:
+            for seat in self.seats:
+                if not seat.exchanges:
+                    seat.idle()
+        self._cast()
         names = filed(seat.callback for seat in self.seats)
         for name, callback in names.items():
             self._by_callback[id(callback)].name = name
@@ -230,6 +282,8 @@ class Session:
     @property
     def quiet(self) -> bool:
         """Whether nothing beyond a callback's own `verbose` is to be printed."""
+        if self.coordinator.rank:
+            return True  # rank 0 says it
         return not self.driven or self.params.get("verbose", 1) == 0
 
     def seconds(self) -> float:
@@ -238,13 +292,18 @@ class Session:
 
     def stop(self, reason: str, *, bad: bool = False, by: str = "") -> None:
         """Ask for the end of training; `bad`: the state it ends with is not one to go on from."""
+        if self.coordinator.size > 1 and not self.is_agreed:
+            self.proposals.append((reason, bad, by))
+            return
         self.stop_reasons.append(reason)
         self.stopped_by.append(by)
         self.state_unusable |= bad
         self.host.request_stop()
 
     def say(self, text: str) -> None:
-        """Show a text, on lines of its own."""
+        """Show a text, on lines of its own; of several workers, rank 0 does."""
+        if self.coordinator.rank:
+            return
         starts_anew = self._is_within_a_line() and not text.startswith("\n")
         self.host.say(f"\n{text}" if starts_anew else text)
 
@@ -344,7 +403,7 @@ class Session:
     def on_termination(self) -> None:
         """SIGTERM came. On a thread of its own, while training goes on."""
         now = time.monotonic()
-        for seat in self.seats:
+        for seat in self.acting:
             with contextlib.suppress(Exception):  # the others must have their time, and the signal
                 seat.participant.finish_by(now + seat.participant.sigterm_timeout)
 
@@ -370,12 +429,20 @@ class Session:
         errors = Errors()
         for phase in SCRIPT[Event.EPOCH_END].last:
             kind, arguments = (Keeper, waiting) if phase == "commit" else (Lender, ())
+            if phase == "commit" and self.coordinator.size > 1:
+                self._share(waiting[0])
             for seat in self.seats:
                 if isinstance(seat.participant, kind):
                     errors.guard(seat, getattr(seat.participant, phase), *arguments)
-            if phase == "commit":
-                self.coordinator.commit(waiting[0])
         errors.raise_first()
+
+    def _share(self, moment: Moment) -> None:
+        """What each worker has for itself is kept with what all have."""
+        keepers = [seat for seat in self.seats if isinstance(seat.participant, Keeper)]
+        own = [cast("Keeper", seat.participant).share() for seat in keepers]
+        shared = self.coordinator.gather(f"the commit of epoch {moment.at.number}", own)
+        for i, seat in enumerate(keepers):
+            cast("Keeper", seat.participant).shares = [each[i] for each in shared]
 
 
 @final

@@ -6,6 +6,8 @@ Rules of this file:
 2. Decisions are carried out kind by kind: what is saved is saved under the rates of the next epoch,
    and before anything else is put into the model.
 3. Between batches the coordinator is asked to aggregate and to decide; within an epoch nobody is.
+   With several workers rank 0 goes through the phases as one alone would, on the metrics of all;
+   the others take over what it has made of them, and carry it out (`exchange.py`).
 4. Who has nothing to do in a phase is not asked: a verb that a participant does not override does
    nothing, and that is known before the first moment.
 """
@@ -37,6 +39,7 @@ from peakhold.runtime.participant import NOTHING, Deciding, Participant
 from peakhold.runtime.progress import numbers_in
 
 if TYPE_CHECKING:
+    from peakhold.runtime.exchange import Exchange
     from peakhold.runtime.seat import Seat
     from peakhold.runtime.session import Session
 
@@ -97,6 +100,8 @@ class Cast:
         """Those that look at the others' metrics last."""
         self.deciding = _who(seats, "decide")
         self.recording = _who(seats, "record")
+        self.exchanging = [seat for seat in seats if seat.exchanges]
+        """Those that all workers have."""
         self.has_begun = False
         """Whether all have heard how the run starts."""
 
@@ -126,6 +131,8 @@ class Turn:
         self.decided: Mapping[str, Sequence[Decision]] = {}
         self.facts: dict[str, tuple[Fact, ...]] = {}
         self.errors = Errors()
+        self.exchange: Exchange | None = None
+        """With other workers, at moments at which they decide as one."""
         self._has_saved = False
 
     def go_through(self, phases: Iterable[str]) -> None:
@@ -140,8 +147,18 @@ class Turn:
             self.session.opening.begin([s for s in self.cast.seats if not s.has_begun], self.errors)
             self.cast.has_begun = True
 
+    def aggregate(self) -> None:
+        """One moment for all workers."""
+        if self.session.coordinator.size > 1:
+            from peakhold.runtime.exchange import exchange_for  # of several workers alone
+
+            self.exchange = exchange_for(self)
+
     def learn(self) -> None:
         """Facts since the moment before reach those who decided."""
+        if self.exchange is not None and self.exchange.follows:
+            self.exchange.learn(self)
+            return
         for seat in self.cast.learning:
             participant = seat.participant
             if participant.awaits_news:
@@ -159,30 +176,32 @@ class Turn:
             result = self.errors.guard(seat, seat.participant.measure, self.moment, self.logs)
             if result is None or result is NOTHING:
                 continue
-            if result.metrics:
+            if result.metrics and not (self.exchange is not None and self.exchange.follows):
                 self.logs.update(result.metrics)
                 measured = True
             if result.answers:
                 answers |= result.answers
+        if self.exchange is not None and self.exchange.follows:
+            return  # what rank 0 has measured counts
         if measured or answers:
             metrics = numbers_in(self.logs) if measured else self.moment.metrics
             self.moment = moved(self.moment, metrics=metrics, answers=answers)
 
-    def aggregate(self) -> None:
-        """One moment for all workers."""
-        self.moment = self.session.coordinator.aggregate(self.moment)
-
     def decide(self) -> None:
         """Each decides; between batches, rank 0's answer counts."""
+        if self.exchange is not None and self.exchange.follows:
+            self.exchange.follow(self)
+            return
         decided: dict[str, tuple[Decision, ...]] = {}
         for seat in self.cast.deciding:
             decisions = self.errors.guard(seat, seat.participant.decide, self.moment)
             decided[seat.name] = tuple(decisions or ())
-        if self.moment.at.batch is None:
-            self.decided = self.session.coordinator.decide(decided)
-            return
         self.decided = decided
-        if any(type(one) is Save for each in decided.values() for one in each):
+        if self.exchange is not None:
+            self.exchange.publish(self)
+        if self.moment.at.batch is not None and any(
+            type(one) is Save for each in decided.values() for one in each
+        ):
             self.session.new_moment()
 
     def save(self) -> None:
@@ -192,6 +211,8 @@ class Turn:
 
     def apply(self) -> None:
         """Carry decisions out."""
+        if self.exchange is not None:
+            self.exchange.stop(self)
         self._carry_out([kind for kind in _ORDER if not (self._has_saved and kind in _SAVES)])
 
     def _carry_out(self, kinds: Sequence[type]) -> None:
@@ -203,12 +224,15 @@ class Turn:
         ]
         if not due:
             return
+        session = self.session
+        session.is_agreed = self.exchange is not None
         for kind in kinds:
             for seat, decision in due:
                 if type(decision) is kind:
                     self.errors.guard(
                         seat, seat.participant.apply, decision, self.moment, self.logs
                     )
+        session.is_agreed = False
 
     def record(self) -> None:
         """Each writes the moment down."""

@@ -250,6 +250,9 @@ class KerasHost:
     def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         return nonfinite_names(self.named(WEIGHTS, snapshot.get(WEIGHTS)))
 
+    def enter_save(self) -> None:
+        """Each process reads its own."""
+
     def state_bytes(self) -> int | None:
         model = self.model
         if not model.built:

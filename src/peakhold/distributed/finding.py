@@ -1,0 +1,73 @@
+"""Which workers a run has: found when it begins.
+
+Rules of this file:
+
+1. What the user says counts: `workers=`, or `alone()`.
+2. Else a group that the framework of this run has set up, if there is more than one process in it.
+3. No framework is imported here: one that is not loaded has no group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+from peakhold.distributed.contract import Channel, Coordinator
+from peakhold.distributed.local import LocalCoordinator
+from peakhold.distributed.torch_store import torch_channel
+from peakhold.distributed.workers import Workers
+
+__all__ = ["alone", "coordinator_for"]
+
+_alone: ContextVar[bool] = ContextVar("peakhold_alone", default=False)
+
+_ENGINES: Final[Mapping[str, Callable[[], Channel | None]]] = {"torch": torch_channel}
+"""By the framework's name, as a host tells its versions."""
+
+_channels: dict[str, Channel] = {}
+"""Of this process: runs are counted by it, so each has one for good."""
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Runs that begin in this block are of this process alone, whatever group it is in.
+
+    For hyperparameter searches that give each process a model of its own. Paths must then differ.
+
+    Example:
+        >>> from peakhold import CallbackList, EarlyStopping
+        >>> with alone():
+        ...     callbacks = CallbackList([EarlyStopping("loss")])
+        ...     callbacks.on_train_begin()
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def coordinator_for(
+    given: Any, frameworks: Mapping[str, Any], where: Callable[[], str]
+) -> Coordinator:
+    """What the workers of a run that begins now agree by.
+
+    Args:
+        given: What the user passed as `workers=`: a coordinator, a channel, or None.
+        frameworks: What the host is of, by name; its own comes first.
+        where: Says where this worker is.
+    """
+    if given is not None:
+        found: Coordinator = Workers(given, where=where) if hasattr(given, "another") else given
+        return found
+    if _alone.get():
+        return LocalCoordinator()
+    for name in sorted(_ENGINES, key=lambda name: name not in frameworks):
+        channel = _channels.get(name)
+        channel = _ENGINES[name]() if channel is None else channel
+        if channel is not None:
+            _channels[name] = channel
+            return Workers(channel, where=where)
+    return LocalCoordinator()

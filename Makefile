@@ -17,7 +17,7 @@ framework-jax        := jax
 framework-torch      := torch
 
 .PHONY: demo test quick house check bench crash format clean test-core test-browser test-crash test-tensorflow test-jax test-torch \
-        test-tensorflow-fits test-tensorflow-programs
+        test-tensorflow-fits test-tensorflow-programs test-workers
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -50,7 +50,7 @@ format: .venv/.check
 # Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
 # (small models gain nothing from more), the longest first; TensorFlow's would be half of it all, so it
 # is two. `make test-jax` and its like run one group alone.
-GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-crash test-browser test-core
+GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-workers test-crash test-browser test-core
 test: .venv/.test
 	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
@@ -85,6 +85,10 @@ test-tensorflow-programs: .venv/.test
 test-browser: .venv/.test
 	tests/browser/get_chromium.sh
 	KERAS_BACKEND=torch $(PYTEST) tests/browser
+
+# Workers are processes, or threads, of their own, on loopback.
+test-workers: .venv/.test
+	KERAS_BACKEND=torch $(PYTEST) tests/workers
 
 test-crash: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/crash

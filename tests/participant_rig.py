@@ -58,23 +58,3 @@ class Stage:
     @property
     def stops(self):
         return self.run.stop_training or bool(self.callback.session.stop_reasons)
-
-
-class Answers:
-    """A coordinator that answers something else than was decided."""
-
-    def __init__(self, *decisions):
-        self.decisions, self.asked = decisions, []
-
-    def begin(self, run):
-        return run
-
-    def aggregate(self, moment):
-        return moment
-
-    def decide(self, decided):
-        self.asked.append(decided)
-        return dict.fromkeys(decided, self.decisions)
-
-    def commit(self, moment):
-        pass

@@ -23,7 +23,7 @@ class Replay:
     def __call__(self, told):
         for name, traces in told.traces.items():
             for trace in traces:
-                self._again((told.run_id, name), trace)
+                self._again((told.run_id, told.rank, name), trace)
 
     def _again(self, key, trace):
         remembered = self.last.get((*key, "best"))
@@ -36,10 +36,10 @@ class Replay:
         after, decisions = trace.policy.step(state, trace.moment)
         self.steps += 1
         if decisions != trace.decisions:
-            self.wrong.append((key[1], trace.moment, trace.decisions, decisions))
+            self.wrong.append((key[2], trace.moment, trace.decisions, decisions))
         chained = self.last.get((*key, "after"))
         if chained is not None and not trace.was_set and not _same(chained, trace.before):
-            self.wrong.append((key[1], trace.moment, "began with", trace.before, "not", chained))
+            self.wrong.append((key[2], trace.moment, "began with", trace.before, "not", chained))
         self.last[(*key, "after")] = after
         if any(isinstance(decision, Remember) for decision in decisions):
             self.last[(*key, "best")] = (state, trace.moment, trace.policy)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fake_slack import FakeSlack
-from participant_rig import Answers, Stage
+from participant_rig import Stage
 from peakhold import (
     EarlyStopping,
     LearningRateScheduler,
@@ -211,57 +211,3 @@ def test_an_alert_speaks_of_what_was_decided_when_the_moment_is_recorded():
         assert stage.callback.flush()
     assert len(slack.texts) == 1
     assert "loss &lt; 0.5" in slack.texts[0]
-
-
-# What another worker decided is what counts
-
-
-CASES = {
-    "EarlyStopping": lambda folder: EarlyStopping("loss", patience=1),
-    "ReduceLROnPlateau": lambda folder: ReduceLROnPlateau("loss", patience=1),
-    "ModelCheckpoint": saver,
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_what_the_coordinator_does_not_answer_is_not_carried_out(name, tmp_path):
-    stage = Stage(CASES[name](tmp_path))
-    coordinator = stage.callback.session.coordinator = Answers()
-
-    for epoch in range(3):
-        stage.run.on_epoch_end(epoch, {"loss": 0.5})
-        stage.run.on_epoch_begin(epoch + 1)
-
-    decided = [one for each in coordinator.asked for some in each.values() for one in some]
-    assert {Stop, SetLearningRate, Save}.intersection(kinds(decided))
-    assert not stage.stops
-    assert stage.rate == 0.1
-    assert not list(tmp_path.glob("*.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("name", "answer", "holds"),
-    [
-        ("EarlyStopping", Stop("rank 0 says so"), lambda stage, folder: stage.stops),
-        (
-            "ReduceLROnPlateau",
-            SetLearningRate("rank 0 says so", "", 0.025),
-            lambda stage, folder: stage.rate == 0.025,
-        ),
-        (
-            "ModelCheckpoint",
-            Save("rank 0 says so", ticket=1),
-            lambda stage, folder: (folder / "1.safetensors").exists(),
-        ),
-    ],
-)
-def test_what_the_coordinator_answers_instead_is_carried_out(name, answer, holds, tmp_path):
-    stage = Stage(CASES[name](tmp_path))
-    assert not holds(stage, tmp_path)
-    stage.callback.session.coordinator = Answers(answer)
-
-    stage.run.on_epoch_end(0, {"loss": 0.5})
-    if name == "ModelCheckpoint":
-        assert stage.callback.wait()
-
-    assert holds(stage, tmp_path)

@@ -83,6 +83,7 @@ def test_the_usual_stack_gets_no_advice():
         (checkpoint(), "E8"),
         ({"paths": ("a.keras", "a.keras")}, "E8"),
         ({"epochs": 5, "first_validation": 6}, "E11"),
+        ({"strangers": ("WORLD_SIZE", 4), "paths": ("m.h5", "m.h5-{worker}")}, "E12"),
         ({**RUN, **stopper(), **COSINE}, "E15"),
         ({**RUN, **stopper(), "schedules": (Schedule("CosineDecay", 980),)}, "E15"),
         ({**RUN, **stopper(), "schedules": (Schedule("CosineDecay", 100, by_epoch=True),)}, "E15"),
@@ -129,6 +130,9 @@ def test_each_rule_speaks_up_and_names_its_cure(facts, code):
         checkpoint(overwrites=False),
         checkpoint(best_only=True),
         {"paths": ("a.keras", "b.keras")},
+        # E12
+        {"strangers": ("WORLD_SIZE", 4), "paths": ("m-{worker}.h5",)},
+        {"strangers": None, "paths": ("m.h5",)},
         # E11
         {"epochs": 6, "first_validation": 6},
         {"epochs": None, "first_validation": 6},

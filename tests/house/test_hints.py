@@ -15,6 +15,7 @@ import pytest
 
 import keras
 import peakhold
+import peakhold.distributed
 import peakhold.keras as pk
 import peakhold.store
 import peakhold.tensorboard
@@ -78,6 +79,7 @@ NAMES = {
     **{name: getattr(peakhold, name) for name in peakhold.__all__},
     **{name: getattr(pk, name) for name in pk.__all__},
     **{name: getattr(peakhold.store, name) for name in peakhold.store.__all__},
+    **{name: getattr(peakhold.distributed, name) for name in ("Max", "Mean", "Min", "Sum", "alone")},
     "keras": keras, "peakhold": peakhold, "np": np,
 }  # fmt: skip
 FIT = [keras.Model.fit, keras.Model.compile]
@@ -122,6 +124,7 @@ OF_PEOPLE = {
     "jax",
     "image",
     "key",
+    "loss",
     "state",
     "loaded",
     "get",

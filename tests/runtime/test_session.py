@@ -6,6 +6,7 @@ import weakref
 import pytest
 
 import peakhold
+from peakhold._core.wire import decisions_to_json, moment_to_json
 from peakhold.extend import (
     CONTINUES,
     FRESH,
@@ -14,8 +15,10 @@ from peakhold.extend import (
     Keeper,
     Lender,
     Measured,
+    Moment,
     Participant,
     Participating,
+    Position,
     Save,
     SetLearningRate,
     Stop,
@@ -230,33 +233,66 @@ def test_callbacks_that_were_given_one_model_share_a_run_that_is_held_weakly():
     assert session() is None
 
 
-def test_a_run_asks_the_coordinator_and_nobody_else_does():
+def test_a_run_asks_the_coordinator_and_carries_out_what_it_says():
     asked = []
 
     class Coordinator:
-        def begin(self, run):
-            return run
+        """Of a worker that follows; whoever leads has asked for a stop."""
 
-        def aggregate(self, moment):
-            asked.append(("aggregate", moment.event))
-            return moment
+        rank, size, attempt = 1, 2, "0"
 
-        def decide(self, decided):
-            asked.append(("decide", sorted(decided)))
-            return {name: (Stop("rank 0 says so"),) for name in decided}
+        def meet(self, offer):
+            asked.append("meet")
+            return [offer, offer]
 
-        def commit(self, moment):
-            asked.append(("commit", moment.at.epoch))
+        def gather(self, what, value):
+            asked.append(f"gather {what}")
+            return [value, value]
 
-    log = []
+        def agree(self, what, value):
+            asked.append(f"agree {what}")
+            return value
+
+        def aggregate(self, what, report):
+            asked.append(f"aggregate {what}")
+            self.metrics = report["metrics"]
+
+        def decide(self, what, answer=None):
+            asked.append(f"decide {what}")
+            event = "on_epoch_end" if "epoch 1 (" in what else "on_train_end"
+            moment = Moment(Event(event), Position(0), {**self.metrics, "val_loss": 2.0})
+            return {
+                "moment": moment_to_json(moment),
+                "facts": {},
+                "decided": {"Held()": decisions_to_json([Stop("rank 0 says so")])},
+                "states": {},
+                "stops": [],
+                "interrupted": False,
+            }
+
+        def fail(self, error):
+            asked.append(f"fail {error}")
+
+        def close(self):
+            asked.append("close")
+
+    log, logs = [], {"loss": 0.5}
     callback = Held(Notes(log, "a"))
-    run = peakhold.CallbackList([callback], verbose=0)
+    run = peakhold.CallbackList([callback], workers=Coordinator(), verbose=0)
     run.on_train_begin()
-    callback.session.coordinator = Coordinator()
     run.on_epoch_begin(0)
+    assert asked == ["meet", "agree the name of the run"]
     asked.clear()
-    run.on_epoch_end(0, {"loss": 0.5})
+    run.on_epoch_end(0, logs)
 
-    assert [each[0] for each in asked] == ["aggregate", "decide"]
-    assert ("a", "apply", "Stop") in log  # what the others decided is carried out here
+    assert [one.partition(" (")[0] for one in asked] == [
+        "aggregate the end of epoch 1", "decide the end of epoch 1"
+    ]  # fmt: skip
+    assert ("a", "apply", "Stop") in log  # what another has decided is carried out here
+    assert logs == {"loss": 0.5, "val_loss": 2.0}
+    asked.clear()
     run.on_train_end()
+    assert [one.partition(",")[0] for one in asked] == [
+        "aggregate the end of training", "decide the end of training",
+        "agree the end of the run", "close",
+    ]  # fmt: skip

@@ -43,7 +43,7 @@ class Mean(Aggregated):
 
     Args:
         value: The mean: a number, or a 0-d array or tensor of any framework (which is waited for).
-        weight: Over how many samples; at least 0. Of weight 0 the value does not count.
+        weight: Over how many samples; at least 0. Of none it is NaN.
 
     Raises:
         InvalidArgumentError: For a weight below 0, or one that is no finite number.
@@ -59,18 +59,19 @@ class Mean(Aggregated):
     weight: float
 
     def __new__(cls, value: Any, weight: Any = 1.0) -> Self:
-        number = super().__new__(cls, value)
         try:
-            number.weight = float(weight)
+            samples = float(weight)
         except (TypeError, ValueError, OverflowError):
-            number.weight = math.nan
-        if not 0.0 <= number.weight < math.inf:
+            samples = math.nan
+        if not 0.0 <= samples < math.inf:
             raise InvalidArgumentError.for_argument(
                 "weight",
                 weight,
                 "a number of samples, 0 or more",
-                hint="pass how many samples the mean is over: Mean(loss, weight=len(y)).",
+                hint="pass how many samples the mean is over: Mean(loss, weight=640).",
             )
+        number = super().__new__(cls, value if samples else math.nan)
+        number.weight = samples
         return number
 
     def __getnewargs__(self) -> tuple[float, float]:  # type: ignore[override]

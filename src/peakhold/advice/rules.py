@@ -167,6 +167,22 @@ def never_validates(facts: RunSettings) -> Iterator[Advice]:
         )
 
 
+def several_processes_one_path(facts: RunSettings) -> Iterator[Advice]:
+    """E12: the environment speaks of several processes, no group is there, and one path for all."""
+    if facts.strangers is None:
+        return
+    variable, n = facts.strangers
+    for path in dict.fromkeys(path for path in facts.paths if "{worker" not in path):
+        yield Advice(
+            "E12",
+            "warning",
+            f"{variable}={n} says that this is one of {n} processes, which have no group that "
+            f"Peakhold can see, and each writes {path!r}: set the group up before training begins "
+            "(torch.distributed.init_process_group, jax.distributed.initialize), or put {worker} "
+            "into the name.",
+        )
+
+
 def stops_a_schedule(facts: RunSettings) -> Iterator[Advice]:
     """E15: early stopping, and a learning rate that needs the whole run."""
     if not any(_can_stop(stopper, facts) for stopper in facts.stoppers):
@@ -221,7 +237,7 @@ def _twice(patience: Patience) -> Patience:
 
 _RULES: tuple[Callable[[RunSettings], Iterator[Advice]], ...] = (
     training_metric, contradiction, last_weights, plateau_too_late, useless_patience, overwritten,
-    never_validates, stops_a_schedule,
+    never_validates, several_processes_one_path, stops_a_schedule,
 )  # fmt: skip
 _silenced: set[str] = set()
 

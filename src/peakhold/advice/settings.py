@@ -86,6 +86,10 @@ class RunSettings:
     """Every path that a callback writes over, templates included. Not the folder of
     `BackupAndRestore`: it is locked, and others may write beside its files."""
 
+    strangers: tuple[str, int] | None = None
+    """The variable of the environment that says how many processes there are, and how many, where
+    they are no group that Peakhold knows."""
+
     def monitored(self) -> Iterator[tuple[str, str, str]]:
         """`(class, monitor, mode)` of everything that ranks."""
         for stopper in self.stoppers:

@@ -158,11 +158,22 @@ class CallbackList(LoopList, Callback):
             self.note_rates()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Call it after an epoch, with its metrics; what callbacks add to them stays in `logs`."""
+        """Call it after an epoch, with its metrics; what callbacks add to them stays in `logs`.
+
+        With several workers `logs` then holds the metrics of all.
+        """
         numbers = _numbers(logs)
         self._call("on_epoch_end", epoch, numbers)
         if isinstance(logs, dict):
-            logs.update({key: numbers[key] for key in numbers.keys() - logs.keys()})
+            new = numbers.keys() - logs.keys()
+            shown = numbers.keys() if self._shares_its_run else new
+            logs.update({key: numbers[key] for key in shown})
+
+    @property
+    def _shares_its_run(self) -> bool:
+        links = map(link_of, self.callbacks)
+        sessions = (link.session for link in links if link is not None)
+        return any(one is not None and one.coordinator.size > 1 for one in sessions)
 
     def on_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Another name of `on_train_batch_begin`."""

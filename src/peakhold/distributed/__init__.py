@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from peakhold._core.aggregates import Max, Mean, Min, Sum
     from peakhold.distributed.contract import Channel, Coordinator
-    from peakhold.distributed.finding import alone, coordinator_for
+    from peakhold.distributed.finding import alone, coordinator_for, is_alone
     from peakhold.distributed.local import LocalCoordinator
     from peakhold.distributed.workers import Limits, Workers
 
@@ -26,6 +26,7 @@ __all__ = [
     "Workers",
     "alone",
     "coordinator_for",
+    "is_alone",
 ]
 
 if not TYPE_CHECKING:
@@ -40,5 +41,6 @@ if not TYPE_CHECKING:
         "Workers": "peakhold.distributed.workers",
         "alone": "peakhold.distributed.finding",
         "coordinator_for": "peakhold.distributed.finding",
+        "is_alone": "peakhold.distributed.finding",
     }
     __getattr__ = lazily(globals(), _HOMES)

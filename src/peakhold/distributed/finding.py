@@ -19,7 +19,7 @@ from peakhold.distributed.local import LocalCoordinator
 from peakhold.distributed.torch_store import torch_channel
 from peakhold.distributed.workers import Workers
 
-__all__ = ["alone", "coordinator_for"]
+__all__ = ["alone", "coordinator_for", "is_alone"]
 
 _alone: ContextVar[bool] = ContextVar("peakhold_alone", default=False)
 
@@ -37,9 +37,9 @@ def alone() -> Iterator[None]:
     For hyperparameter searches that give each process a model of its own. Paths must then differ.
 
     Example:
-        >>> from peakhold import CallbackList, EarlyStopping
+        >>> from peakhold import CallbackList, TerminateOnNaN
         >>> with alone():
-        ...     callbacks = CallbackList([EarlyStopping("loss")])
+        ...     callbacks = CallbackList([TerminateOnNaN()])
         ...     callbacks.on_train_begin()
     """
     token = _alone.set(True)
@@ -47,6 +47,11 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _alone.reset(token)
+
+
+def is_alone() -> bool:
+    """Whether the user has said so."""
+    return _alone.get()
 
 
 def coordinator_for(

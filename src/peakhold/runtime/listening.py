@@ -47,6 +47,8 @@ class Told:
     """What became known since the moment before, ahead of these decisions."""
     traces: Mapping[str, tuple[Trace, ...]] = field(default_factory=dict)
     """Of those whose decisions are a policy's: the steps, so that they can be taken again."""
+    rank: int = 0
+    """Which worker tells it; those above 0 take no steps at moments at which rank 0 decides."""
 
 
 Listener: TypeAlias = Callable[[Told], object]

@@ -145,7 +145,9 @@ class Opening:
                     session.warn(ignored, AdviceWarning)
             participants = [seat.participant for seat in session.seats]
             resumes = any(participant.is_loaded for participant in participants)
-            for advice in advice_for(session.host, session.params, participants):
+            for advice in advice_for(
+                session.host, session.params, participants, is_alone=not session.has_workers
+            ):
                 if advice.level == "warning":
                     session.warn(str(advice), AdviceWarning)
                 elif not resumes:  # it was said when the run began

@@ -217,7 +217,7 @@ class Participant:
         """Carry out one of its own decisions."""
 
     def record(self, moment: Moment, logs: dict[str, Any], decided: Sequence[Decision]) -> None:
-        """Write the moment down."""
+        """Write the moment down. Of several workers all are asked; look at `run.follows`."""
 
     # With several workers: rank 0 decides, the others follow
 

@@ -26,7 +26,7 @@ from typing import Any, Final, cast, final
 from peakhold import speech
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
-from peakhold.distributed import Coordinator, LocalCoordinator, coordinator_for
+from peakhold.distributed import Coordinator, LocalCoordinator, coordinator_for, is_alone
 from peakhold.host.contract import Host
 from peakhold.runtime.callback import host_of, link_of
 from peakhold.runtime.closing import Closing
@@ -152,6 +152,11 @@ class Session:
                 if not seat.exchanges:
                     seat.idle()
             self._cast()
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether it is known who shares this run, or that nobody does."""
+        return self.coordinator.size > 1 or is_alone()
 
     def where(self) -> str:
         """Where this worker is, for those who wait for it; may be asked in any thread."""

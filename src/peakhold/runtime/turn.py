@@ -251,7 +251,14 @@ class Turn:
                 seat.participant.traces = []
         decided = {s.name: tuple(self.decided.get(s.name, ())) for s in self.cast.seats}
         listening.tell(
-            listening.Told(self.session.run_id, self.moment, decided, self.facts, traces)
+            listening.Told(
+                self.session.run_id,
+                self.moment,
+                decided,
+                self.facts,
+                traces,
+                self.session.coordinator.rank,
+            )
         )
 
     def part(self, cast: Cast) -> Turn:

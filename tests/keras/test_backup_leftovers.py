@@ -18,6 +18,10 @@ from leftovers import check_nothing_is_left, descriptors, locked
 from peakhold.errors import StoreForkedError
 from peakhold.files import background
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "folders, locks and copies are Python's; what a fit leaves open is counted on every backend"
+)
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # JAX; it is the point
 
 
@@ -83,6 +87,7 @@ def steps(folder):
 COPIES = [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))]
 
 
+@of_no_framework
 @pytest.mark.parametrize("clone", COPIES)
 def test_an_unused_one_is_copied_and_each_does_its_work(clone, tmp_path):
     one = pk.BackupAndRestore(tmp_path / "backup")
@@ -91,6 +96,7 @@ def test_an_unused_one_is_copied_and_each_does_its_work(clone, tmp_path):
         assert os.listdir(tmp_path) == []
 
 
+@of_no_framework
 @pytest.mark.parametrize("clone", COPIES)
 def test_a_copy_in_mid_save_has_no_part_in_the_run(clone, tmp_path, hold):
     copies, backup = [], pk.BackupAndRestore(tmp_path / "backup")
@@ -114,6 +120,7 @@ def test_a_second_fit_with_the_same_objects_finds_the_place_free(tmp_path, hold)
         assert os.listdir(tmp_path) == []
 
 
+@of_no_framework
 def test_fits_in_two_threads_share_the_writer_and_no_folder(tmp_path):
     results, both = {}, threading.Barrier(2, timeout=60)
 
@@ -127,6 +134,7 @@ def test_fits_in_two_threads_share_the_writer_and_no_folder(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@of_no_framework
 @pytest.mark.parametrize("again", ["same", "new"])
 def test_after_a_fit_that_raised_in_mid_save_the_next_one_goes_on(again, tmp_path, hold):
     recorder = Recorder()
@@ -215,6 +223,7 @@ def test_a_worker_that_is_forked_in_mid_save_holds_nothing_and_does_not_hang(tmp
     assert codes == [0]
 
 
+@of_no_framework
 def test_a_worker_that_outlives_a_fit_that_raised_keeps_nobody_out(tmp_path, hold):
     children = []
     go_on, tell_go_on = os.pipe()

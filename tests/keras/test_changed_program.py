@@ -11,6 +11,10 @@ import peakhold.keras as pk
 from keras_helpers import Curve, fit, model
 from peakhold.errors import BackupMismatchError, SaveWarning
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "what differs and what is said of it is Python's; what an optimizer is asked is asked on every backend"
+)
+
 VERBOSE = pytest.mark.parametrize("verbose", [0, 2])
 
 
@@ -65,6 +69,7 @@ def test_another_learning_rate_is_said_and_the_backups_counts(tmp_path, capsys, 
     assert float(net.optimizer.learning_rate) == pytest.approx(0.001)
 
 
+@of_no_framework
 def test_the_hint_helps(tmp_path, capsys):
     interrupted(tmp_path, model(sgd()), [])
     net = model(sgd(learning_rate=0.01))
@@ -81,6 +86,7 @@ def plateau():
 WORSE = {"val_loss": [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]}
 
 
+@of_no_framework
 def test_a_rate_that_training_has_lowered_is_no_difference(tmp_path, capsys):
     interrupted(tmp_path, model(sgd()), [Curve(**WORSE), plateau()], at=3)
 
@@ -101,6 +107,7 @@ def test_the_cell_again_without_a_change_is_no_difference(tmp_path, capsys, erro
     assert resumed(capsys, tmp_path, net, [Curve(**WORSE), plateau()]) == []
 
 
+@of_no_framework
 def test_a_rate_set_between_two_cells_is_said(tmp_path, capsys):
     class CtrlC(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -119,6 +126,7 @@ def test_a_rate_set_between_two_cells_is_said(tmp_path, capsys):
     assert line.startswith("learning_rate is 0.05 in this program and 0.001 in the backup")
 
 
+@of_no_framework
 def test_it_is_said_again_as_long_as_it_is_so(tmp_path, capsys):
     interrupted(tmp_path, model(sgd()), [])
     interrupted(tmp_path, model(sgd(learning_rate=0.01)), [], at=4)
@@ -126,6 +134,7 @@ def test_it_is_said_again_as_long_as_it_is_so(tmp_path, capsys):
     assert len(resumed(capsys, tmp_path, model(sgd(learning_rate=0.01)), [])) == 1
 
 
+@of_no_framework
 def test_what_counts_from_here_on_is_said_once(tmp_path, capsys):
     interrupted(tmp_path, model(), [pk.EarlyStopping("val_loss", patience=7)])
     interrupted(tmp_path, model(), [pk.EarlyStopping("val_loss", patience=9)], at=4)
@@ -151,6 +160,7 @@ COUNTS_NOW = {  # by kind: before, after, what is told
 }  # fmt: skip
 
 
+@of_no_framework
 @pytest.mark.parametrize("kind", COUNTS_NOW)
 @VERBOSE
 def test_an_argument_of_a_callback_counts_from_here_on(tmp_path, capsys, kind, verbose):
@@ -165,6 +175,7 @@ def test_an_argument_of_a_callback_counts_from_here_on(tmp_path, capsys, kind, v
     )
 
 
+@of_no_framework
 def test_another_mode_is_said_with_what_it_does_to_the_best(tmp_path, capsys):
     interrupted(tmp_path, model(), stopping(mode="min"))
 
@@ -176,6 +187,7 @@ def test_another_mode_is_said_with_what_it_does_to_the_best(tmp_path, capsys):
     assert line.endswith(f"with the best value of before: to begin anew, delete {str(tmp_path)!r}.")
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
@@ -229,6 +241,7 @@ def test_another_kind_of_optimizer_is_an_error(tmp_path, capsys):
         resumed(capsys, tmp_path, model("adam"), [])
 
 
+@of_no_framework
 def test_another_monitor_begins_afresh(tmp_path, capsys):
     interrupted(tmp_path, model(), stopping())
 
@@ -256,6 +269,7 @@ def ends_by_patience(folder, patience, epochs, net=None, **arguments):
     return early, history.epoch
 
 
+@of_no_framework
 @pytest.mark.parametrize("restores", [False, True])
 def test_more_patience_after_a_stop_goes_on(tmp_path, restores):
     _, epochs = ends_by_patience(tmp_path, 2, 10, restore_best_weights=restores)
@@ -267,6 +281,7 @@ def test_more_patience_after_a_stop_goes_on(tmp_path, restores):
     assert (early.stopped_epoch, early.best_epoch) == (5, 0)
 
 
+@of_no_framework
 def test_the_same_patience_after_a_stop_trains_nothing_and_says_so(tmp_path, capsys):
     ends_by_patience(tmp_path, 2, 10)
     capsys.readouterr()
@@ -280,6 +295,7 @@ def test_the_same_patience_after_a_stop_trains_nothing_and_says_so(tmp_path, cap
     assert "With a longer patience, it goes on." in first
 
 
+@of_no_framework
 def test_more_epochs_after_the_last_go_on(tmp_path, capsys):
     ends_by_patience(tmp_path, 9, 2)
     ends_by_patience(tmp_path, 9, 2)

@@ -25,6 +25,10 @@ from event_reader import opened, steps
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
 from peakhold.files import background
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "it is wrong in Keras's Python, which all backends share"
+)
+
 stock = keras.callbacks
 needs_pool = pytest.mark.skipif(
     BACKEND == "tensorflow", reason="Keras dispatches in threads only where the backend allows it"
@@ -49,6 +53,7 @@ def defect(row, raises=AssertionError):
 # ModelCheckpoint
 
 
+@of_no_framework
 @defect("K-M1")
 def test_an_epoch_without_validation_never_replaces_the_best(lib, tmp_path):
     path, recorder, net = tmp_path / "best.weights.h5", Recorder(), model()
@@ -61,6 +66,7 @@ def test_an_epoch_without_validation_never_replaces_the_best(lib, tmp_path):
     assert epoch_of(saved_weights(path), recorder) == 1
 
 
+@of_no_framework
 @defect("K-M2", raises=TypeError)
 def test_the_best_is_saved_by_batches(lib, tmp_path):
     saver = lib.ModelCheckpoint(
@@ -71,6 +77,7 @@ def test_the_best_is_saved_by_batches(lib, tmp_path):
     assert (tmp_path / "b.keras").exists()
 
 
+@of_no_framework
 @pytest.mark.parametrize("suffix", [".keras", ".h5", ".weights.h5"])
 @defect("K-M3")
 def test_a_save_that_breaks_in_the_middle_leaves_the_old_file(lib, suffix, tmp_path):
@@ -127,6 +134,7 @@ def test_a_save_that_breaks_in_the_middle_leaves_the_old_file(lib, suffix, tmp_p
     assert len(recorder.weights) == 2, "training went on"
 
 
+@of_no_framework
 @defect("K-M4")
 @pytest.mark.parametrize("first", [math.nan, math.inf, -math.inf])
 @pytest.mark.filterwarnings("ignore::peakhold.errors.MonitorWarning")
@@ -147,6 +155,7 @@ def test_a_first_value_that_is_no_number_does_not_freeze_best(lib, first, tmp_pa
     assert saver.best == sign * 0.4
 
 
+@of_no_framework
 @defect("K-M5", raises=KeyError)
 def test_a_name_whose_metric_is_missing_does_not_end_training(lib, tmp_path):
     fit(
@@ -159,6 +168,7 @@ def test_a_name_whose_metric_is_missing_does_not_end_training(lib, tmp_path):
     assert len(list(tmp_path.glob("w*.keras"))) == 2
 
 
+@of_no_framework
 @defect("K-M7", raises=TypeError)
 def test_only_some_files_are_kept(lib, tmp_path):
     saver = lib.ModelCheckpoint(
@@ -169,6 +179,7 @@ def test_only_some_files_are_kept(lib, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("w*.keras")) == ["w2.keras", "w4.keras"]
 
 
+@of_no_framework
 @defect("K-M8")
 def test_the_last_state_is_saved_when_batches_do_not_divide(lib, tmp_path):
     path, net = tmp_path / "last.weights.h5", model()
@@ -177,6 +188,7 @@ def test_the_last_state_is_saved_when_batches_do_not_divide(lib, tmp_path):
     assert same(saved_weights(path), net.get_weights())
 
 
+@of_no_framework
 @defect("K-M9")
 def test_a_weights_file_for_a_whole_model_is_refused_at_once(lib):
     try:
@@ -188,6 +200,7 @@ def test_a_weights_file_for_a_whole_model_is_refused_at_once(lib):
     assert refused
 
 
+@of_no_framework
 @defect("K-M10")
 def test_a_file_tells_which_epoch_it_is_and_how_good(lib, tmp_path):
     saver = lib.ModelCheckpoint(tmp_path / "w{epoch}.keras", monitor="val_loss")
@@ -228,6 +241,7 @@ def test_training_goes_on_while_a_file_is_written(lib, tmp_path):
 # EarlyStopping, ReduceLROnPlateau, schedules, NaN
 
 
+@of_no_framework
 @defect("K-E1")
 @pytest.mark.filterwarnings("ignore::peakhold.errors.MonitorWarning")
 def test_a_first_nan_neither_stops_nor_is_restored(lib):
@@ -273,6 +287,7 @@ def test_the_average_of_the_best_epoch_is_the_result_with_ema(lib):
     assert same([np.array(v) for v in net.trainable_variables], averages[1])
 
 
+@of_no_framework
 @defect("K-E17", raises=TypeError)
 def test_several_metrics_can_be_waited_for(lib):
     stopper = lib.EarlyStopping(["a", "b"], mode="max", patience=2)
@@ -315,7 +330,13 @@ def test_ctrl_c_restores_the_best_weights(lib):
 
 
 @defect("K-E6", raises=ValueError)
-@pytest.mark.parametrize("monitor", ["val_left_mae", "val_right_loss", "left_accuracy"])
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "val_left_mae",
+        *(pytest.param(n, marks=of_no_framework) for n in ("val_right_loss", "left_accuracy")),
+    ],
+)
 def test_the_direction_of_an_output_of_many_is_known(lib, monitor):
     x, y = data()
     inputs = keras.Input((3,))
@@ -370,6 +391,7 @@ def test_a_checkpoint_whose_metric_nobody_logs_says_so_before_the_second_epoch(l
     assert (tmp_path / "m.keras").exists()
 
 
+@of_no_framework
 @defect("K-E9")
 def test_a_baseline_that_is_not_reached_within_patience_stops(lib):
     stopper = lib.EarlyStopping("val_loss", patience=3, baseline=0.5)
@@ -378,6 +400,7 @@ def test_a_baseline_that_is_not_reached_within_patience_stops(lib):
     assert len(history.epoch) == 3
 
 
+@of_no_framework
 @defect("K-E10")
 def test_min_delta_reads_as_it_was_written(lib):
     stopper = lib.EarlyStopping("val_loss", min_delta=0.1, patience=5)
@@ -386,6 +409,7 @@ def test_min_delta_reads_as_it_was_written(lib):
     assert stopper.min_delta == 0.1
 
 
+@of_no_framework
 @defect("K-E11")
 @pytest.mark.filterwarnings("ignore::peakhold.errors.PeakholdWarning")
 def test_a_second_fit_saves_its_own_best_and_loses_nothing(lib, tmp_path):
@@ -416,6 +440,7 @@ def test_a_learning_rate_schedule_is_refused_before_the_first_epoch(lib):
     assert len(recorder.weights) == 0
 
 
+@of_no_framework
 @defect("K-E13")
 def test_a_type_error_inside_a_schedule_is_shown(lib):
     def schedule(epoch, lr):
@@ -439,8 +464,15 @@ def test_a_schedule_may_return_an_int(lib):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::peakhold.errors.PeakholdWarning")
-@pytest.mark.parametrize("guarded", [True, False], ids=["with-guard", "alone"])
-@pytest.mark.parametrize("best_only", [True, False], ids=["best", "every"])
+@pytest.mark.parametrize(
+    ("best_only", "guarded"),
+    [
+        pytest.param(True, True, id="best-with-guard"),
+        pytest.param(False, False, id="every-alone"),
+        pytest.param(True, False, id="best-alone", marks=of_no_framework),
+        pytest.param(False, True, id="every-with-guard", marks=of_no_framework),
+    ],
+)
 @defect("K-E14")
 def test_weights_that_are_no_numbers_never_replace_a_good_file(lib, best_only, guarded, tmp_path):
     """The last batch of an epoch makes the weights infinite; the loss was computed before."""
@@ -480,6 +512,7 @@ def rows(path, separator=","):
         return list(csv.DictReader(file, delimiter=separator))
 
 
+@of_no_framework
 @defect("K-C1")
 def test_other_metrics_in_an_appended_log_find_their_columns(lib, tmp_path):
     path = tmp_path / "log.csv"
@@ -493,6 +526,7 @@ def test_other_metrics_in_an_appended_log_find_their_columns(lib, tmp_path):
     assert first["mae"] == "NA"
 
 
+@of_no_framework
 @defect("K-C2")
 def test_a_metric_that_appears_later_gets_a_column(lib, tmp_path):
     path = tmp_path / "log.csv"
@@ -507,6 +541,7 @@ def test_a_metric_that_appears_later_gets_a_column(lib, tmp_path):
     assert [row.get("late") for row in rows(path)] == ["NA", "7.0"]
 
 
+@of_no_framework
 @defect("K-C4")
 @pytest.mark.filterwarnings("ignore::peakhold.errors.SaveWarning")
 def test_a_torn_last_line_does_not_swallow_the_next_row(lib, tmp_path):
@@ -519,6 +554,7 @@ def test_a_torn_last_line_does_not_swallow_the_next_row(lib, tmp_path):
     assert all(None not in row and None not in row.values() for row in rows(path))
 
 
+@of_no_framework
 @defect("K-C5")
 def test_no_validation_column_without_validation(lib, tmp_path):
     path = tmp_path / "log.csv"
@@ -527,6 +563,7 @@ def test_no_validation_column_without_validation(lib, tmp_path):
     assert list(rows(path)[0]) == ["epoch", "loss", "mae"]
 
 
+@of_no_framework
 @defect("K-C6")
 def test_the_learning_rate_is_logged_wherever_its_callback_stands(lib, tmp_path):
     path = tmp_path / "log.csv"
@@ -539,6 +576,7 @@ def test_the_learning_rate_is_logged_wherever_its_callback_stands(lib, tmp_path)
     assert rates == pytest.approx([0.01, 0.01, 0.005])
 
 
+@of_no_framework
 @defect("K-C7", raises=FileNotFoundError)
 def test_the_folder_of_a_log_is_made(lib, tmp_path):
     fit(model(), [lib.CSVLogger(tmp_path / "new" / "log.csv")], 1)
@@ -556,6 +594,7 @@ def test_a_tensor_is_logged_as_its_number(lib, tmp_path):
     assert rows(tmp_path / "log.csv") == [{"epoch": "0", "loss": "0.5"}]
 
 
+@of_no_framework
 @defect("K-C7", raises=(TypeError, AttributeError))
 def test_a_log_can_be_written_without_train_begin(lib, tmp_path):
     lib.CSVLogger(tmp_path / "log.csv").on_epoch_end(0, {"loss": 0.5})
@@ -584,6 +623,7 @@ def test_a_board_needs_no_tensorflow(lib, tmp_path, monkeypatch):
     assert (tmp_path / "train").exists()
 
 
+@of_no_framework
 @defect("K-T3")
 def test_a_board_that_writes_epochs_has_no_batch_hook(lib, tmp_path):
     board = lib.TensorBoard(str(tmp_path))
@@ -601,6 +641,7 @@ def test_a_board_takes_an_evaluation_without_logs(lib, tmp_path):
     assert board.log_dir == str(tmp_path)
 
 
+@of_no_framework
 @defect("K-D5", raises=TypeError)
 def test_a_used_board_can_be_pickled(lib, tmp_path):
     board = lib.TensorBoard(str(tmp_path), update_freq=1)
@@ -612,6 +653,7 @@ def test_a_used_board_can_be_pickled(lib, tmp_path):
 # RemoteMonitor, SwapEMAWeights
 
 
+@of_no_framework
 @defect("K-T5")
 def test_a_server_that_hangs_does_not_hold_training_up(lib):
     pytest.importorskip("requests")  # Keras's class needs it
@@ -717,6 +759,7 @@ def test_a_callback_without_a_list_runs_in_the_training_thread(lib, wrap):
     assert watch.seen == [(batch, threading.main_thread()) for batch in range(4)]
 
 
+@of_no_framework
 @needs_pool
 @defect("K-D3", raises=AttributeError)
 def test_callbacks_may_be_nested(lib):
@@ -746,6 +789,7 @@ def test_a_second_loop_is_not_stopped_by_the_flag_of_the_first(lib):
     assert ran == [2, 2]
 
 
+@of_no_framework
 @defect("K-D4", raises=AttributeError)
 def test_early_stopping_works_without_a_model(lib):
     stopper = lib.EarlyStopping("loss", mode="min", patience=1)
@@ -756,6 +800,7 @@ def test_early_stopping_works_without_a_model(lib):
     assert stopper.stopped_epoch == 1
 
 
+@of_no_framework
 @defect("K-D5")
 def test_a_pickled_callback_leaves_its_model_at_home(lib):
     stopper = lib.EarlyStopping("val_loss", patience=2)
@@ -764,6 +809,7 @@ def test_a_pickled_callback_leaves_its_model_at_home(lib):
     assert len(pickle.dumps(stopper)) < 2000
 
 
+@of_no_framework
 @defect("K-D5", raises=TypeError)
 def test_a_used_logger_can_be_pickled(lib, tmp_path):
     logger = lib.CSVLogger(tmp_path / "log.csv")

@@ -24,6 +24,10 @@ from peakhold.errors import (
     SaveWarning,
 )
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "who is called, what is caught and what a file is named is Python's"
+)
+
 DROP_INS = [
     "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "CSVLogger", "TerminateOnNaN",
     "LearningRateScheduler", "BackupAndRestore",
@@ -36,6 +40,7 @@ ARGUMENTS = {
 }
 
 
+@of_no_framework
 @pytest.mark.parametrize("name", DROP_INS)
 def test_a_drop_in_is_both_things_at_once_and_has_keras_arguments(name):
     import inspect
@@ -53,6 +58,7 @@ def test_a_drop_in_is_both_things_at_once_and_has_keras_arguments(name):
     assert ours.__doc__ == getattr(peakhold, name).__doc__
 
 
+@of_no_framework
 @pytest.mark.parametrize("name", DROP_INS)
 def test_a_neutral_one_given_to_fit_says_where_to_import_it_from(name):
     callback = getattr(peakhold, name)(*ARGUMENTS.get(name, []))
@@ -92,6 +98,7 @@ def test_a_users_neutral_callback_is_told_about_adapt_and_works_with_it():
     assert copy.deepcopy(adapted).losses == mine.losses
 
 
+@of_no_framework
 def test_adapt_gives_our_own_their_drop_in_and_leaves_keras_alone():
     neutral = peakhold.EarlyStopping("loss", patience=3)
     history = keras.callbacks.History()
@@ -103,6 +110,7 @@ def test_adapt_gives_our_own_their_drop_in_and_leaves_keras_alone():
         pk.adapt("EarlyStopping")
 
 
+@of_no_framework
 def test_our_list_adapts_what_it_is_given_in_fit():
     stopper, net = peakhold.EarlyStopping("m", mode="min", patience=1), model()
     history = fit(
@@ -120,6 +128,7 @@ class UsersHistory(keras.callbacks.History):
     """A user's subclass may do anything."""
 
 
+@of_no_framework
 def test_keras_own_callbacks_are_known_by_their_classes():
     from peakhold.host.finding import traits_of
     from peakhold.keras.host.own_callbacks import stateless_base
@@ -166,6 +175,7 @@ def test_asynchronous_dispatch_stays_on(verbose, tmp_path):
     assert lists[0]._async_train
 
 
+@of_no_framework
 def test_two_fits_in_threads_do_not_disturb_each_other(tmp_path, capsys):
     """Ctrl-C cannot be caught outside the main thread: that is said, once for each fit."""
     stoppers, errors = {}, []
@@ -215,6 +225,7 @@ class Presses(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@of_no_framework
 def test_the_second_ctrl_c_ends_at_once():
     recorder, ended = Recorder(), []
     before = signal.getsignal(signal.SIGINT)
@@ -244,6 +255,7 @@ def test_an_epoch_that_was_whole_when_ctrl_c_came_counts():
     assert epoch_of(net.get_weights(), recorder) == 2
 
 
+@of_no_framework
 def test_ctrl_c_between_epochs_breaks_none_of_them(tmp_path):
     recorder, path = Recorder(), tmp_path / "last.weights.h5"
 
@@ -259,6 +271,7 @@ def test_ctrl_c_between_epochs_breaks_none_of_them(tmp_path):
     assert epoch_of(saved_weights(path), recorder) == 1
 
 
+@of_no_framework
 def test_ctrl_c_before_the_first_epoch_leaves_one_broken_epoch(tmp_path):
     class Early(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -289,6 +302,7 @@ def test_a_broken_epoch_is_neither_saved_nor_logged(tmp_path):
     assert (tmp_path / "log.csv").read_text().splitlines()[-1].startswith("1,")
 
 
+@of_no_framework
 def test_a_handler_that_a_broken_fit_left_steps_aside():
     class Breaks(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -312,6 +326,7 @@ def test_a_handler_that_a_broken_fit_left_steps_aside():
     assert signal.getsignal(signal.SIGINT) is before, "the next fit saw through it"
 
 
+@of_no_framework
 def test_a_user_who_ignores_sigint_is_left_alone():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -327,6 +342,7 @@ def test_a_user_who_ignores_sigint_is_left_alone():
 # Users' callbacks and subclasses
 
 
+@of_no_framework
 def test_a_users_callback_after_ours_finds_the_file_of_its_epoch(tmp_path):
     """Order means what it means in Keras: an uploader behind the checkpoint, a plateau behind it."""
     uploaded, recorder, net = {}, Recorder(), model()
@@ -343,6 +359,7 @@ def test_a_users_callback_after_ours_finds_the_file_of_its_epoch(tmp_path):
     assert all(same(uploaded[epoch], recorder.weights[epoch]) for epoch in range(3))
 
 
+@of_no_framework
 def test_a_users_subclass_of_a_drop_in_works_as_it_does_of_keras(tmp_path):
     seen = []
 
@@ -364,6 +381,7 @@ def test_a_users_subclass_of_a_drop_in_works_as_it_does_of_keras(tmp_path):
     assert seen == [(False, True), (True, True), (True, True), 1]
 
 
+@of_no_framework
 def test_a_metric_that_a_users_callback_adds_can_be_monitored():
     stopper = pk.EarlyStopping("val_f1", patience=1)
     with warnings.catch_warnings():
@@ -373,6 +391,7 @@ def test_a_metric_that_a_users_callback_adds_can_be_monitored():
     assert len(history.epoch) == 2
 
 
+@of_no_framework
 def test_an_early_stopping_that_reads_its_own_value():
     class Sum(pk.EarlyStopping):
         def get_monitor_value(self, logs):
@@ -388,6 +407,7 @@ def test_an_early_stopping_that_reads_its_own_value():
 # Metrics
 
 
+@of_no_framework
 def test_val_loss_without_validation_is_an_error_that_says_so():
     recorder = Recorder()
     with pytest.raises(MonitorNotFoundError, match="pass validation_data or validation_split"):
@@ -396,6 +416,7 @@ def test_val_loss_without_validation_is_an_error_that_says_so():
     assert list(recorder.weights) == [0]
 
 
+@of_no_framework
 def test_validation_every_other_epoch_is_no_cause_for_alarm(tmp_path):
     stopper = pk.EarlyStopping(patience=3)
     saver = pk.ModelCheckpoint(tmp_path / "m.keras", save_best_only=True)
@@ -510,6 +531,7 @@ def test_a_model_that_is_not_compiled_is_told_so_by_hand():
 # Files
 
 
+@of_no_framework
 def test_a_model_with_its_own_save_is_written_by_it(tmp_path):
     class Own(keras.Sequential):
         def save_weights(self, filepath, overwrite=True):
@@ -525,6 +547,7 @@ def test_a_model_with_its_own_save_is_written_by_it(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["m.weights.h5", "m.weights.h5.peakhold.json"]
 
 
+@of_no_framework
 def test_a_model_that_cannot_be_written_ends_training_at_its_first_save(tmp_path):
     class Layer(keras.layers.Layer):
         def __init__(self, thing):
@@ -570,6 +593,7 @@ def test_a_variable_that_is_infinite_from_the_start_is_no_defect(tmp_path):
     assert path.exists()
 
 
+@of_no_framework
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "big").mkdir()
     link = tmp_path / "m.keras"
@@ -590,6 +614,7 @@ def test_steps_per_execution_counts_every_batch(tmp_path):
     assert sorted(p.name for p in tmp_path.glob("*.keras")) == ["1-4.keras", "2-4.keras"]
 
 
+@of_no_framework
 @pytest.mark.filterwarnings("ignore::peakhold.errors.MonitorWarning")
 def test_a_stock_plateau_behind_our_logger_is_seen(tmp_path):
     path = tmp_path / "log.csv"

@@ -19,6 +19,10 @@ from peakhold.snapshots import part_buffer as buffers
 from peakhold.snapshots import pool as pools
 from peakhold.snapshots.pool import SnapshotPool
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "who shares a copy, and for how long, is Python's; what is in it is looked at on every backend"
+)
+
 
 def rich_model(dtype="float32"):
     """Batch normalisation, seeds, ints, bools, a variable of no size, one that is a number."""
@@ -157,6 +161,7 @@ def test_the_optimizers_state_is_matched_by_order_where_names_differ():
     )
 
 
+@of_no_framework
 def test_callbacks_that_want_the_same_epoch_share_one_copy(watched):
     net = model("adam")
     stoppers = [
@@ -237,6 +242,7 @@ def test_after_fit_only_the_best_is_left_and_nothing_leaks(watched):
     assert [t.name for t in threading.enumerate() if t.name.startswith("peakhold")] == []
 
 
+@of_no_framework
 def test_a_fit_that_raised_leaves_its_best_and_the_next_one_reuses_the_memory(watched):
     net, recorder = model(), Recorder()
     stopper = pk.EarlyStopping("m", mode="min", patience=9, restore_best_weights=True)
@@ -256,6 +262,7 @@ def test_a_fit_that_raised_leaves_its_best_and_the_next_one_reuses_the_memory(wa
     assert epoch_of(net.get_weights(), recorder) == 2
 
 
+@of_no_framework
 def test_a_run_that_nobody_ends_gives_its_memory_back(watched):
     def abandoned():
         net = model()
@@ -283,6 +290,7 @@ def test_best_weights_are_never_written_to_again():
     assert all(w.flags.writeable for w in read[0])
 
 
+@of_no_framework
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda cb: pickle.loads(pickle.dumps(cb))])
 def test_a_copied_callback_carries_its_best_and_no_pool(how, watched):
     net, recorder = model(), Recorder()
@@ -327,6 +335,7 @@ def test_a_state_with_nan_is_found_out_before_anything_depends_on_it(curve):
     assert "weights are not finite" in stopper.state_dict()["history"][2]["reason"]
 
 
+@of_no_framework
 def test_a_state_with_nan_stops_at_the_same_epoch_as_a_bad_value():
     net = model()
 
@@ -371,6 +380,7 @@ def test_beyond_the_budget_the_best_is_kept_on_disk_and_that_is_said(
     assert list(tmp_path.glob("peakhold*")) == []
 
 
+@of_no_framework
 def test_the_smallest_budget_counts_and_copies_are_shared_in_it():
     net = model(units=64)
     size, booked = weight_bytes(net), []

@@ -31,6 +31,10 @@ from peakhold.keras.callback import KerasCallback
 from peakhold.runtime.participant import Keeper
 from peakhold.runtime.participating import Participating
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "what is sent, lost, told or copied is Python's; a fit sends its numbers on every backend"
+)
+
 NOT_OURS = {
     "OrbaxCheckpoint": "docs/reference/callbacks.md says what to use instead",
 }
@@ -136,6 +140,7 @@ def _metrics(events):
     return [event["loss"] for event in events]
 
 
+@of_no_framework
 def test_a_form_arrives_as_keras_would_send_it(told):
     with Server() as server:
         monitor = RemoteMonitor(server.root, headers={"X-Run": "7"})
@@ -150,6 +155,7 @@ def test_a_form_arrives_as_keras_would_send_it(told):
     assert told() == []
 
 
+@of_no_framework
 def test_the_body_is_what_requests_would_send():
     requests = pytest.importorskip("requests")
     send = {"epoch": 0, "loss": 0.1, "a b": "ü&="}
@@ -186,6 +192,7 @@ def test_fit_sends_every_epoch_in_order_and_waits_for_the_last(told):
     assert (told(), _senders()) == ([], [])
 
 
+@of_no_framework
 def test_it_sees_what_our_other_callbacks_add_wherever_it_stands():
     with Server() as server:
         monitor = RemoteMonitor(server.root, send_as_json=True)
@@ -194,6 +201,7 @@ def test_it_sees_what_our_other_callbacks_add_wherever_it_stands():
     assert [event["learning_rate"] for event in server.events()] == [1.0, 0.5]
 
 
+@of_no_framework
 def test_a_hanging_server_holds_nobody_up(hanging, told):
     """The server answers only when the test is over: whoever waited for it would never get there."""
     before, fitted = _sockets(), fit(model(), [RemoteMonitor(hanging.root, timeout=0.2)], 4)
@@ -210,6 +218,7 @@ def test_a_hanging_server_holds_nobody_up(hanging, told):
     assert len(_sockets() - before) <= len(hanging.received)
 
 
+@of_no_framework
 def test_a_time_limit_longer_than_the_run_is_kept_at_its_end(hanging, told, monkeypatch):
     """Nothing has failed when `fit` ends: it waits, hangs up, and leaves neither thread nor event."""
     joined, own = [], threading.Thread.join
@@ -231,6 +240,7 @@ def test_a_time_limit_longer_than_the_run_is_kept_at_its_end(hanging, told, monk
     assert "3 of the epochs are lost" in told()[0]
 
 
+@of_no_framework
 @pytest.mark.parametrize("kind", ["refusing", "failing", "garbage", "closing"])
 def test_a_failure_is_told_once_and_the_next_run_tells_again(kind, refusing, told):
     def behave(handler):
@@ -253,6 +263,7 @@ def test_a_failure_is_told_once_and_the_next_run_tells_again(kind, refusing, tol
     assert (_senders(), _sockets() - before) == ([], set())
 
 
+@of_no_framework
 def test_a_server_that_comes_back_gets_what_comes_after():
     answers = iter([503, 200, 200])
     with Server(lambda handler: handler.answer(next(answers))) as server:
@@ -262,6 +273,7 @@ def test_a_server_that_comes_back_gets_what_comes_after():
     assert [event["epoch"] for event in server.events()] == [0, 1, 2]
 
 
+@of_no_framework
 def test_only_so_many_epochs_wait_and_the_oldest_is_lost(hanging, monkeypatch, told):
     monkeypatch.setattr(remote_sender, "MAX_WAITING", 2)
     waiting = []
@@ -277,6 +289,7 @@ def test_only_so_many_epochs_wait_and_the_oldest_is_lost(hanging, monkeypatch, t
     assert len(told()) == 1
 
 
+@of_no_framework
 def test_an_exception_in_fit_leaves_no_thread():
     class Break(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -296,6 +309,7 @@ def test_an_exception_in_fit_leaves_no_thread():
     assert [event["epoch"] for event in server.events()] == [0, 1, 0]
 
 
+@of_no_framework
 def test_called_by_hand_it_sends_at_once(refusing):
     monitor = RemoteMonitor(refusing)
 
@@ -307,6 +321,7 @@ def test_called_by_hand_it_sends_at_once(refusing):
     assert _senders() == []
 
 
+@of_no_framework
 def test_in_a_loop_it_sends_in_the_background():
     with Server() as server:
         monitor = peakhold.RemoteMonitor(server.root, send_as_json=True)
@@ -320,6 +335,7 @@ def test_in_a_loop_it_sends_in_the_background():
     assert _senders() == []
 
 
+@of_no_framework
 def test_a_password_in_the_url_is_sent_and_never_shown(refusing):
     with Server() as server:
         url = server.root.replace("//", "//ann:se%40cret@")
@@ -331,6 +347,7 @@ def test_a_password_in_the_url_is_sent_and_never_shown(refusing):
     assert "secret" not in str(caught[0].message)
 
 
+@of_no_framework
 def test_neither_a_token_nor_a_password_of_plain_words_is_shown(refusing):
     """In a path, a query or a header."""
     place = refusing.removeprefix("http://")
@@ -346,6 +363,7 @@ def test_neither_a_token_nor_a_password_of_plain_words_is_shown(refusing):
         assert "hunterpass" not in text
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -372,6 +390,7 @@ def test_no_error_and_no_frame_of_an_error_shows_a_password(arguments):
     assert "hunterpass" not in text
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [
@@ -390,6 +409,7 @@ def test_arguments_that_cannot_mean_anything(arguments, value):
     assert (caught.value.argument, repr(caught.value.value)) == (next(iter(arguments)), value)
 
 
+@of_no_framework
 def test_it_can_be_copied_and_pickled_used_or_not(refusing):
     monitor = RemoteMonitor("http://example.test", headers={"a": "b"}, timeout=3)
     for one in (copy.deepcopy(monitor), pickle.loads(pickle.dumps(monitor))):
@@ -460,8 +480,14 @@ def test_validation_sees_the_average_and_training_does_not():
         )
 
 
-@pytest.mark.parametrize("swap_on_epoch", [False, True])
-@pytest.mark.parametrize("end", ["last epoch", "early stop", "a user's callback stops"])
+@pytest.mark.parametrize(
+    ("swap_on_epoch", "end"),
+    [
+        (False, "last epoch"), (True, "early stop"), (False, "a user's callback stops"),
+        *(pytest.param(*one, marks=of_no_framework)
+          for one in [(True, "last epoch"), (False, "early stop"), (True, "a user's callback stops")]),
+    ],
+)  # fmt: skip
 def test_the_model_ends_with_the_average_however_training_ends(swap_on_epoch, end):
     net, reference = _two_alike()
     stops = [EarlyStopping("val_loss", patience=1)] if end == "early stop" else []
@@ -632,6 +658,7 @@ def test_several_optimizers_of_which_one_averages():
     assert not np.array_equal(seen.weights[0][kernel], raw[1][kernel])
 
 
+@of_no_framework
 @pytest.mark.parametrize("run", ["fit", "evaluate", "predict"])
 def test_without_an_average_it_says_so_before_the_first_batch(run):
     net, batches = model(), []
@@ -689,8 +716,13 @@ class Crash(keras.callbacks.Callback):
             raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("swap_on_epoch", [False, True])
-@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("swap_on_epoch", "order"),
+    [
+        (False, 1), (True, -1),
+        *(pytest.param(*one, marks=of_no_framework) for one in [(True, 1), (False, -1)]),
+    ],
+)  # fmt: skip
 def test_an_interrupted_run_ends_as_one_that_was_not(swap_on_epoch, order, tmp_path):
     def start(folder, *also):
         keras.utils.set_random_seed(1)
@@ -711,6 +743,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(swap_on_epoch, order, tmp_p
         assert (history, epochs) == whole[2:]
 
 
+@of_no_framework
 def test_a_swapping_callback_can_be_copied_and_leaves_the_weights_behind():
     copies = []
 

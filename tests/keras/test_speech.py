@@ -15,6 +15,10 @@ from broken_streams import STREAMS
 from keras_helpers import Curve, data, fit, model
 from peakhold.errors import AdviceWarning, MonitorWarning, PeakholdWarning, SaveWarning
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "what is said, and where, is Python's; a progress bar is looked at on every backend"
+)
+
 
 def everything(folder):
     return [
@@ -30,6 +34,7 @@ def everything(folder):
     ]
 
 
+@of_no_framework
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.filterwarnings("ignore")
 def test_a_fit_trains_to_its_end_on_any_console(tmp_path, kind, monkeypatch):
@@ -42,6 +47,7 @@ def test_a_fit_trains_to_its_end_on_any_console(tmp_path, kind, monkeypatch):
     assert len(history.history["loss"]) == 4
 
 
+@of_no_framework
 def test_a_pipe_that_nobody_reads_ends_no_training(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
@@ -69,6 +75,7 @@ def test_a_pipe_that_nobody_reads_ends_no_training(tmp_path):
     assert (tmp_path / "done").read_text() == "4"
 
 
+@of_no_framework
 @pytest.mark.filterwarnings("ignore")
 def test_a_handler_of_logging_that_raises_ends_no_training(tmp_path):
     """With `disable_interactive_logging`, Keras hands messages to `logging`."""
@@ -133,6 +140,7 @@ def test_a_warning_in_the_middle_of_an_epoch_begins_a_line(tmp_path, monkeypatch
     assert set(found) == {"\n"}
 
 
+@of_no_framework
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_said_of_the_start_is_said_at_the_start(tmp_path, capsys):
     class Remembers(keras.callbacks.Callback):
@@ -157,6 +165,7 @@ def test_what_is_said_of_the_start_is_said_at_the_start(tmp_path, capsys):
     assert all(line.startswith(("Peakhold: ", "Epoch 1: Learning")) for line in at_the_start)
 
 
+@of_no_framework
 @pytest.mark.filterwarnings("ignore")
 def test_at_verbose_0_nothing_is_said_but_what_changes_the_result(tmp_path, capsys):
     quiet = [
@@ -211,7 +220,13 @@ WARNINGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", WARNINGS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in {"advice", "not finite"} else of_no_framework)
+        for kind in WARNINGS  # one before training, one in the middle of it
+    ],
+)
 def test_a_warning_points_at_the_line_of_fit(tmp_path, kind):
     make, category = WARNINGS[kind]
     x, y = data()
@@ -227,6 +242,7 @@ def test_a_warning_points_at_the_line_of_fit(tmp_path, kind):
     assert {one.filename for one in ours} == {__file__}
 
 
+@of_no_framework
 def test_a_warning_that_the_user_has_made_an_error_is_one():
     with warnings.catch_warnings(), pytest.raises(AdviceWarning, match="patience=0"):
         warnings.simplefilter("error")
@@ -244,6 +260,7 @@ class OfPlateau(keras.callbacks.ReduceLROnPlateau):
     """A subclass that adds nothing to a class that remembers."""
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("make", "hint"),
     [

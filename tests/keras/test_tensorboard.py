@@ -32,6 +32,10 @@ from keras_helpers import data, fit, model
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import profiler
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "which events lie in which file is Python's; what a fit gives to be drawn is drawn on every backend"
+)
+
 RUN_GRAPH = "__run_graph__"
 """What TensorBoard calls the graph of a run; Keras 3 writes none."""
 N_BATCHES = 4  # 32 rows, 8 at a time
@@ -49,16 +53,22 @@ def read(tmp_path, run):
     return opened(tmp_path / "keras" / run), opened(tmp_path / "ours" / run)
 
 
-@pytest.mark.parametrize("run", ["train", "validation"])
-@pytest.mark.parametrize("update_freq", ["epoch", "batch"])
-def test_what_keras_writes_is_written(run, update_freq, tmp_path):
-    """Tags, steps, values, plugins; but for clocks, images (darker in Keras) and nothing else."""
+@pytest.fixture(scope="module", params=["epoch", "batch"])
+def written_by_both(request, tmp_path_factory):
+    """By Keras's and by ours, of two fits that are alike."""
+    folder = tmp_path_factory.mktemp("both")
     arguments = {"histogram_freq": 2, "write_images": True, "write_steps_per_second": True}
-    for board in both(tmp_path, update_freq=update_freq, **arguments):
+    for board in both(folder, update_freq=request.param, **arguments):
         keras.utils.set_random_seed(1)
         keras.utils.clear_session()
         fit(model("adam"), [board], 3)
-    theirs, mine = read(tmp_path, run)
+    return folder
+
+
+@pytest.mark.parametrize("run", ["train", "validation"])
+def test_what_keras_writes_is_written(run, written_by_both):
+    """Tags, steps, values, plugins; but for clocks, images (darker in Keras) and nothing else."""
+    theirs, mine = read(written_by_both, run)
 
     assert tags(mine) - {RUN_GRAPH} == tags(theirs) - {RUN_GRAPH}
     for tag in tags(theirs) - {RUN_GRAPH}:
@@ -74,7 +84,8 @@ def test_what_keras_writes_is_written(run, update_freq, tmp_path):
                 assert np.array_equal(a[:, 2], b[:, 2]) and np.allclose(a, b, atol=1e-12)
             else:
                 assert np.array_equal(a, b), tag
-    assert json.loads(array(opened(tmp_path / "ours" / "train").Tensors("keras")[0]).item())
+    ours = opened(written_by_both / "ours" / "train")
+    assert json.loads(array(ours.Tensors("keras")[0]).item())
 
 
 def test_images_show_the_sign_of_a_weight(tmp_path):
@@ -129,6 +140,7 @@ def test_the_step_of_a_batch_is_the_optimizers(compiled, update_freq, expected, 
     assert steps(opened(tmp_path / "train"), "batch_loss") == expected
 
 
+@of_no_framework
 def test_a_rate_is_that_of_the_epoch_wherever_the_callback_stands(tmp_path):
     for name, order in {"before": 1, "after": -1}.items():
         board = pk.TensorBoard(tmp_path / name)
@@ -145,6 +157,7 @@ def test_a_rate_is_that_of_the_epoch_wherever_the_callback_stands(tmp_path):
 # One line
 
 
+@of_no_framework
 def test_a_killed_fit_and_its_restart_draw_one_line(tmp_path):
     """The same lines twice; `BackupAndRestore` finds out where to go on."""
     code = (
@@ -371,6 +384,7 @@ def test_the_projector_shows_the_embeddings(tf, values, tmp_path):
     assert names.split() == [b"a", b"b", b"c", b"d", b"e"]
 
 
+@of_no_framework
 def test_labels_for_a_layer_that_is_not_there_are_refused_before_training(tmp_path):
     board = pk.TensorBoard(tmp_path, embeddings_freq=1, embeddings_metadata={"word": "w.tsv"})
 
@@ -378,6 +392,7 @@ def test_labels_for_a_layer_that_is_not_there_are_refused_before_training(tmp_pa
         embedding_model().fit(np.zeros((8, 3)), np.zeros((8, 1)), verbose=0, callbacks=[board])
 
 
+@of_no_framework
 def test_a_model_of_another_framework_has_no_embedding_layers(tmp_path):
     """Keras's list and its kind of the callback drive other loops, too."""
     weights = {"w": np.zeros(3)}
@@ -461,6 +476,7 @@ def test_evaluate_alone(tmp_path):
     assert steps(opened(tmp_path / "validation"), "evaluation_loss_vs_iterations") == [0, 4]
 
 
+@of_no_framework
 @pytest.mark.parametrize("copied", [lambda board: board, copy.deepcopy])
 def test_a_board_made_for_loops_and_adapted_has_all_that_keras_offers(copied, tmp_path):
     """So has a user's subclass: what writes for it is for `fit`, and its own class stays."""
@@ -507,6 +523,7 @@ def test_the_neutral_class_in_a_loop_with_a_keras_model(tmp_path):
     assert tags(opened(tmp_path / "train")) == {"epoch_loss", "epoch_learning_rate", *paths}
 
 
+@of_no_framework
 def test_an_exception_ends_a_run_that_the_next_one_takes_over(tmp_path):
     class Breaks(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -523,6 +540,7 @@ def test_an_exception_ends_a_run_that_the_next_one_takes_over(tmp_path):
     assert steps(train, "epoch_loss") == [0, 1]
 
 
+@of_no_framework
 def test_a_model_that_cannot_be_written_as_json_is_no_error(tmp_path):
     class Own(keras.layers.Layer):
         def get_config(self):
@@ -539,6 +557,7 @@ def test_a_model_that_cannot_be_written_as_json_is_no_error(tmp_path):
     assert "epoch_loss" in tags(opened(tmp_path / "train"))
 
 
+@of_no_framework
 def test_the_page_of_graphs_opens_on_the_layers(tmp_path):
     """Branches, a layer that is used twice, and a model in a model, as Keras writes them down."""
     shared = keras.layers.Dense(3, name="shared")
@@ -561,6 +580,7 @@ def test_the_page_of_graphs_opens_on_the_layers(tmp_path):
     }  # fmt: skip
 
 
+@of_no_framework
 def test_a_subclassed_model_has_no_graph_and_is_no_error(tmp_path):
     class Own(keras.Model):
         def __init__(self):
@@ -579,6 +599,7 @@ def test_a_subclassed_model_has_no_graph_and_is_no_error(tmp_path):
     assert "keras" not in tags(opened(tmp_path / "train"))
 
 
+@of_no_framework
 def test_each_file_ends_with_the_mark_of_its_end(tmp_path):
     fit(model(), [pk.TensorBoard(tmp_path)], 1)
 

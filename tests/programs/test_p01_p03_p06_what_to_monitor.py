@@ -9,6 +9,10 @@ from keras_helpers import same
 from peakhold.errors import AdviceWarning, DirectionUnknownError, MonitorNotFoundError
 from peakhold.keras import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "what is said of a name is Python's; when it can be said is looked at on every backend"
+)
+
 # TensorFlow builds metrics in the first batch: what they are called cannot be known before.
 KNOWS_METRICS = BACKEND != "tensorflow"
 N_BATCHES = 3  # of an epoch
@@ -92,7 +96,9 @@ def test_p03_a_function_as_metric_works_with_mode(xy, classifier, monitor, tmp_p
 
 
 @pytest.mark.parametrize("which", range(3), ids=["stopper", "plateau", "saver"])
-@pytest.mark.parametrize("monitor", ["custom_metric", "val_custom_metric"])
+@pytest.mark.parametrize(
+    "monitor", [pytest.param("custom_metric", marks=of_no_framework), "val_custom_metric"]
+)
 @pytest.mark.filterwarnings("ignore::peakhold.errors.AdviceWarning")
 def test_p03_without_mode_asks_which_of_two_words(xy, classifier, monitor, which, tmp_path):
     model = classifier(metrics=[custom_metric])
@@ -120,6 +126,7 @@ def test_p03_asks_before_the_first_batch_of_a_second_fit(xy, classifier, tmp_pat
     assert int(model.optimizer.iterations) == N_BATCHES
 
 
+@of_no_framework
 def test_p06_the_training_loss_is_watched_while_there_is_a_validation_loss(xy, classifier, advice):
     history = classifier().fit(
         *xy,
@@ -135,6 +142,7 @@ def test_p06_the_training_loss_is_watched_while_there_is_a_validation_loss(xy, c
     assert len(history.epoch) == 5, "a warning, no more"
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("monitor", "validation"),
     [("loss", {}), ("val_loss", {"validation_split": 0.25})],

@@ -7,6 +7,10 @@ import keras
 import peakhold.keras as ours
 from keras_helpers import Curve
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "the words are Python's; numbers in them are looked at on every backend"
+)
+
 N = 18
 ACCURACY = [*np.linspace(0.5, 0.88, 14), 0.87, 0.89, 0.89, 0.1]
 LOSS = [0.9, 0.452, *[0.46] * (N - 2)]
@@ -59,8 +63,14 @@ def assert_told_alike(mine, keras_own, *, background):
     assert mine == keras_own
 
 
-@pytest.mark.parametrize("background", [True, False])
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize(
+    ("suffix", "background"),
+    [
+        ("keras", True),
+        *(pytest.param(*one, marks=of_no_framework)
+          for one in [("keras", False), ("h5", True), ("h5", False)]),
+    ],
+)  # fmt: skip
 def test_the_whole_output_is_that_of_keras(xy, classifier, suffix, background, tmp_path, capsys):
     def callbacks(lib, folder):
         more = {"background": background} if lib is ours else {}
@@ -95,6 +105,7 @@ def test_the_whole_output_is_that_of_keras(xy, classifier, suffix, background, t
         assert line in mine
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -124,6 +135,7 @@ def test_each_save_is_told_as_keras_tells_it(
     assert "saving model to <folder>/m_0" in mine
 
 
+@of_no_framework
 def test_a_short_run_is_told_as_keras_tells_it(xy, classifier, tmp_path, capsys):
     """`Epoch 4: early stopping`, and the restored epoch, also when nothing stopped the run."""
 
@@ -161,6 +173,7 @@ def test_rates_and_bad_losses_are_told_as_keras_tells_them(xy, classifier, tmp_p
     assert "Batch 0: Invalid loss, terminating training\n" in mine
 
 
+@of_no_framework
 def test_nothing_is_told_with_verbose_0(xy, classifier, tmp_path, capsys):
     def callbacks(lib, folder):
         return [

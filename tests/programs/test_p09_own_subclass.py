@@ -12,6 +12,10 @@ import peakhold.keras as ours
 from keras_helpers import Curve, Recorder, epoch_of, saved_weights
 from peakhold.keras import Callback, EarlyStopping, ModelCheckpoint, SlackAlert
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "whom a user's own class calls, and when, is Python's"
+)
+
 
 @pytest.fixture
 def webhook():
@@ -57,6 +61,7 @@ def slack_notifier(base):
     return SlackNotifier
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "base", [Callback, keras.callbacks.Callback], ids=["import-swapped", "keras-own"]
 )
@@ -79,6 +84,7 @@ def test_p09_a_users_own_callback_runs_beside_ours(xy, classifier, base, webhook
     assert epoch_of(saved_weights(path), recorder) == 2
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "base", [Callback, keras.callbacks.Callback], ids=["import-swapped", "keras-own"]
 )
@@ -147,6 +153,7 @@ def test_p09_old_names_of_batch_hooks_are_called(xy, classifier):
     assert old.batches == ((0, True), (1, True), (2, True))
 
 
+@of_no_framework
 @pytest.mark.parametrize("order", [1, -1])
 def test_p09_a_users_subclass_of_a_drop_in_keeps_its_super(xy, classifier, order, tmp_path):
     """What stands after `super()` finds the work done, wherever it stands in the list."""
@@ -173,6 +180,7 @@ def test_p09_a_users_subclass_of_a_drop_in_keeps_its_super(xy, classifier, order
     assert seen.count(path) == 3
 
 
+@of_no_framework
 def test_p09_slack_alert_does_it_without_the_crash_once_and_in_the_background(
     xy, classifier, webhook
 ):

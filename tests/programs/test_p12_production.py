@@ -14,6 +14,8 @@ from fake_slack import SECRET, FakeSlack
 from peakhold.errors import AdviceWarning, InvalidArgumentError, StoreOwnedError
 from peakhold.keras import production_callbacks
 
+of_no_framework = pytest.mark.torch_is_enough("names, numbers of runs and messages are Python's")
+
 KINDS = [
     "ReduceLROnPlateau", "EarlyStopping", "ModelCheckpoint", "TensorBoard", "CSVLogger", "SlackAlert",
     "BackupAndRestore",
@@ -109,6 +111,7 @@ def test_p12_the_same_in_one_call(train, tmp_path, advice):
     assert advice(AdviceWarning) == []
 
 
+@of_no_framework
 @pytest.mark.parametrize("patience", [2, 3, 4, 5, 10, 25])
 def test_one_patience_makes_settings_that_agree(patience, tmp_path):
     plateau, stopping, best, *_ = production_callbacks(tmp_path, "val_auc", "max", patience)
@@ -120,6 +123,7 @@ def test_one_patience_makes_settings_that_agree(patience, tmp_path):
     assert best.save_best_only
 
 
+@of_no_framework
 def test_it_is_a_plain_list_that_can_be_read_extended_and_copied(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     callbacks = production_callbacks(
@@ -143,6 +147,7 @@ def test_it_is_a_plain_list_that_can_be_read_extended_and_copied(train, tmp_path
     assert (type(copied), kinds(copied)) == (list, KINDS)
 
 
+@of_no_framework
 def test_the_order_and_what_is_added_do_not_matter(train, tmp_path):
     straight, mixed = tmp_path / "straight", tmp_path / "mixed"
     seen = []
@@ -156,6 +161,7 @@ def test_the_order_and_what_is_added_do_not_matter(train, tmp_path):
     assert names(mixed) == names(straight)
 
 
+@of_no_framework
 def test_each_part_can_be_left_out_or_replaced(tmp_path):
     def made(**arguments):
         return production_callbacks(tmp_path, **arguments)
@@ -174,6 +180,7 @@ def test_each_part_can_be_left_out_or_replaced(tmp_path):
     assert made(alert=mine)[5] is mine
 
 
+@of_no_framework
 def test_the_alert_comes_from_the_environment_too(tmp_path, monkeypatch):
     monkeypatch.setenv("PEAKHOLD_SLACK_WEBHOOK", "http://127.0.0.1:9/services/" + SECRET)
 
@@ -182,6 +189,7 @@ def test_the_alert_comes_from_the_environment_too(tmp_path, monkeypatch):
     assert production_callbacks(tmp_path, alert=True)[5].on == ("stop", "failure", "resume")
 
 
+@of_no_framework
 def test_any_service_of_apprise_by_its_url(tmp_path, monkeypatch):
     pytest.importorskip("apprise")
     made = production_callbacks(tmp_path, alert=f"json://127.0.0.1:9/{SECRET}")
@@ -191,6 +199,7 @@ def test_any_service_of_apprise_by_its_url(tmp_path, monkeypatch):
     assert kinds(production_callbacks(tmp_path))[5] == "Alert"
 
 
+@of_no_framework
 @pytest.mark.parametrize("script", [[], [500] * 9, ["cut"] * 9], ids=["taken", "500", "cut"])
 def test_a_fit_tells_a_service_of_apprise_and_shows_its_secret_nowhere(
     train, script, tmp_path, capfd, caplog
@@ -220,6 +229,7 @@ def test_a_fit_tells_a_service_of_apprise_and_shows_its_secret_nowhere(
     assert not [part for part in SECRET.split("/") if any(part.encode() in one for one in shown)]
 
 
+@of_no_framework
 def test_a_url_that_apprise_does_not_know_is_refused_and_not_shown(tmp_path):
     pytest.importorskip("apprise")
     with pytest.raises(InvalidArgumentError) as caught:
@@ -231,6 +241,7 @@ def test_a_url_that_apprise_does_not_know_is_refused_and_not_shown(tmp_path):
     assert not [part for part in SECRET.split("/") if part in shown]
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -258,6 +269,7 @@ def test_what_is_wrong_is_said_at_once(arguments, expected, tmp_path):
 # Names
 
 
+@of_no_framework
 def test_a_run_that_ended_is_never_overwritten(train, tmp_path):
     train(production_callbacks(tmp_path, patience=5))
     first = {n: (tmp_path / n).read_bytes() for n in names(tmp_path) if n != "tensorboard"}
@@ -273,6 +285,7 @@ def test_a_run_that_ended_is_never_overwritten(train, tmp_path):
     assert {n: (tmp_path / n).read_bytes() for n in first} == first
 
 
+@of_no_framework
 def test_a_second_fit_with_the_same_list_adds_to_its_log(train, tmp_path):
     callbacks = production_callbacks(tmp_path, patience=5)
     train(callbacks, 2)
@@ -313,6 +326,7 @@ def test_a_run_that_became_nan_goes_on_from_its_last_good_epoch(train, tmp_path)
     assert names(tmp_path) == ["best-1.keras", "log-1.csv", "tensorboard"]
 
 
+@of_no_framework
 def test_a_second_run_at_the_same_time_is_refused(train, tmp_path):
     refused = []
 
@@ -335,6 +349,7 @@ def test_a_second_run_at_the_same_time_is_refused(train, tmp_path):
     assert epochs_of(tmp_path / "log-1.csv") == ["0", "1", "2"]
 
 
+@of_no_framework
 def test_without_resume_a_run_that_failed_is_left_as_it_is(train, tmp_path):
     with pytest.raises(RuntimeError):
         train([*production_callbacks(tmp_path), Fail(1, RuntimeError())])
@@ -347,6 +362,7 @@ def test_without_resume_a_run_that_failed_is_left_as_it_is(train, tmp_path):
     assert "log-3.csv" in repr(production_callbacks(tmp_path)), "the newest run has ended"
 
 
+@of_no_framework
 def test_a_run_that_was_killed_before_its_first_epoch_keeps_its_number(tmp_path):
     (tmp_path / "backup-4").mkdir()
     (tmp_path / "tensorboard" / "run-4").mkdir(parents=True)
@@ -356,6 +372,7 @@ def test_a_run_that_was_killed_before_its_first_epoch_keeps_its_number(tmp_path)
     assert "log-5.csv" in repr(production_callbacks(tmp_path))
 
 
+@of_no_framework
 def test_what_else_is_in_the_folder_is_no_run(tmp_path):
     for name in ("best-07.keras", "best-final.keras", "catalog-3.csv", "log-2024x.csv"):
         (tmp_path / name).touch()
@@ -363,6 +380,7 @@ def test_what_else_is_in_the_folder_is_no_run(tmp_path):
     assert "log-1.csv" in repr(production_callbacks(tmp_path))
 
 
+@of_no_framework
 def test_a_backup_of_ones_own_says_whether_the_run_ended(train, tmp_path):
     def made():
         return production_callbacks(

@@ -9,6 +9,8 @@ from keras_helpers import Recorder, epoch_of
 from peakhold.errors import AdviceWarning
 from peakhold.keras import EarlyStopping, ModelCheckpoint
 
+of_no_framework = pytest.mark.torch_is_enough("what is said is Python's")
+
 layers = keras.layers
 
 
@@ -41,7 +43,13 @@ def network():
     return model
 
 
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        "keras",
+        pytest.param("h5", marks=pytest.mark.torch_is_enough("a format is no matter of epochs")),
+    ],
+)
 def test_p13_the_loaded_file_and_the_restored_model_are_the_best_epoch(
     digits, suffix, tmp_path, advice
 ):
@@ -109,6 +117,7 @@ def test_p14_the_last_weights_are_left_in_the_model_and_it_is_said(
     assert model.evaluate(x_test, y_test, verbose=0)[1] > 0.5
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "case", ["restores", "quiet", "no stopping"], ids=["restores", "quiet", "no-stopping"]
 )

@@ -11,6 +11,10 @@ from keras_helpers import Curve, Recorder, epoch_of, saved_weights
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import EarlyStopping, ModelCheckpoint
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "names of files are Python's; when a metric's name is known is looked at on every backend"
+)
+
 KNOWS_METRICS = BACKEND != "tensorflow"
 REPLACES = "each save replaces the last"
 
@@ -37,6 +41,7 @@ def test_p15_one_name_for_every_epoch_works_as_in_keras_and_is_said_once(
     assert "save_best_only=True" in notice
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -57,27 +62,35 @@ def test_p15_is_not_said_of_other_checkpoints(
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("my_model_epoch_{epoch}.h5", {}, ["my_model_epoch_1.h5", "my_model_epoch_2.h5"]),
-        (
+        pytest.param(
+            "my_model_epoch_{epoch}.h5", {}, ["my_model_epoch_1.h5", "my_model_epoch_2.h5"],
+            marks=of_no_framework, id="epoch",
+        ),
+        pytest.param(
             "w_{epoch:02d}_{val_loss:.4f}.weights.h5",
             {"save_weights_only": True},
             ["w_01_0.6543.weights.h5", "w_02_0.4568.weights.h5"],
+            id="metric",
         ),
         # 150 batches an epoch: after 100, 200, 300 of them.
-        ("b_{batch}.keras", {"save_freq": 100}, ["b_100.keras", "b_150.keras", "b_50.keras"]),
-        (
+        pytest.param(
+            "b_{batch}.keras", {"save_freq": 100}, ["b_100.keras", "b_150.keras", "b_50.keras"],
+            id="batch",
+        ),
+        pytest.param(
             "models/best_{epoch:02d}_{val_accuracy:.4f}.keras",
             {"monitor": "val_accuracy", "save_best_only": True},
             ["best_01_0.5000.keras", "best_02_0.8125.keras"],
+            marks=of_no_framework, id="best",
         ),
-        (
+        pytest.param(
             "{epoch}-{loss:.3e}-{val_accuracy!s:>8}-{{x}}.keras",
             {},
             None,
+            id="formats",
         ),
     ],
-    ids=["epoch", "metric", "batch", "best", "formats"],
-)
+)  # fmt: skip
 def test_p16_names_are_those_of_keras(xy, classifier, name, arguments, expected, tmp_path):
     """Both classes save in the same run; each file holds what it says."""
     x, y = [part.repeat(2, axis=0)[:150] for part in xy]
@@ -103,6 +116,7 @@ def test_p16_names_are_those_of_keras(xy, classifier, name, arguments, expected,
         assert all((a == b).all() for a, b in zip(one, other, strict=True))
 
 
+@of_no_framework
 def test_p16_our_own_placeholders(xy, classifier, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     template = str(tmp_path / "{run_id}-{timestamp}-{worker}-{epoch}.keras")
@@ -120,6 +134,7 @@ def test_p16_our_own_placeholders(xy, classifier, tmp_path, monkeypatch):
     assert len({(run_id, time) for run_id, time, _ in names}) == 2, "fixed at the start"
 
 
+@of_no_framework
 def test_p16_a_logged_metric_of_that_name_wins(xy, classifier, tmp_path):
     saver = ModelCheckpoint(tmp_path / "{worker}-{epoch}.keras")
     classifier().fit(*xy, epochs=1, callbacks=[Curve(worker=[0.5]), saver], verbose=0)
@@ -127,6 +142,7 @@ def test_p16_a_logged_metric_of_that_name_wins(xy, classifier, tmp_path):
     assert files(tmp_path) == ["0.5-1.keras"]
 
 
+@of_no_framework
 def test_p16_equal_names_are_announced(xy, classifier, tmp_path, capsys):
     recorder = Recorder()
     saver = ModelCheckpoint(tmp_path / "w_{val_loss:.2f}.keras")
@@ -201,6 +217,7 @@ class F1Stopping(EarlyStopping):
         super().on_epoch_end(epoch, logs)
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "author",
     [
@@ -219,6 +236,7 @@ def test_p16_a_metric_that_a_users_callback_adds_fills_a_name(xy, classifier, au
     assert files(tmp_path) == ["w_0.50.keras", "w_0.60.keras"]
 
 
+@of_no_framework
 def test_p16_a_placeholder_that_is_no_name_is_refused_at_once():
     for name in (
         "{}.keras",

@@ -33,6 +33,8 @@ elif BACKEND == "jax":
 else:
     import tensorflow as tf
 
+of_no_framework = pytest.mark.torch_is_enough("which loop a list is in is Python's")
+
 
 def batches(xy, size=32):
     x, y = xy
@@ -179,6 +181,7 @@ def test_every_drop_in_works_in_a_loop_by_hand(xy, kind, tmp_path, capsys):
     assert "\nEpoch 7: early stopping\nRestoring model weights" in text
 
 
+@of_no_framework
 @pytest.mark.parametrize("kind", [CallbackList, peakhold.CallbackList], ids=["keras", "neutral"])
 def test_a_second_loop_is_not_stopped_by_the_flag_of_the_first(xy, kind):
     model, optimizer = build()
@@ -189,6 +192,7 @@ def test_a_second_loop_is_not_stopped_by_the_flag_of_the_first(xy, kind):
         assert model.stop_training
 
 
+@of_no_framework
 def test_the_same_list_goes_through_a_second_loop(xy):
     """Its callbacks start afresh: what the first loop knew is not in the second one's way."""
     model, optimizer = build()
@@ -214,6 +218,7 @@ def test_an_optimizer_that_the_model_does_not_hold(xy, kind, tmp_path):
     assert "learning_rate" in (tmp_path / "log.csv").read_text()
 
 
+@of_no_framework
 @pytest.mark.parametrize("kind", [CallbackList, peakhold.CallbackList], ids=["keras", "neutral"])
 def test_without_an_optimizer_the_rate_cannot_be_set_and_that_is_said_at_once(xy, kind):
     model, optimizer = build()

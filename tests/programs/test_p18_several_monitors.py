@@ -8,6 +8,10 @@ from keras_helpers import Curve, Recorder, epoch_of
 from peakhold.errors import InvalidArgumentError, MonitorNotFoundError
 from peakhold.keras import EarlyStopping, Seconds, Steps
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "what several metrics decide is Python's; what is restored is looked at on every backend"
+)
+
 CURVES = {
     "val_accuracy": [0.5, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7],
     "val_f1": [0.1, 0.2, 0.3, 0.4, 0.3, 0.3, 0.3, 0.3],
@@ -43,6 +47,7 @@ def test_p18_accuracy_and_f1(xy, classifier, require, last):
     assert epoch_of(model.get_weights(), recorder) == 1
 
 
+@of_no_framework
 def test_p18_the_summary_and_the_table_name_all(xy, classifier, summary, capsys):
     stopper = EarlyStopping(["val_accuracy", "val_f1"], mode="max", patience=2)
     train(classifier(), xy, stopper, verbose=2)
@@ -61,6 +66,7 @@ def test_p18_the_summary_and_the_table_name_all(xy, classifier, summary, capsys)
     assert rows[-1].split()[:8] == ["6", "0.7", "0.8", "4", "0.3", "0.4", "2", "stop"]
 
 
+@of_no_framework
 def test_p18_each_has_its_own_direction_and_baseline(xy, classifier):
     """The direction of the loss is known; without a baseline, its best would be epoch 0."""
     stopper = EarlyStopping(
@@ -77,6 +83,7 @@ def test_p18_each_has_its_own_direction_and_baseline(xy, classifier):
     assert [op.__name__ for op in stopper.monitor_op] == ["greater", "less"]
 
 
+@of_no_framework
 def test_p18_a_metric_that_nobody_logs_is_named(xy, classifier):
     stopper = EarlyStopping(["val_loss", "val_f1"], mode=["min", "max"], patience=2)
     with pytest.raises(MonitorNotFoundError, match="val_f1") as caught:
@@ -85,11 +92,13 @@ def test_p18_a_metric_that_nobody_logs_is_named(xy, classifier):
     assert caught.value.monitor == "val_f1"
 
 
+@of_no_framework
 def test_p18_lists_must_fit(xy):
     with pytest.raises(InvalidArgumentError, match="a list of 2, one for each monitor"):
         EarlyStopping(["a", "b"], mode=["min"])
 
 
+@of_no_framework
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5])
 def test_p18_a_state_through_json_changes_no_later_decision(xy, classifier, cut):
     def stopper():
@@ -106,6 +115,7 @@ def test_p18_a_state_through_json_changes_no_later_decision(xy, classifier, cut)
     assert second.state_dict() == whole.state_dict()
 
 
+@of_no_framework
 def test_p18_seconds_of_training_without_the_time_between_runs(xy, classifier, monkeypatch):
     """An hour passes in each epoch, and a day between the two runs."""
     import time

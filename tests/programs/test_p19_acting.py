@@ -15,6 +15,7 @@ import peakhold.keras as ours
 from keras_helpers import Recorder, epoch_of, saved_weights
 from peakhold.keras import AtEnd, Batches, CSVLogger, EarlyStopping, ModelCheckpoint
 
+of_no_framework = pytest.mark.torch_is_enough("when a user's own class acts is Python's")
 BASES = pytest.mark.parametrize(
     "base", [ours.Callback, keras.callbacks.Callback], ids=["import-swapped", "keras-own"]
 )
@@ -49,9 +50,16 @@ def doubler(base):
     return DoubleAndSlowDown
 
 
-@BASES
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("order", "workers", "base"),
+    [
+        # All of them on one backend, every two on each.
+        pytest.param(order, workers, base, marks=of_no_framework if (i + j + k) % 2 else [])
+        for i, order in enumerate((1, -1))
+        for j, workers in enumerate((0, 2))
+        for k, base in enumerate((ours.Callback, keras.callbacks.Callback))
+    ],
+)
 def test_p19_batch_size_and_rate_change_and_are_seen_in_log_and_csv(
     xy, classifier, base, workers, order, tmp_path
 ):
@@ -101,6 +109,7 @@ def test_p19_the_rate_set_in_a_batch_counts_from_the_next_batch(xy, classifier, 
     assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@of_no_framework
 @BASES
 def test_p19_save_now_saves_what_the_model_is_now(xy, classifier, base, tmp_path):
     saver = ModelCheckpoint(
@@ -120,6 +129,7 @@ def test_p19_save_now_saves_what_the_model_is_now(xy, classifier, base, tmp_path
     assert epoch_of(saved_weights(tmp_path / "3.weights.h5", classifier()), recorder) == 2
 
 
+@of_no_framework
 @BASES
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_epoch_end"])
 @pytest.mark.filterwarnings("ignore::peakhold.errors.AdviceWarning")  # an early best, by mode="max"
@@ -228,6 +238,7 @@ def test_p19_after_nan_it_goes_on_from_the_last_good_epoch_at_a_lower_rate(xy, c
             assert epoch_of(recorder.weights[epoch], recorder) < epoch
 
 
+@of_no_framework
 def test_p19_it_gives_up_after_so_many_times_also_in_a_run_that_goes_on(xy, classifier):
     model, back = classifier(loss="mse"), RollBack(times=3)
     first = model.fit(*xy, epochs=2, callbacks=[Spoil(range(99)), back], verbose=0)
@@ -296,6 +307,9 @@ os.remove("log.csv")
 """
 
 
+@pytest.mark.torch_is_enough(
+    "`Batches` and a resumed `fit` are looked at on every backend, each by itself"
+)
 def test_p19_killed_in_mid_run_it_goes_on_and_ends_as_if_nothing_had_happened(script, tmp_path):
     def here():
         said = io.StringIO()

@@ -12,7 +12,12 @@ from keras_helpers import Recorder, epoch_of, saved_weights
 from peakhold.errors import InvalidArgumentError, SaveError
 from peakhold.keras import CSVLogger, ModelCheckpoint
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "what a disk refuses is refused to Python; the files themselves are looked at on every backend"
+)
 
+
+@of_no_framework
 def test_a_missing_folder_is_made(xy, classifier, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = classifier()
@@ -37,6 +42,7 @@ def unwritable(tmp_path):
     return str(folder)
 
 
+@of_no_framework
 @pytest.mark.parametrize("kind", ["checkpoint", "log"])
 @pytest.mark.parametrize("where", ["under a file", "unwritable"], ids=["file", "unwritable"])
 def test_what_cannot_be_written_is_an_error_before_the_first_batch(
@@ -64,6 +70,7 @@ def test_what_cannot_be_written_is_an_error_before_the_first_batch(
     assert (tmp_path / "file.txt").read_text() == "mine"
 
 
+@of_no_framework
 def test_a_folder_instead_of_a_file_is_refused_at_construction(tmp_path):
     for kind in (ModelCheckpoint, CSVLogger):
         with pytest.raises(InvalidArgumentError) as caught:
@@ -72,6 +79,7 @@ def test_a_folder_instead_of_a_file_is_refused_at_construction(tmp_path):
         assert repr(str(tmp_path)) in str(caught.value)
 
 
+@of_no_framework
 def test_a_name_that_becomes_a_folder_is_told_and_training_goes_on(xy, classifier, tmp_path):
     (tmp_path / "w_2.keras").mkdir()
     recorder = Recorder()
@@ -171,6 +179,7 @@ def result_of(ran):
     return json.loads(lines[0].removeprefix("RESULT"))
 
 
+@of_no_framework
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files there")
 def test_a_disk_that_fills_up_keeps_the_old_file_and_training_goes_on(script):
     result = result_of(script(PROGRAM.format(fill=LIMIT, epochs=4, refusals=None)))
@@ -229,6 +238,7 @@ REFUSALS = """{
 }"""
 
 
+@of_no_framework
 @small_disk
 def test_a_file_system_of_its_own(script, tmp_path):
     """It fills up and is cleared: saving resumes. It is full, or too small: nothing begins."""

@@ -29,6 +29,8 @@ from peakhold.keras import (
     TerminateOnNaN,
 )
 
+of_no_framework = pytest.mark.torch_is_enough("which file is whose is Python's")
+
 HAS_APPRISE = importlib.util.find_spec("apprise") is not None
 
 CELL = """
@@ -71,6 +73,7 @@ def models(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.keras"))
 
 
+@of_no_framework
 def test_p22_a_cell_run_again_loses_nothing_and_resumes_nothing(notebook, tmp_path):
     space, first, said = notebook(CELL, [0.3, 0.1, 0.2, 0.2])
 
@@ -91,6 +94,7 @@ def test_p22_a_cell_run_again_loses_nothing_and_resumes_nothing(notebook, tmp_pa
     assert epoch_of(space["model"].get_weights(), second) == 2
 
 
+@of_no_framework
 def test_p22_only_fit_run_again_keeps_the_best_of_this_model(notebook, tmp_path):
     """As with Keras's class: the same checkpoint and the same model; stopping begins afresh."""
     space, first, said = notebook(CELL, [0.3, 0.1, 0.2, 0.2])
@@ -105,6 +109,7 @@ def test_p22_only_fit_run_again_keeps_the_best_of_this_model(notebook, tmp_path)
     assert epoch_of(space["model"].get_weights(), second) == 2
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("bests", "kept"),
     [([0.1, 0.4, 0.9], 0), ([0.4, 0.1, 0.9], 1), ([0.9, 0.4, 0.1], 1)],
@@ -118,6 +123,7 @@ def test_p22_at_most_one_is_kept_aside_the_better(notebook, bests, kept, tmp_pat
     assert epoch_of(saved_weights("previous/best.keras"), recorders[kept]) == 1
 
 
+@of_no_framework
 def test_p22_a_file_that_something_else_wrote_is_never_deleted(notebook, tmp_path, classifier):
     """Keras's own `model.save`, and a file in the way of the one kept aside."""
     mine = classifier()
@@ -133,6 +139,7 @@ def test_p22_a_file_that_something_else_wrote_is_never_deleted(notebook, tmp_pat
     assert any(same(weights, other.get_weights()) for weights in everything)
 
 
+@of_no_framework
 def test_p22_a_true_resume_goes_on_from_the_best(notebook, tmp_path):
     """`initial_epoch > 0` is how Keras users say that a run goes on; then the best carries over."""
     _, first, _ = notebook(CELL, [0.3, 0.1, 0.2, 0.2])
@@ -199,7 +206,9 @@ def settings(callback):
     return {n: v for n, v in values.items() if not callable(v)}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [*(pytest.param(n, marks=of_no_framework) for n in ("deepcopy", "copy")), "pickle"]
+)
 def test_p23_every_unused_callback_can_be_copied_and_works(xy, classifier, way, tmp_path):
     results = []
     for copied in (False, True):
@@ -235,6 +244,7 @@ def test_p23_every_unused_callback_can_be_copied_and_works(xy, classifier, way, 
     assert len(results[0]["history"]["loss"]) == 4, "it did stop"
 
 
+@of_no_framework
 def test_p23_all_of_them_are_covered_here(tmp_path):
     classes = {type(one).__name__ for one in [*every_callback(tmp_path), *the_others()]}
     exported = {
@@ -248,6 +258,7 @@ def test_p23_all_of_them_are_covered_here(tmp_path):
     assert ("Alert" in classes) == HAS_APPRISE
 
 
+@of_no_framework
 def test_p23_the_whole_list_is_copied_at_once(tmp_path):
     originals = [*every_callback(tmp_path), *the_others()]
     for way in WAYS.values():
@@ -256,6 +267,7 @@ def test_p23_the_whole_list_is_copied_at_once(tmp_path):
         assert list(map(settings, copied)) == list(map(settings, originals))
 
 
+@of_no_framework
 def test_p23_cross_validation_copies_the_callbacks_for_each_fold(xy, classifier, tmp_path):
     """As tuners do it: the originals stay unused, and no trial knows of another one's best."""
     x, y = xy

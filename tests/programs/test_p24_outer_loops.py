@@ -15,6 +15,10 @@ import peakhold.keras
 from keras_helpers import Curve, Recorder, fit, model, same, saved_weights
 from peakhold.keras import BackupAndRestore, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 
+of_no_framework = pytest.mark.torch_is_enough(
+    "what carries over from one fit to the next is Python's; that it is this model's is looked at on every backend"
+)
+
 LIBS = {"keras": keras.callbacks, "peakhold": peakhold.keras}
 BEST = {"monitor": "val_loss", "save_best_only": True}
 
@@ -50,6 +54,7 @@ def test_the_file_keeps_the_best_over_the_turns(lib, tmp_path):
     assert models(tmp_path) == ["best.keras"]
 
 
+@of_no_framework
 @pytest.mark.parametrize("mode", ["auto", "max"])
 def test_so_it_does_where_more_is_better(lib, mode, tmp_path):
     path = tmp_path / "best.keras"
@@ -112,6 +117,7 @@ def test_a_stateful_net_whose_state_is_reset_after_each_epoch(lib, tmp_path):
     assert same(saved_weights(path), weights[1])
 
 
+@of_no_framework
 @pytest.mark.parametrize("first", [0, 1], ids=["each from 0", "counted on"])
 def test_the_first_epoch_makes_no_difference(lib, first, tmp_path):
     path = tmp_path / "best.keras"
@@ -127,6 +133,7 @@ def test_the_first_epoch_makes_no_difference(lib, first, tmp_path):
     assert models(tmp_path) == ["best.keras"]
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     ("given", "best", "file"), [(0.05, 0.05, 1), (None, 0.35, 3)], ids=["a bar", "none"]
 )
@@ -141,6 +148,7 @@ def test_what_is_set_between_two_turns_counts(lib, given, best, file, tmp_path):
     assert same(saved_weights(path), weights[file])
 
 
+@of_no_framework
 def test_another_path_between_two_turns(lib, tmp_path):
     saver, net = lib.ModelCheckpoint(tmp_path / "a.keras", **BEST), model()
     weights = turns(net, saver, [0.5, 0.2])
@@ -154,6 +162,7 @@ def test_another_path_between_two_turns(lib, tmp_path):
     assert same(saved_weights(tmp_path / "b.keras"), weights[3])
 
 
+@of_no_framework
 def test_batches_are_counted_over_the_turns(lib, tmp_path):
     """Four batches in each turn, and a save after every six: the sixth, twelfth, eighteenth."""
     saver = lib.ModelCheckpoint(tmp_path / "{batch}-{loss}.keras", save_freq=6)
@@ -168,6 +177,7 @@ def test_batches_are_counted_over_the_turns(lib, tmp_path):
     assert seen == [each | ours_at_the_end for each in expected]
 
 
+@of_no_framework
 def test_files_of_earlier_turns_are_written_over(lib, tmp_path):
     saver, net = lib.ModelCheckpoint(tmp_path / "{epoch}.keras"), model()
     weights = turns(net, saver, [0.5, 0.2, 0.4])
@@ -176,6 +186,7 @@ def test_files_of_earlier_turns_are_written_over(lib, tmp_path):
     assert same(saved_weights(tmp_path / "1.keras"), weights[2])
 
 
+@of_no_framework
 def test_another_model_begins_afresh_here_and_loses_nothing(tmp_path):
     path = tmp_path / "best.keras"
     saver = ModelCheckpoint(path, **BEST)
@@ -187,6 +198,7 @@ def test_another_model_begins_afresh_here_and_loses_nothing(tmp_path):
     assert same(saved_weights(tmp_path / "previous/best.keras"), first[0])
 
 
+@of_no_framework
 def test_and_so_does_the_first_one_when_it_comes_back(tmp_path):
     saver, one, other = ModelCheckpoint(tmp_path / "best.keras", **BEST), model(), model()
     turns(one, saver, [0.2])
@@ -196,6 +208,7 @@ def test_and_so_does_the_first_one_when_it_comes_back(tmp_path):
     assert saver.best == 0.5
 
 
+@of_no_framework
 def test_cross_validation_with_one_checkpoint_begins_afresh_in_each_fold(tmp_path):
     saver = ModelCheckpoint(tmp_path / "{run_id}.keras", **BEST)
     for fold in range(3):
@@ -205,6 +218,7 @@ def test_cross_validation_with_one_checkpoint_begins_afresh_in_each_fold(tmp_pat
         assert same(saved_weights(saver.best_path), weights[1])
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "way", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],
     ids=["copy", "deepcopy", "pickle"],
@@ -258,6 +272,7 @@ def test_the_model_is_not_kept_alive_and_no_other_is_taken_for_it(tmp_path):
     assert not trained.continue_on(model())
 
 
+@of_no_framework
 def test_it_is_said_once_what_it_goes_on_from(tmp_path, capsys):
     path = tmp_path / "best.keras"
     saver, net = ModelCheckpoint(path, **BEST), model()
@@ -273,6 +288,7 @@ def test_it_is_said_once_what_it_goes_on_from(tmp_path, capsys):
     assert "goes on from" not in capsys.readouterr().out
 
 
+@of_no_framework
 def test_another_metric_between_two_turns_has_no_best_yet(tmp_path):
     """Keras compares an accuracy with a loss."""
     saver, net = ModelCheckpoint(tmp_path / "best.keras", **BEST), model()
@@ -284,6 +300,7 @@ def test_another_metric_between_two_turns_has_no_best_yet(tmp_path):
     assert models(tmp_path) == ["best.keras"], "its own file, still"
 
 
+@of_no_framework
 def test_another_direction_between_two_turns_has_no_best_yet(tmp_path):
     saver, net = (
         ModelCheckpoint(tmp_path / "best.keras", "m", save_best_only=True, mode="min"),
@@ -296,6 +313,7 @@ def test_another_direction_between_two_turns_has_no_best_yet(tmp_path):
     assert saver.best == 0.4
 
 
+@of_no_framework
 def test_only_the_checkpoint_goes_on(tmp_path):
     """Keras's own tests want `EarlyStopping` and `ReduceLROnPlateau` fresh in each fit."""
     stopping, plateau = EarlyStopping(patience=5), ReduceLROnPlateau(patience=2)
@@ -304,6 +322,7 @@ def test_only_the_checkpoint_goes_on(tmp_path):
     assert stopping.best == plateau.best == 0.5
 
 
+@of_no_framework
 @pytest.mark.parametrize(
     "more", [{"keep_best": 2}, {"keep_last": 2}, {"keep_best": 2, "keep_last": 2}]
 )
@@ -318,6 +337,7 @@ def test_files_of_earlier_turns_count_among_those_that_stay(more, tmp_path):
     assert set(models(tmp_path)) == set().union(*(kept[name] for name in more))
 
 
+@of_no_framework
 def test_a_backup_brings_the_turn_back_and_the_next_goes_on(tmp_path):
     """Killed in the second epoch of its second turn, and the cell is run again."""
 
@@ -347,6 +367,7 @@ def test_a_backup_brings_the_turn_back_and_the_next_goes_on(tmp_path):
     assert models(tmp_path) == ["best.keras"]
 
 
+@of_no_framework
 def test_a_file_that_somebody_moved_is_not_said_to_be_there(tmp_path, capsys):
     """A curriculum that takes each stage's best away: the value stays, as with Keras's class."""
     saver, net = ModelCheckpoint(tmp_path / "best.keras", **BEST), model()

@@ -19,6 +19,9 @@ from peakhold.keras import (
     ReduceLROnPlateau,
 )
 
+of_no_framework = pytest.mark.torch_is_enough("how much is said is Python's")
+once = pytest.mark.torch_is_enough("its scripts are the same on every backend")
+
 README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
@@ -71,7 +74,7 @@ def cell(xy, classifier, tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("verbose", [0, 1, 2])
+@pytest.mark.parametrize("verbose", [*(pytest.param(n, marks=of_no_framework) for n in (0, 2)), 1])
 def test_p28_a_cell_three_times_with_ctrl_c_and_other_rates(cell, verbose):
     cell(0.01, press_at=3, verbose=verbose)
 
@@ -141,11 +144,6 @@ def on_epoch_begin(self, epoch, *arguments, hook=lib.CallbackList.on_epoch_begin
 
 lib.CallbackList.on_epoch_begin = on_epoch_begin
 """
-
-
-once = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="its scripts are the same on every backend"
-)
 
 
 @once

@@ -23,6 +23,9 @@ class KerasModel:
             self.model.train_on_batch(self.x, self.y)
             self.model, model = build(), self.model
             del model
+        # What it holds is looked at, not how a step is compiled; JAX compiles it, for there a
+        # compiled step takes the memory of what was before it.
+        self.model.run_eagerly = keras.backend.backend() == "tensorflow"
 
     def callbacks(self, callbacks, **params):
         return peakhold.keras.CallbackList(callbacks, model=self.model, **params)

@@ -68,12 +68,25 @@ class FitRig:
     # Each callback once in each place; a compilation for each run makes all 24 orders slow here.
     orders = ((0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0))
 
-    def __init__(self):
+    def __init__(self, models):
+        self._models, self._n_built = models, 0
         self.rebuild()
 
     def rebuild(self):
+        """Another model, as good as new."""
         keras.utils.set_random_seed(3)
-        self.model = keras.Sequential(
+        self._n_built += 1
+        if len(self._models) < self._n_built:
+            self._models.append(self._build())
+        self.model, start = self._models[self._n_built - 1]
+        self.model.set_weights(start)
+        optimizer = self.model.optimizer
+        for variable in optimizer.variables:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+        optimizer.learning_rate = self.first_rate
+
+    def _build(self):
+        net = keras.Sequential(
             [
                 keras.Input((3,)),
                 keras.layers.Dense(4),
@@ -81,7 +94,8 @@ class FitRig:
                 keras.layers.Dense(1),
             ]
         )
-        self.model.compile(keras.optimizers.SGD(self.first_rate, momentum=0.5), loss="mse")
+        net.compile(keras.optimizers.SGD(self.first_rate, momentum=0.5), loss="mse")
+        return net, net.get_weights()
 
     def saver(self, path, **arguments):
         return peakhold.keras.ModelCheckpoint(path, save_weights_only=True, **arguments)
@@ -106,10 +120,14 @@ class FitRig:
         script = Script(self, curves, explode_at, raise_at)
         if loss_nan_at is not None:
             x, y = NaNFrom(self, x, y, loss_nan_at), None
-        self.model.fit(
-            x, y, batch_size=None if y is None else 8, epochs=epochs, initial_epoch=start,
-            callbacks=[script, *callbacks, Watch(self)], verbose=verbose, shuffle=False,
-        )  # fmt: skip
+        try:
+            self.model.fit(
+                x, y, batch_size=None if y is None else 8, epochs=epochs, initial_epoch=start,
+                callbacks=[script, *callbacks, Watch(self)], verbose=verbose, shuffle=False,
+            )  # fmt: skip
+        except BaseException:
+            self._models.clear()  # what a broken fit has left in one is no other test's matter
+            raise
 
     def weights(self):
         return self.model.get_weights()
@@ -157,9 +175,14 @@ class NaNFrom(keras.utils.PyDataset):
 
 
 class TestFit(Behaviours):
+    @pytest.fixture(scope="class")
+    def models(self):
+        """Compiled once: each test finds them with the weights of their beginning."""
+        return []
+
     @pytest.fixture
-    def rig(self):
-        return FitRig()
+    def rig(self, models):
+        return FitRig(models)
 
 
 def members(path):

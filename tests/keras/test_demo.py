@@ -30,8 +30,15 @@ def best_of_run_1(out):
     return (out / "best-1.keras").read_bytes(), (out / "log-1.csv").read_bytes()
 
 
-def test_every_claim_holds_and_a_second_run_gets_names_of_its_own(tmp_path):
-    first = run(tmp_path)
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory):
+    """A folder, and the run in it."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run(folder)
+
+
+def test_every_claim_holds(demonstrated):
+    _, first = demonstrated
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "FAILED" not in first.stdout
     assert first.stdout.count("\n  ok  ") == 10
@@ -40,11 +47,16 @@ def test_every_claim_holds_and_a_second_run_gets_names_of_its_own(tmp_path):
     assert "peakhold.silence" not in first.stdout, "nor a notice"
     assert "\n  tensorboard --logdir peakhold-demo/tensorboard\n" in first.stdout
     assert "\n  [peakhold-demo 1, run " in first.stdout
-    out = tmp_path / "peakhold-demo"
+
+
+@pytest.mark.torch_is_enough("names of runs, and what is said of a claim, are Python's")
+def test_a_second_run_gets_names_of_its_own_and_says_which_claims_fail(demonstrated):
+    """Three epochs are too few for two of the claims: the demo must say so, and lose nothing."""
+    folder, _ = demonstrated
+    out = folder / "peakhold-demo"
     kept = best_of_run_1(out)
 
-    # Three epochs are too few for two of the claims: the demo must say so, and lose nothing.
-    second = run(tmp_path, "--epochs", "3", "--seed", "1")
+    second = run(folder, "--epochs", "3", "--seed", "1")
 
     assert second.returncode == 1
     assert "the learning rate was 0.003 from the first epoch to the last" in second.stderr
@@ -108,6 +120,7 @@ def _failed(claims):
     return [claim.otherwise for claim in claims if not claim.holds]
 
 
+@pytest.mark.torch_is_enough("a check compares what the other test has on every backend")
 def test_the_demo_notices_a_model_a_file_or_a_log_that_is_not_of_the_best_epoch(tmp_path, capfd):
     """Its checks are no decoration: each lie below is found."""
     images, trained = _trained(tmp_path)

@@ -12,7 +12,12 @@ import sys
 import types
 
 if os.environ.get("KERAS_BACKEND") == "torch":
-    import torch  # noqa: F401 - before TensorFlow, which Keras imports where it is installed
+    import torch  # before TensorFlow, which Keras imports where it is installed
+elif os.environ.get("KERAS_BACKEND") == "tensorflow":
+    import tensorflow as tf
+
+    # As in `conftest.py`: rewriting the graph of each small model makes none of them faster.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 import pytest
 
@@ -74,6 +79,17 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{marker}: of Keras's own suite")
     _conftest_of_keras()
     _swap()
+
+
+COMPILED = "test_swap_ema_weights_on_epoch"
+"""Of three tests that compile their model on PyTorch, for a minute: the one that swaps and saves."""
+
+
+@pytest.fixture(autouse=True)
+def _one_model_is_compiled(request, monkeypatch):
+    """The others are trained as they are, which is what `fit` does there unless it is asked."""
+    if keras.backend.backend() == "torch" and request.node.name != COMPILED:
+        monkeypatch.setattr(torch, "compile", lambda function: function)
 
 
 def pytest_sessionfinish(session):

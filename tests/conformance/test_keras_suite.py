@@ -27,6 +27,10 @@ def run(tmp_path_factory):
         **os.environ,
         "KERAS_BACKEND": BACKEND,
         "PEAKHOLD_CONSTRUCTED": str(counts),
+        # As in `conftest.py`: many of these tests train the same small model.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join(
             [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         ),

@@ -48,9 +48,9 @@ format: .venv/.check
 	$(BIN)/ruff check --fix .
 
 # Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
-# (small models gain nothing from more), the longest first; TensorFlow's would be half of it all, so it
-# is two. `make test-jax` and its like run one group alone.
-GROUPS := test-tensorflow-fits test-jax test-torch test-tensorflow-programs test-workers test-crash test-browser test-core
+# (small models gain nothing from more), the longest first; TensorFlow's would be a third of it all, so
+# it is two. `make test-jax` and its like run one group alone.
+GROUPS := test-torch test-tensorflow-fits test-core test-jax test-tensorflow-programs test-workers test-crash test-browser
 test: .venv/.test
 	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
@@ -72,8 +72,8 @@ test-torch test-jax: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance
 
 test-tensorflow: test-tensorflow-fits test-tensorflow-programs
-# TensorFlow keeps what it has traced: in one process these would take 6 GB.
-PARTS := a-b c-f g-q r s-z
+# TensorFlow keeps what it has traced: in two processes one of these would take more than 3 GB.
+PARTS := a-f g-q r-z
 test-tensorflow-fits: .venv/.test
 	failed=0; for part in $(PARTS); do \
 	  KERAS_BACKEND=tensorflow $(PYTEST) tests/keras/test_[$$part]*.py || failed=1; \

@@ -201,7 +201,12 @@ class Saving(HandingOver):
     @property
     def writes(self) -> bool:
         """Whether this worker writes: rank 0 does, and each where its rank is in the name."""
-        return not self.run.follows or "{worker" in self.filepath
+        return not self.run.follows or self.has_own_files
+
+    @property
+    def has_own_files(self) -> bool:  # type: ignore[override]
+        """Whether the worker's rank is in the name."""
+        return "{worker" in self.filepath
 
     def shared_state(self) -> Any:
         """The policy's state, and what files there are."""

@@ -16,18 +16,24 @@ from typing import Any, Final
 
 from peakhold.distributed.contract import Channel, Coordinator
 from peakhold.distributed.local import LocalCoordinator
-from peakhold.distributed.torch_store import torch_channel
+from peakhold.distributed.torch_store import torch_channel, torch_group
 from peakhold.distributed.workers import Workers
 
 __all__ = ["alone", "coordinator_for", "is_alone"]
 
 _alone: ContextVar[bool] = ContextVar("peakhold_alone", default=False)
 
-_ENGINES: Final[Mapping[str, Callable[[], Channel | None]]] = {"torch": torch_channel}
+_Engine = tuple[Callable[[], Any], Callable[[Any], Channel | None]]
+"""What gives the group that is there now, or None; and a channel of that group."""
+
+_ENGINES: Final[Mapping[str, _Engine]] = {
+    "torch": (torch_group, torch_channel),
+}
 """By the framework's name, as a host tells its versions."""
 
-_channels: dict[str, Channel] = {}
-"""Of this process: runs are counted by it, so each has one for good."""
+_channels: dict[str, tuple[Any, Channel | None]] = {}
+"""Of this process, by engine: the group, and its channel. Runs are counted by a channel, so a group
+has one for good; another group, after the first was shut down, has one of its own."""
 
 
 @contextlib.contextmanager
@@ -69,10 +75,21 @@ def coordinator_for(
         return found
     if _alone.get():
         return LocalCoordinator()
-    for name in sorted(_ENGINES, key=lambda name: name not in frameworks):
-        channel = _channels.get(name)
-        channel = _ENGINES[name]() if channel is None else channel
+    own = {*frameworks, frameworks.get("backend")}
+    for name in sorted(_ENGINES, key=lambda name: name not in own):
+        channel = _channel_of(name)
         if channel is not None:
-            _channels[name] = channel
             return Workers(channel, where=where)
     return LocalCoordinator()
+
+
+def _channel_of(name: str) -> Channel | None:
+    """The channel of an engine's group, if there is one."""
+    group_of, channel_of = _ENGINES[name]
+    group = group_of()
+    if group is None:
+        return None
+    known = _channels.get(name)
+    if known is None or known[0] != group:
+        known = _channels[name] = group, channel_of(group)
+    return known[1]

@@ -129,6 +129,8 @@ class Participant:
             of the logs does.
         records_only: Whether it does nothing but write down or tell: of several workers only rank
             0's does, and the others need not have it.
+        has_own_files: Whether each of several workers writes files of its own, and so warns of its
+            own troubles; else rank 0 says what is to be said.
         needs_finite: Whether what it decides hangs on whether the state is finite, on any worker.
         decides_early: Whether it decides when an epoch begins.
         is_loaded: Whether a state was loaded that counts for the next run.
@@ -143,6 +145,7 @@ class Participant:
     awaits_news = True
     measures_last = False
     records_only = False
+    has_own_files = False
     needs_finite = False
     decides_early = False
     sigterm_timeout = 20.0

@@ -325,7 +325,8 @@ class RunView:
 
     def warn(self, message: str, category: type[Warning]) -> None:
         """Warn, as from the user's own line."""
-        self._session.warn(message, category)
+        own = self._seat.participant.has_own_files
+        self._session.warn(message, category, own=own)
 
     def suspect(self, monitor: str, suggestion: str, known: Sequence[str]) -> None:
         """A metric that somebody looks at seems mistyped; said once for all who do.

@@ -317,8 +317,16 @@ class Session:
         if always or not self.quiet:
             self.say(f"Peakhold: {text}")
 
-    def warn(self, message: str, category: type[Warning]) -> None:
-        """Warn, as from the user's own line."""
+    def warn(self, message: str, category: type[Warning], *, own: bool = False) -> None:
+        """Warn, as from the user's own line; of several workers, rank 0 does.
+
+        Args:
+            message: What is wrong, and what to do.
+            category: The class of the warning.
+            own: Whether it is about what each worker has for itself.
+        """
+        if self.coordinator.rank and not own:
+            return
         if self._is_within_a_line():
             self.host.say("")
         speech.warn(message, category)

@@ -1,15 +1,21 @@
 """Several workers on PyTorch: real processes, joined by gloo over loopback."""
 
 import csv
+import json
 import os
+import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from workers.forked import Ground
+from workers.forked import Ground, without_a_network
 
 torch = pytest.importorskip("torch")
+
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +86,96 @@ def test_a_plain_loop_with_ddp(ground, tmp_path, size):
     # one voice
     assert said(ended[0]).count("Peakhold: training ended after epoch") == 1
     assert [said(one) for one in ended[1:]] == [""] * (size - 1)
+
+
+@pytest.fixture(scope="module")
+def keras_ground():
+    ground = Ground(["torch", "tensorflow", "torch_keras_programs"], {"KERAS_BACKEND": "torch"})
+    yield ground
+    ground.close()
+
+
+def test_fit_with_synced_gradients_and_on_from_a_killed_worker(keras_ground, tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    unbroken.mkdir()
+    broken.mkdir()
+    first, second = keras_ground.results("torch_keras_programs", "fit", 2, [str(unbroken)])
+    for name in ("history", "epochs", "weights", "seen"):
+        assert first[name] == second[name]
+    assert first["seen"]["stopping"][0] == min(first["history"]["val_loss"])
+    assert sorted(os.listdir(unbroken)) == ["best.weights.h5", "best.weights.h5.peakhold.json",
+                                            "log.csv"]  # fmt: skip
+    rows = rows_of(unbroken / "log.csv")
+    assert [float(row["val_loss"]) for row in rows] == first["history"]["val_loss"]
+
+    killed = keras_ground.run("torch_keras_programs", "fit", 2, [str(broken), 12, [1, 3, 1]])
+    assert killed[1].status == -9
+    assert killed[0].status not in {0, -9}
+    resumed = keras_ground.results("torch_keras_programs", "fit", 2, [str(broken)])
+    for one in resumed:
+        one["seen"]["saving"][2] = first["seen"]["saving"][2]
+        assert one == first
+    assert rows_of(broken / "log.csv") == rows
+
+
+# Restarts by the launcher, as the docs have the command
+
+TORCHRUN = (
+    "torchrun --nproc-per-node=2 --max-restarts=3 --rdzv-backend=c10d --rdzv-endpoint=localhost:0"
+)
+QUIET_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+def torchrun(folder, *arguments, timeout=240):
+    """Run the script by the documented command; by rank, what it returned."""
+    folder.mkdir()
+    program, *options = TORCHRUN.split()
+    launcher = [os.path.join(os.path.dirname(sys.executable), program), *options]
+    script = [os.path.join(HERE, "torch_script.py"), str(folder), *map(str, arguments)]
+    # What finds its own address by name finds none in a network of its own.
+    command = without_a_network([*launcher, "--local-addr=127.0.0.1", *script])
+    done = subprocess.run(
+        command, env={**os.environ, **QUIET_STORE, "OMP_NUM_THREADS": "1"}, timeout=timeout,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    results = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return results, done
+
+
+@pytest.fixture(scope="module")
+def unbroken(ground, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return ground.results("torch_programs", "train", 2, [str(folder), 10]), folder
+
+
+def check_it_went_on(unbroken, folder, results):
+    first, whole = unbroken
+    for rank, one in enumerate(results):
+        assert one["attempt"] == "1"
+        n_again = len(one["shown"])
+        assert one["shown"] == first[rank]["shown"][-n_again:]
+        assert one["weights"] == first[rank]["weights"]
+        assert one["seen"]["stopping"] == first[rank]["seen"]["stopping"]
+        assert one["seen"]["saving"][:2] == first[rank]["seen"]["saving"][:2]
+    assert (folder / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+    file = "best.safetensors"
+    assert (folder / file).read_bytes() == (whole / file).read_bytes()
+    left = {name for name in os.listdir(folder) if not name.startswith("rank-")}
+    assert left == set(os.listdir(whole))
+
+
+def test_torchrun_goes_on_from_a_killed_worker_to_the_bits_of_the_unbroken_run(unbroken, tmp_path):
+    results, done = torchrun(tmp_path / "run", 10, 1, 4, 1)
+    check_it_went_on(unbroken, tmp_path / "run", results)
+    assert len(results[0]["shown"]) == len(unbroken[0][0]["shown"]) - 4
+    assert done.stdout.count("goes on with epoch 5 of 10") == 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", range(10))
+def test_torchrun_goes_on_from_any_kill(unbroken, tmp_path, seed):
+    chance = random.Random(seed)
+    victim = seed % 2, chance.randrange(8), chance.choice([0, 1, 2, *[chance.random()] * 2])
+    results, _ = torchrun(tmp_path / "run", 10, *victim)
+    check_it_went_on(unbroken, tmp_path / "run", results)

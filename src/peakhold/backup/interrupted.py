@@ -37,20 +37,29 @@ class Interrupted:
     Args:
         parts: As it was saved.
         path: Of the backup, for messages.
+        rank: Of this worker: what it had for itself is in the place of what rank 0 had.
+        n_workers: How many this run has. With another number than before, rank 0's counts.
 
     Attributes:
         state: All but the model and what was taken along with it.
         begins: Whether it holds only how the run began.
+        n_workers: How many workers the run had that was interrupted.
 
     Raises:
         CheckpointDamagedError: If its state is not one of ours.
     """
 
-    def __init__(self, parts: dict[str, Any], path: str) -> None:
+    def __init__(self, parts: dict[str, Any], path: str, rank: int = 0, n_workers: int = 1) -> None:
         self.path = path
-        self.state = checked(parts.pop(STATE, None), path)
-        self.extra = checked_extra(parts.pop(EXTRA, None), path)
+        self.state: dict[str, Any] = dict(checked(parts.pop(STATE, None), path))
+        self.extra: dict[str, Any] = dict(checked_extra(parts.pop(EXTRA, None), path))
         """The states of what was given to the list as `extra`, by name."""
+        workers = self.state.get("workers") or [None]
+        self.n_workers = len(workers)
+        self._has_generators = rank == 0
+        if self.n_workers == n_workers > 1:
+            with used("what each worker had for itself", path):
+                self._take_own(workers[rank], parts)
         self._parts = parts
         self.parts = frozenset(parts)
         """Names of the model's parts that it holds."""
@@ -65,21 +74,21 @@ class Interrupted:
         with used("its record of epochs", self.path):
             return unpack(self.state["passed"])
 
-    def put_random_state_back(self, rank: int = 0, n_workers: int = 1) -> None:
-        """To be done last: whoever draws a number changes it. Each worker takes its own.
+    def _take_own(self, own: Mapping[str, Any], parts: dict[str, Any]) -> None:
+        from peakhold.backup.own import extras_of, put_into  # of several workers alone
+
+        put_into(own, parts, self.state)
+        self.extra.update(extras_of(own))
+        self._has_generators = True
+
+    def put_random_state_back(self) -> None:
+        """To be done last: whoever draws a number changes it.
 
         With another number of workers than before only rank 0 has one of before.
         """
-        with used("the state of its random generators", self.path):
-            states = self.state.get("workers") or []
-            if len(states) == n_workers > 1:
-                set_random_state(states[rank])
-            elif rank == 0 or n_workers == 1:
+        if self._has_generators:
+            with used("the state of its random generators", self.path):
                 set_random_state(self.state["random"])
-
-    def n_workers(self) -> int:
-        """How many workers the run had that was interrupted."""
-        return len(self.state.get("workers") or []) or 1
 
     def fit_model(self, resumption: Resumption, extras: Extras, backup_dir: str) -> bool:
         """Build the model if need be, see that the backup is of this one, and fill it.

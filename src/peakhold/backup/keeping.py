@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, final
 
 from peakhold._core.moments import Moment
@@ -37,7 +37,7 @@ from peakhold.runtime import filing
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.driver import run_ahead
 from peakhold.runtime.participant import Keeper
-from peakhold.runtime.random_state import from_plain, random_state, to_plain
+from peakhold.runtime.random_state import random_state
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.session import session_of
 from peakhold.runtime.summary import Ending
@@ -71,6 +71,8 @@ class Keeping(Keeper):
         self.current_epoch = 0
         self.last_batch_seen = 0
         self._kept: _Run | None = None
+        self._shared: list[dict[str, Any]] = []
+        """What each of several workers has for itself, by rank."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_kept": None}
@@ -118,7 +120,9 @@ class Keeping(Keeper):
         if checkpoint is None:
             self._take_foreign(kept)
             return
-        kept.interrupted = was = Interrupted(checkpoint.parts, str(checkpoint.entry.path))
+        kept.interrupted = was = Interrupted(
+            checkpoint.parts, str(checkpoint.entry.path), run.rank, run.n_workers
+        )
         state = was.state
         run.resumes(state["run_id"], state["timestamp"])
         if not was.begins or not run.is_told_how_it_counts:
@@ -142,7 +146,8 @@ class Keeping(Keeper):
             run.set_last_epoch(epoch - 1 if epoch > run.first_epoch else None, stopped)
         self._be_ready_to_put_back(run)
         if not run.trained.runs_fit():  # a loop need not say that an epoch begins
-            was.put_random_state_back(run.rank, run.n_workers)
+            was.put_random_state_back()
+        self._tell_another_number(was, run)
         self._say(self._where_it_goes_on(state, epoch, stopped), always=self._is_over())
         if is_filled:
             self._tell_differences(kept)
@@ -155,9 +160,13 @@ class Keeping(Keeper):
         step = run.agree("the backup to go on from", checkpoint and checkpoint.entry.step)
         return kept.folder.at(step) if run.follows and step is not None else checkpoint
 
-    def share(self) -> Any:
-        """The random generators are each worker's own."""
-        return to_plain(random_state())
+    def share(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Random generators are each worker's own, and what else differs."""
+        kept = self._kept
+        if kept is not None:
+            from peakhold.backup.own import collect
+
+            self._shared = collect(self.run.host, kept.resumption.more(), kept.extras, gather)
 
     def _still_stopped(self, was: Interrupted) -> Sequence[str]:
         """Why training was over, as far as it still is: somebody may have been given patience."""
@@ -253,6 +262,16 @@ class Keeping(Keeper):
             callbacks, kept.folder, lambda text: self.run.warn(text, SaveWarning)
         )
 
+    def _tell_another_number(self, was: Interrupted, run: RunView) -> None:
+        then, now = was.n_workers, run.n_workers
+        if then != now:
+            self._say(
+                f": the run that is resumed had {_workers(then)}, this one has {_workers(now)}. "
+                "Model, optimizer and callbacks go on exactly; random generators and statistics of "
+                "rank 0 count, and each worker gets other data than it would have had.",
+                always=True,
+            )
+
     def _tell_what_is_lost(self, was: Interrupted) -> None:
         lost = was.lost()
         if lost:
@@ -319,7 +338,7 @@ class Keeping(Keeper):
         if kept.passed is not None:
             kept.resumption.set_passed(run.callbacks, kept.passed)
         if untouched:
-            was.put_random_state_back(run.rank, run.n_workers)
+            was.put_random_state_back()
 
     # Saving
 
@@ -418,7 +437,7 @@ class Keeping(Keeper):
             "names": resumption.names(),
             "more": resumption.more(),
             "random": random_state(),
-            "workers": [from_plain(one) for one in self.shares] if run.n_workers > 1 else [],
+            "workers": self._shared if run.n_workers > 1 else [],
             "callbacks": filing.collect(members),
             "held": best,
             "passed": kept.packer.pack(kept.passed),
@@ -587,6 +606,10 @@ def _by_whose(callbacks: Iterable[Any]) -> tuple[list[str], list[str]]:
     for one in callbacks:
         (users if traits_of(one) is None else frameworks).append(type(one).__name__)
     return users, frameworks
+
+
+def _workers(n: int) -> str:
+    return "1 worker" if n == 1 else f"{n} workers"
 
 
 def _parts_of(taken: Held | None) -> dict[str, Any]:

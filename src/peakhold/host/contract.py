@@ -115,6 +115,13 @@ class HostState(Protocol):
     def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         """The same for the weights of a snapshot."""
 
+    def unsynced_weights(self) -> frozenset[str]:
+        """Of the weights, what each of several workers changes for itself, by its data.
+
+        Statistics of batch normalization, as far as the framework does not keep them equal; by the
+        names that `leaves` gives to `borrow`'s.
+        """
+
     def enter_save(self) -> None:
         """Another worker reads the state to write it; does what of that all workers must do."""
 

@@ -164,6 +164,9 @@ class LoopHost:
     def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         return nonfinite_names(leaves(snapshot.get(WEIGHTS)))
 
+    def unsynced_weights(self) -> frozenset[str]:
+        return self.models.buffers() if self._get_state == self.models.get_state else frozenset()
+
     def enter_save(self) -> None:
         """Each process reads its own."""
 

@@ -91,6 +91,16 @@ class Models:
             for path, parameter in model.named_parameters()
         )
 
+    def buffers(self) -> frozenset[str]:
+        """Plain names of the buffers of PyTorch's modules, which no gradient changes."""
+        found = set()
+        for name, model in self.by_name.items():
+            if hasattr(model, "named_buffers"):
+                plain = ModuleNames(model).plain
+                before = f"{name}." if name else ""
+                found |= {before + plain(path) for path, _ in model.named_buffers()}
+        return frozenset(found)
+
 
 def _access(model: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
     """How the state of one model is got and set; None if it cannot be."""

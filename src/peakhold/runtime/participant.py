@@ -18,7 +18,7 @@ Rules of this file:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
@@ -465,12 +465,13 @@ class Keeper(Participant):
     """
 
     initial_epoch = 0
-    shares: Sequence[Any] = ()
-    """What the keepers of all workers have to be kept for each, by rank; set before a commit."""
 
-    def share(self) -> Any:
-        """What of this worker alone must be kept with the run, as plain JSON; rank 0 keeps it."""
-        return None
+    def share(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Learn what of each worker alone must be kept with the run; before a commit.
+
+        Args:
+            gather: The values of all workers, by rank, of what each gives (plain JSON); all ask.
+        """
 
     def resume(self, run: RunView) -> None:
         """Take over what an interrupted run left."""

@@ -59,7 +59,9 @@ def to_plain(state: Any) -> Any:
     import base64
 
     if isinstance(state, Mapping):
-        return {key: to_plain(value) for key, value in state.items()}
+        if all(isinstance(key, str) for key in state):
+            return {key: to_plain(value) for key, value in state.items()}
+        return {"$items": [[key, to_plain(value)] for key, value in state.items()]}
     if isinstance(state, (list, tuple)):
         return [to_plain(value) for value in state]
     if hasattr(state, "tobytes"):
@@ -78,5 +80,7 @@ def from_plain(plain: Any) -> Any:
         if "$array" in plain:
             kind, shape, data = plain["$array"]
             return np.frombuffer(base64.b64decode(data), np.dtype(kind)).reshape(shape)
+        if "$items" in plain:
+            return {key: from_plain(value) for key, value in plain["$items"]}
         return {key: from_plain(value) for key, value in plain.items()}
     return [from_plain(value) for value in plain] if isinstance(plain, list) else plain

@@ -21,7 +21,8 @@ import contextlib
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, cast, final
+from functools import partial
+from typing import Any, Final, final
 
 from peakhold import speech
 from peakhold._core.moments import Moment
@@ -451,11 +452,10 @@ class Session:
 
     def _share(self, moment: Moment) -> None:
         """What each worker has for itself is kept with what all have."""
-        keepers = [seat for seat in self.seats if isinstance(seat.participant, Keeper)]
-        own = [cast("Keeper", seat.participant).share() for seat in keepers]
-        shared = self.coordinator.gather(f"the commit of epoch {moment.at.number}", own)
-        for i, seat in enumerate(keepers):
-            cast("Keeper", seat.participant).shares = [each[i] for each in shared]
+        place = f"the commit of epoch {moment.at.number}"
+        for seat in self.seats:
+            if isinstance(seat.participant, Keeper):
+                seat.participant.share(partial(self.coordinator.gather, f"{place} ({seat.name})"))
 
 
 @final

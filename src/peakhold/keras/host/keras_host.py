@@ -250,6 +250,13 @@ class KerasHost:
     def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
         return nonfinite_names(self.named(WEIGHTS, snapshot.get(WEIGHTS)))
 
+    def unsynced_weights(self) -> frozenset[str]:
+        if keras.backend.backend() != "torch":
+            return frozenset()  # one program of all workers keeps them equal
+        trained = {id(variable) for variable in self.model.trainable_weights}
+        weights = self.model.weights
+        return frozenset(str(i) for i, one in enumerate(weights) if id(one) not in trained)
+
     def enter_save(self) -> None:
         """Each process reads its own."""
 

@@ -1,7 +1,9 @@
 """What several workers of one run agree by: the coordinator, and the channel under it.
 
 Only the session asks a coordinator: when a run begins, at each moment between batches, at a commit
-and at the end. No policy, no property and no signal handler does. All values are plain JSON.
+and at the end. No policy, no property and no signal handler does. All values are plain JSON. Within
+an epoch nobody is asked, unless a worker wants to end it: then threads agree on a batch to end at
+(`border.py`), where there is a `border`.
 
 A *round* is one exchange: each worker gives a value, rank 0 makes an answer of them, all get it.
 `aggregate` is the first half of it and `decide` the second; between the two rank 0 decides.
@@ -14,7 +16,10 @@ a coordinator of it, with limits, names of who is late, and errors that reach al
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from peakhold.distributed.border import Border
 
 __all__ = ["Channel", "Coordinator"]
 
@@ -31,6 +36,10 @@ class Coordinator(Protocol):
     rank: int
     size: int
     attempt: str
+
+    @property
+    def border(self) -> Border | None:
+        """Where all end together within an epoch; None: only at an epoch's end."""
 
     def meet(self, offer: Any) -> list[Any]:
         """A run begins: what each worker offers, by rank. Has a limit of its own, a short one.
@@ -58,6 +67,9 @@ class Coordinator(Protocol):
 
     def decide(self, what: str, answer: Any = None) -> Any:
         """The second half: rank 0 gives its answer, the others wait for it."""
+
+    def await_border(self, what: str) -> None:
+        """The main loop is at a border: wait until it holds, or another one does, or none."""
 
     def fail(self, error: BaseException) -> None:
         """Tell all others that this worker ends with an error; never raises."""

@@ -5,6 +5,8 @@ Rules of this file:
 1. The thread has a connection of its own, holds the coordinator by nothing, and ends with the run,
    or when the process does.
 2. A process of the same machine is asked for at the system; of others only their signs are known.
+3. A sign carries who calls for an end within the epoch (`border.py`); while one is agreed on, the
+   thread looks more often, and less so as long as nothing moves.
 """
 
 from __future__ import annotations
@@ -16,14 +18,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast, final
+from queue import Empty
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
+from peakhold.distributed.border import Border
 from peakhold.distributed.contract import Channel
 
 if TYPE_CHECKING:
     from peakhold.distributed.workers import Limits
 
 __all__ = ["Life", "gone", "this_process"]
+
+_TICK_S: Final = 0.005
+"""Between two looks while something moves at the border; a look costs 0.1 ms for each worker."""
+_SLOWER: Final = 1.5
+_SLOWEST_S: Final = 0.25
 
 
 @final
@@ -35,16 +44,24 @@ class Life:
         prefix: Of all keys of this run.
         limits: How often a sign is given, and when one is missed.
         where: Says where this worker is.
+        border: Where all end within an epoch, if one of them asks for it.
     """
 
     def __init__(
-        self, channel: Channel, prefix: str, limits: Limits, where: Callable[[], str]
+        self,
+        channel: Channel,
+        prefix: str,
+        limits: Limits,
+        where: Callable[[], str],
+        border: Border,
     ) -> None:
         self._channel, self._prefix, self._limits, self._where = channel, prefix, limits, where
+        self._border = border
         self._other: Channel | None = None
-        self._over = threading.Event()
         self._seen: dict[int, tuple[int, float, str]] = {}
         """By rank: the number of its newest sign, when that was seen first, and what it said."""
+        self._called = -1
+        """The newest agreement on a border that anybody calls for."""
         self.waiting_for: int | None = None
         """For which rank this worker waits now."""
 
@@ -55,19 +72,35 @@ class Life:
             threading.Thread(target=self._live, name="peakhold-life", daemon=True).start()
 
     def _live(self) -> None:
-        channel, n = cast("Channel", self._other), 0
-        key = f"{self._prefix}beat/{self._channel.rank}"
+        channel, border, n = cast("Channel", self._other), self._border, 0
+        due, calls, pause = 0.0, -1, _TICK_S
         with contextlib.suppress(Exception):  # the group is gone: the main thread will say so
             while True:
-                n += 1
-                with contextlib.suppress(ReferenceError, AttributeError):
-                    sign = json.dumps([n, self._said()]).encode()
-                    (channel.set if n == 1 else channel.replace)(key, sign)
-                self._look(channel)
-                if self._over.wait(self._limits.beat):
+                now = time.monotonic()
+                if now >= due or border.calls != calls:
+                    n, due, calls = n + 1, now + self._limits.beat, border.calls
+                    self._tell(channel, n, calls)
+                    self._look(channel)
+                moved = border.step(channel, self._called)
+                pause = _TICK_S if moved else min(_SLOWER * pause, _SLOWEST_S)
+                until = max(0.0, due - time.monotonic())
+                try:
+                    woken = border.wakes.get(
+                        timeout=min(pause, until) if border.is_active else until
+                    )
+                except Empty:
+                    continue
+                if not woken:
                     break
+                pause = _TICK_S
         with contextlib.suppress(Exception):
             channel.close()
+
+    def _tell(self, channel: Channel, n: int, calls: int) -> None:
+        with contextlib.suppress(ReferenceError, AttributeError):
+            sign = json.dumps([n, self._said(), calls]).encode()
+            key = f"{self._prefix}beat/{self._channel.rank}"
+            (channel.set if n == 1 else channel.replace)(key, sign)
 
     def _said(self) -> str:
         where, rank = self._where(), self.waiting_for
@@ -79,9 +112,10 @@ class Life:
         for rank in range(channel.size):
             value = channel.get(f"{self._prefix}beat/{rank}", 0)
             if value is not None:
-                n, said = json.loads(value)
+                n, said, calls = json.loads(value)
                 if self._seen.get(rank, (0,))[0] != n:
                     self._seen[rank] = n, now, said
+                    self._called = max(self._called, calls)
 
     def last_seen(self, rank: int) -> str:
         """Where a rank was at its newest sign of life, and how long that is ago if it is silent."""
@@ -95,7 +129,7 @@ class Life:
 
     def end(self) -> None:
         """No further sign."""
-        self._over.set()
+        self._border.wakes.put(False)
 
 
 def this_process() -> list[Any]:

@@ -11,7 +11,7 @@ __all__ = ["LocalCoordinator"]
 class LocalCoordinator:
     """One worker agrees with itself."""
 
-    rank, size, attempt = 0, 1, ""
+    rank, size, attempt, border = 0, 1, "", None
 
     def meet(self, offer: Any) -> list[Any]:
         """It is alone."""
@@ -32,6 +32,9 @@ class LocalCoordinator:
     def decide(self, what: str, answer: Any = None) -> Any:
         """Its own answer."""
         return answer
+
+    def await_border(self, what: str) -> None:
+        """There is none."""
 
     def fail(self, error: BaseException) -> None:
         """Nobody to tell."""

@@ -29,6 +29,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from peakhold.distributed.border import Border
 from peakhold.distributed.contract import Channel
 from peakhold.distributed.life import Life, gone, this_process
 from peakhold.errors import (
@@ -127,7 +128,8 @@ class Workers:
         self._pending: str | None = None
         self._answers: list[str] = []
         """Answers that somebody may not have read yet."""
-        self._life = Life(channel, self._prefix, self.limits, where)
+        self.border = Border(self.rank, self.size, self._prefix)
+        self._life = Life(channel, self._prefix, self.limits, where, self.border)
         self._processes: list[Any] = []
         """Host, number and beginning of each worker's process, by rank."""
         self._closed, self._pid = False, os.getpid()
@@ -226,18 +228,42 @@ class Workers:
                 if value is not None:
                     return _unpacked(value)
                 self._look_for_trouble(rank)
-                now = time.monotonic()
-                if now - began >= limit:
-                    raise self._late(rank, what, limit)
-                if now >= told:
-                    told = now + self.limits.again
-                    if self.rank == min(r for r in range(self.size) if r != rank):
-                        say(
-                            f"Peakhold: waiting for {self._named(rank)}, for {now - began:.0f} s; "
-                            f"rank {self.rank} is at {what}."
-                        )
+                told = self._look_at_clock(rank, what, began, told, limit)
         finally:
             self._life.waiting_for = None
+
+    def await_border(self, what: str) -> None:
+        """The main loop is at a border that is not confirmed: wait until it is, or is none."""
+        began = time.monotonic()
+        told, late = began + self.limits.notice, None
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        try:
+            while not self.border.settled(_SLICE_S):
+                for rank in others:
+                    self._look_for_trouble(rank)
+                with self._connected(0):
+                    late = self.border.missing(self._channel)
+                if late is not None:
+                    self._life.waiting_for = late
+                    told = self._look_at_clock(late, what, began, told, self.limits.wait)
+        finally:
+            self._life.waiting_for = None
+
+    def _look_at_clock(
+        self, rank: int, what: str, began: float, told: float, limit: float
+    ) -> float:
+        """Name who is late, raise if it is too late; when to name it next."""
+        now = time.monotonic()
+        if now - began >= limit:
+            raise self._late(rank, what, limit)
+        if now < told:
+            return told
+        if self.rank == min(r for r in range(self.size) if r != rank):
+            say(
+                f"Peakhold: waiting for {self._named(rank)}, for {now - began:.0f} s; "
+                f"rank {self.rank} is at {what}."
+            )
+        return now + self.limits.again
 
     @contextlib.contextmanager
     def _connected(self, rank: int) -> Any:

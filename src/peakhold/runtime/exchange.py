@@ -14,14 +14,15 @@ Rules of this file:
    alike when the run begins (`meeting.py`). What only records stands on rank 0, wherever it likes.
 2. Metrics, and whether the state is finite, are those of all workers; all else in a moment (clocks,
    rates, answers of a user's code) is rank 0's.
-3. What one worker wants to end training for, Ctrl-C too, becomes a stop of all at the next round.
+3. What one worker wants to end training for, Ctrl-C too, becomes a stop of all at the next round,
+   if they have not ended within the epoch (`proposals.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from peakhold._core.aggregates import aggregate, metric_from_json, metric_to_json
 from peakhold._core.moments import Moment
@@ -38,8 +39,10 @@ from peakhold._core.wire import (
 from peakhold.errors import AdviceWarning
 from peakhold.host.contract import AVERAGE, WEIGHTS
 from peakhold.runtime.progress import numbers_in
+from peakhold.runtime.proposals import carry_out
 
 if TYPE_CHECKING:
+    from peakhold.runtime.proposals import Proposals
     from peakhold.runtime.session import Session
     from peakhold.runtime.turn import Errors, Turn
 
@@ -78,8 +81,12 @@ class Exchange:
         self._what, self._coordinator = what, session.coordinator
         self.follows = session.coordinator.rank > 0
         self._answer: Mapping[str, Any] = {}
-        self._stops: Sequence[Any] = ()
-        self._interrupted = False
+        self._wanted: Sequence[Any] = ()
+        proposals = cast("Proposals", session.proposals)
+        if turn.moment.event is Event.EPOCH_END:
+            proposals.epoch_ended(turn.moment.at.epoch)
+        elif turn.moment.event is Event.TRAIN_END:
+            proposals.training_ended()
         reports = session.coordinator.aggregate(what, _report(turn))
         if reports is None:
             self._take(turn, session.coordinator.decide(what))
@@ -106,8 +113,7 @@ class Exchange:
             epoch_cut_short=any(each["cut_short"] for each in reports),
             defect=f"weights are not finite ({bad[0][1]}, on rank {bad[0][0]})" if bad else None,
         )
-        self._stops = [stop for each in reports for stop in each["stops"]]
-        self._interrupted = any(each["interrupted"] for each in reports)
+        self._wanted = [each["wants"] for each in reports]
 
     def publish(self, turn: Turn) -> None:
         """Rank 0 has decided."""
@@ -119,8 +125,7 @@ class Exchange:
                 seat.name: decisions_to_json(turn.decided.get(seat.name, ())) for seat in seats
             },
             "states": {seat.name: seat.participant.shared_state() for seat in turn.cast.deciding},
-            "stops": self._stops,
-            "interrupted": self._interrupted,
+            "wanted": self._wanted,
         }
         self._coordinator.decide(self._what, answer)
 
@@ -130,7 +135,7 @@ class Exchange:
         self._answer = answer
         turn.moment = moment_from_json(answer["moment"])
         _show(turn.logs, turn.moment.metrics)
-        self._stops, self._interrupted = answer["stops"], answer["interrupted"]
+        self._wanted = answer["wanted"]
 
     def learn(self, turn: Turn) -> None:
         """What has become known to rank 0."""
@@ -157,27 +162,20 @@ class Exchange:
 
     def stop(self, turn: Turn) -> None:
         """End training, if one of all wants to."""
-        session, stops, self._stops = turn.session, self._stops, ()
-        if self._interrupted and turn.moment.event is Event.EPOCH_END:
-            session.interrupted = True
-            session.host.request_stop()
-        for reason, bad, by in stops:
-            session.is_agreed = True
-            turn.session.stop(reason, bad=bad, by=by)
-            session.is_agreed = False
+        wanted, self._wanted = self._wanted, ()
+        if wanted:
+            carry_out(turn.session, wanted, may_go_on=turn.moment.event is not Event.TRAIN_END)
 
 
 def _report(turn: Turn) -> dict[str, Any]:
     """What this worker has measured, and what it wants."""
     session, moment = turn.session, turn.moment
-    stops, session.proposals = session.proposals, []
     return {
         "metrics": {name: metric_to_json(value) for name, value in moment.metrics.items()},
         "validated": moment.validated,
         "cut_short": moment.epoch_cut_short,
         "bad": _not_finite(turn),
-        "stops": stops,
-        "interrupted": session.interrupted,
+        "wants": cast("Proposals", session.proposals).withdraw(),
     }
 
 
@@ -223,7 +221,11 @@ def tell_the_end(session: Session, errors: Errors) -> None:
     """What has become of the last saves."""
     seats = [seat for seat in session.seats if seat.exchanges]
     states = {seat.name: seat.participant.shared_state() for seat in seats}
-    states = session.coordinator.agree("the end of the run", states)
+    proposals = cast("Proposals", session.proposals)
+    proposals.training_ended()
+    shared = session.coordinator.gather("the end of the run", [states, proposals.withdraw()])
+    carry_out(session, [each for _, each in shared], may_go_on=False)
+    states = shared[0][0]
     if session.coordinator.rank == 0:
         return
     moment = Moment(Event.TRAIN_END, session.progress.moment(Event.TRAIN_END, None, {}).at)

@@ -44,6 +44,9 @@ def meet(session: Session, fresh: Sequence[Seat]) -> None:
         for text in _differences(offers[0], offer, rank):
             raise WorkersDifferError.of_rank(rank, text, hint=_HINT)
     session.cut_before(row[0] for offer in offers for row in offer["rows"])
+    followed = [offer["is_followed"] for offer in offers]
+    if session.proposals is not None and any(followed) and None not in followed:
+        session.proposals.ask_after_epochs()
 
 
 def _offer(session: Session, fresh: Sequence[Seat]) -> dict[str, Any]:
@@ -60,7 +63,19 @@ def _offer(session: Session, fresh: Sequence[Seat]) -> dict[str, Any]:
         "rows": rows,
         "settings": {s.name: arguments_of(s.callback) for s in fresh if s.exchanges},
         "epochs": session.epochs,
+        "is_followed": _is_followed(session),
     }
+
+
+def _is_followed(session: Session) -> bool | None:
+    """Whether a user's callback may set `stop_training` when the last round of an epoch is over.
+
+    None: nobody knows, for no list calls the callbacks.
+    """
+    if session.driver is None:
+        return None
+    deciding = [seat for seat in session.seats if seat.exchanges]
+    return not deciding or session.segments.user_callbacks_follow(deciding[-1].callback)
 
 
 def _differences(first: Mapping[str, Any], other: Mapping[str, Any], rank: int) -> Iterator[str]:

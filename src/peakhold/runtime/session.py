@@ -22,7 +22,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from peakhold import speech
 from peakhold._core.moments import Moment
@@ -44,6 +44,9 @@ from peakhold.runtime.signals import Signals
 from peakhold.runtime.summary import Ending
 from peakhold.runtime.turn import Cast, Errors
 from peakhold.snapshots.pool import SnapshotPool, held_weakly
+
+if TYPE_CHECKING:
+    from peakhold.runtime.proposals import Proposals
 
 __all__ = ["Session", "session_of"]
 
@@ -103,7 +106,9 @@ class Session:
         self.progress = Progress(steps, self._will_validate)
         self.progress.may_count_from_one = self._may_count_from_one
         self.progress.first_epoch = getattr(driver, "first_epoch", None)
-        self.coordinator: Coordinator = coordinator or LocalCoordinator()
+        self.proposals: Proposals | None = None
+        """Of several workers: what this one wants to stop for, until all have agreed to."""
+        self._agrees_by(coordinator or LocalCoordinator())
         self.stop_reasons: list[str] = []
         self.stopped_by: list[str] = []
         """By whom, of each reason: the name that its state is filed under; empty if by nobody."""
@@ -131,8 +136,6 @@ class Session:
         """Snapshots by model, under the `id` of its host."""
         self.told_partial: set[str] = set()
         """Metrics of which it has been said that not all workers have them."""
-        self.proposals: list[tuple[str, bool, str]] = []
-        """Of several workers: reasons of this one to stop, until all have agreed to."""
         self._take_in(callbacks)
 
     # Who takes part
@@ -146,8 +149,7 @@ class Session:
             return "" if session is None else session.where()
 
         given = getattr(self.driver, "workers", None)
-        self.coordinator = coordinator_for(given, self.host.versions(), where)
-        self.identity.rank = self.coordinator.rank if self.coordinator.size > 1 else None
+        self._agrees_by(coordinator_for(given, self.host.versions(), where))
         if self.coordinator.rank:
             for seat in self.seats:
                 if not seat.exchanges:
@@ -158,6 +160,14 @@ class Session:
     def has_workers(self) -> bool:
         """Whether it is known who shares this run, or that nobody does."""
         return self.coordinator.size > 1 or is_alone()
+
+    def _agrees_by(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.identity.rank = coordinator.rank if coordinator.size > 1 else None
+        if coordinator.size > 1:
+            from peakhold.runtime.proposals import Proposals  # of several workers alone
+
+            self.proposals = Proposals(self, coordinator.border)
 
     def where(self) -> str:
         """Where this worker is, for those who wait for it; may be asked in any thread."""
@@ -241,6 +251,11 @@ class Session:
         return None if self._driver is None else self._driver()
 
     @property
+    def is_lists(self) -> bool:
+        """Whether this is the run of its list, and not an earlier one, which raised."""
+        return not self.closing.is_over and _running(self.driver).session is self
+
+    @property
     def driven(self) -> bool:
         """Whether a list calls the callbacks, or the framework's own loop runs around them."""
         return self._driver is not None or self.host.runs_fit()
@@ -298,8 +313,8 @@ class Session:
 
     def stop(self, reason: str, *, bad: bool = False, by: str = "") -> None:
         """Ask for the end of training; `bad`: the state it ends with is not one to go on from."""
-        if self.coordinator.size > 1 and not self.is_agreed:
-            self.proposals.append((reason, bad, by))
+        if self.proposals is not None and not self.is_agreed:
+            self.proposals.propose(reason, bad, by)
             return
         self.stop_reasons.append(reason)
         self.stopped_by.append(by)
@@ -410,6 +425,13 @@ class Session:
 
     def on_interrupt(self) -> None:
         """Ctrl-C came. In a signal handler: set flags, nothing else."""
+        if self.proposals is not None:
+            self.proposals.propose_interrupt()
+        else:
+            self.interrupt_now()
+
+    def interrupt_now(self) -> None:
+        """Ctrl-C is to end this run, at the batch that runs."""
         self.interrupted = True
         self.progress.epoch_cut_short = self.progress.in_batches
         self.host.request_stop()

@@ -1,0 +1,201 @@
+"""What one of several workers wants to end training for, and how all do: at one batch.
+
+Rules of this file:
+
+1. What a worker wants is a proposal, until all have agreed: at the border, within an epoch
+   (`distributed/border.py`), or in the round at its end (`exchange.py`), whichever comes first.
+2. What all have agreed to, each carries out as if it had come to itself.
+3. Batches are looked at only while a border is agreed on, by the list itself: a callback's hook
+   would turn Keras's asynchronous dispatch off.
+4. A signal's handler sets flags, and wakes the thread.
+5. A user's callback that is called after the last round of an epoch may set `stop_training` on one
+   worker alone. Where there is such a one on any, they ask each other once more, after the list's
+   last callback.
+6. A list outlives a run that raised: what was put on it looks whether its run is still the list's.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, final
+
+from peakhold.distributed.border import END, OVER, Border
+
+if TYPE_CHECKING:
+    from peakhold.runtime.session import Session
+
+__all__ = ["Proposals"]
+
+_BATCH_END: Final = "on_train_batch_end"
+_EPOCH_END: Final = "on_epoch_end"
+
+
+@final
+class Proposals:
+    """The proposals of one worker.
+
+    Args:
+        session: The run; it is held weakly, for a thread asks.
+        border: Where all end within an epoch; None: they do at its end.
+    """
+
+    def __init__(self, session: Session, border: Border | None) -> None:
+        self._session = weakref.ref(session)
+        self._border = border
+        self.stops: list[tuple[str, bool, str]] = []
+        """Why this worker wants to end training: reason, whether the state is bad, by whom."""
+        self.interrupt = False
+        """Whether Ctrl-C came to this one."""
+        self._take_off: Callable[[], None] | None = None
+        """Has the list call what it called at a batch's end, if batches are looked at."""
+        self._asks_after_epochs = False
+        if border is not None:
+            border.proposer = self
+
+    # What this worker wants
+
+    def propose(self, reason: str, bad: bool, by: str) -> None:
+        """It wants to end training; whoever says so at each batch is heard once."""
+        if not by or all(by != other for _, _, other in self.stops):
+            self.stops.append((reason, bad, by))
+            self._wake()
+
+    def propose_interrupt(self) -> None:
+        """Ctrl-C came. In a signal handler: set flags, nothing else."""
+        self.interrupt = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._border is not None:
+            self._border.propose()
+
+    def withdraw(self) -> dict[str, Any]:
+        """What it wants, for a round that all go through; it is not proposed again."""
+        session, stops, interrupt = self._session(), self.stops, self.interrupt
+        self.stops, self.interrupt = [], False
+        asked = session is not None and session.host.stop_requested()
+        agreed = session is None or session.interrupted or session.stop_reasons
+        return {"stops": stops, "interrupt": interrupt, "asked": asked and not agreed}
+
+    # What the border asks, in the thread
+
+    def wants(self) -> bool:
+        """Whether it wants anything."""
+        return bool(self.stops or self.interrupt)
+
+    def proposal(self) -> dict[str, Any]:
+        """What it wants, for the border."""
+        return {"stops": list(self.stops), "interrupt": self.interrupt}
+
+    def count(self) -> None:
+        """Have the list tell of each batch."""
+        if self._take_off is None:
+            self._take_off = self._after(_BATCH_END, self._pass)
+
+    def _after(self, hook: str, work: Callable[[int], None]) -> Callable[[], None] | None:
+        """Have the list do something when all callbacks were called for a hook; how to end it."""
+        session = self._session()
+        driver = None if session is None else session.driver
+        if driver is None:
+            return None
+        before, own, reference = vars(driver).get(hook), getattr(driver, hook), weakref.ref(driver)
+
+        def called(number: int, *args: Any, **kwargs: Any) -> Any:
+            result = own(number, *args, **kwargs)
+            session = self._session()
+            if session is None or not session.is_lists:
+                take_off()
+                return result
+            try:
+                work(number)
+            except BaseException as error:
+                session.coordinator.fail(error)
+                raise
+            return result
+
+        def take_off() -> None:
+            driver = reference()
+            if driver is None or vars(driver).get(hook) is not called:
+                return
+            if before is None:
+                vars(driver).pop(hook)
+            else:
+                setattr(driver, hook, before)
+
+        setattr(driver, hook, called)
+        return take_off
+
+    # The main thread
+
+    def rest(self) -> None:
+        """The list calls what it called before."""
+        take_off, self._take_off = self._take_off, None
+        if take_off is not None:
+            take_off()
+
+    def ask_after_epochs(self) -> None:
+        """A user's callback may set `stop_training` when our round of an epoch is over."""
+        if not self._asks_after_epochs:
+            self._asks_after_epochs = True
+            self._after(_EPOCH_END, self._ask)
+
+    def _ask(self, epoch: int) -> None:
+        session = self._session()
+        if session is not None:
+            self.epoch_ended(epoch)
+            number = epoch + 1 - session.progress.first
+            what = f"the last callback at the end of epoch {number}"
+            carry_out(session, session.coordinator.gather(what, self.withdraw()))
+
+    def _pass(self, batch: int) -> None:
+        session, border = self._session(), self._border
+        if session is None or border is None:
+            return
+        n_done = getattr(session.driver, "n_batches_done", None)
+        epoch = session.progress.epoch
+        if border.reach((epoch, batch + 1 if n_done is None else n_done)):
+            number = epoch + 1 - session.progress.first
+            session.coordinator.await_border(
+                f"batch {batch} of epoch {number}, where training is to end"
+            )
+        agreed = border.take()
+        if agreed is not None:
+            own = agreed[session.coordinator.rank]
+            del self.stops[: len(own["stops"])]
+            self.interrupt = self.interrupt and not own["interrupt"]
+            carry_out(session, agreed)
+
+    def epoch_ended(self, epoch: int) -> None:
+        """The round at an epoch's end is next."""
+        if self._border is not None and self._border.is_active:
+            self._border.reach((epoch, END))
+
+    def training_ended(self) -> None:
+        """No batch will come any more."""
+        if self._border is not None and self._border.is_active:
+            self._border.reach(OVER)
+
+
+def carry_out(session: Session, wanted: Sequence[Any], *, may_go_on: bool = True) -> None:
+    """All have agreed to what each of them wants.
+
+    Args:
+        session: The run.
+        wanted: By rank.
+        may_go_on: Whether there is a loop to be told.
+    """
+    session.is_agreed = True
+    try:
+        if any(each["interrupt"] for each in wanted):
+            session.interrupt_now()
+        for reason, bad, by in _each_once(stop for each in wanted for stop in each["stops"]):
+            session.stop(reason, bad=bad, by=by)
+        if may_go_on and any(each.get("asked") for each in wanted):
+            session.host.request_stop()
+    finally:
+        session.is_agreed = False
+
+
+def _each_once(stops: Iterable[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
+    return dict.fromkeys(map(tuple, stops))

@@ -2,6 +2,8 @@
 
 import threading
 
+import numpy as np
+
 from peakhold import Callback, CallbackList
 from peakhold.distributed import Limits, Workers
 from peakhold.testing.workers import FakeHub, run_workers
@@ -14,14 +16,14 @@ class Model:
     """A model whose weight says how many batches it has seen."""
 
     def __init__(self):
-        self.weights = [0.0]
+        self.weights = [np.zeros(1)]
         self.stop_training = False
 
     def get_weights(self):
         return list(self.weights)
 
     def set_weights(self, weights):
-        self.weights = list(weights)
+        self.weights = [np.array(one, dtype=float) for one in weights]
 
 
 class At(Callback):
@@ -74,10 +76,16 @@ class Loops:
         self.done = [[] for _ in range(size)]
         """By rank: how many batches each epoch had."""
         self.lists = [None] * size
+        self.on_begin = lambda rank: None
 
     def run(self, timeout_s=60):
         """Run all; by rank, what the loop returned or raised."""
-        return run_workers(self.size, self.work, timeout_s=timeout_s)
+        try:
+            return run_workers(self.size, self.work, timeout_s=timeout_s)
+        finally:
+            for one in self.lists:
+                if one is not None:
+                    session_of(one).coordinator.close()  # as a process's end does
 
     def work(self, rank):
         """One worker's loop."""
@@ -88,6 +96,7 @@ class Loops:
         )  # fmt: skip
         try:
             run.on_train_begin()
+            self.on_begin(rank)
             for epoch in range(run.initial_epoch, self.epochs):
                 run.on_epoch_begin(epoch)
                 self.done[rank].append(0)

@@ -1,10 +1,13 @@
 """Whoever of several workers wants to stop, all end after the same batch, or at an epoch's end."""
 
 import math
+import threading
+import time
 
 import pytest
 
-from peakhold import Callback, CSVLogger, EarlyStopping, TerminateOnNaN
+from peakhold import BackupAndRestore, Callback, CSVLogger, EarlyStopping, TerminateOnNaN
+from peakhold.store import Reader
 from workers_rig import At, Loops, session_of
 
 pytestmark = pytest.mark.torch_is_enough("no framework has a part in it")
@@ -149,6 +152,118 @@ def test_ctrl_c_after_the_last_epoch_comes_to_all():
 
     assert [type(one) for one in loops.run()] == [KeyboardInterrupt] * 2
     assert loops.done == [[10, 10, 10]] * 2
+
+
+# SIGTERM
+
+
+class Ended(BaseException):
+    """In the place of a process that a signal ends."""
+
+
+class Signals:
+    """In the place of a run's signals: workers in threads get none."""
+
+    def __init__(self, returns=False):
+        self.returns, self.n_terminated = returns, 0
+
+    def terminate(self):
+        self.n_terminated += 1
+        if not self.returns:
+            raise Ended
+
+    def uninstall(self):
+        pass
+
+
+def sigterm(callback):
+    """As its handler does: on a thread of its own; whether that one repeats the signal."""
+    session = session_of(callback.loops.lists[callback.rank])
+
+    def finish():
+        callback.loops.passed_on.append((callback.rank, session.on_termination()))
+
+    thread = threading.Thread(target=finish, daemon=True)
+    callback.loops.threads.append(thread)
+    thread.start()
+
+
+def with_signals(loops, returns=False):
+    loops.signals = [Signals(returns) for _ in range(loops.size)]
+    loops.passed_on, loops.threads = [], []
+
+    def set_them(rank):
+        session_of(loops.lists[rank]).signals = loops.signals[rank]
+
+    loops.on_begin = set_them
+    return loops
+
+
+@pytest.mark.parametrize("receivers", [[1], [0, 1, 2]])
+def test_sigterm_backs_up_at_one_batch_on_all_and_then_ends_each(tmp_path, receivers):
+    def callbacks(rank):
+        keeper = BackupAndRestore(tmp_path / "backup", save_freq=LONG)
+        return [keeper, *[at(loops, rank, 1, 6, sigterm)] * (rank in receivers)]
+
+    loops = with_signals(Loops(3, callbacks, n_batches=lambda rank, epoch: LONG if epoch else 5))
+
+    results = loops.run()
+    for thread in loops.threads:
+        thread.join(20)
+
+    assert [type(one) for one in results] == [Ended] * 3
+    assert loops.done[0] == loops.done[1] == loops.done[2]
+    assert sorted(loops.passed_on) == [(rank, True) for rank in receivers]
+    backup = Reader(tmp_path / "backup").load("latest")
+    n_batches = loops.done[0][1]
+    assert backup.entry.reason == f"batch {n_batches} of epoch 2"
+    assert float(backup["weights"][0][0]) == 5 + n_batches
+
+
+def test_sigterm_whose_handler_only_sets_a_flag_comes_to_all_at_one_batch(tmp_path):
+    def callbacks(rank):
+        keeper = BackupAndRestore(tmp_path / "backup", save_freq=LONG)
+        return [keeper, *[at(loops, rank, 0, 6, sigterm)] * (rank == 2)]
+
+    loops = with_signals(
+        Loops(3, callbacks, n_batches=lambda rank, epoch: 20_000, epochs=1), returns=True
+    )
+
+    results = loops.run()
+
+    assert not any(isinstance(one, BaseException) for one in results)
+    assert [signals.n_terminated for signals in loops.signals] == [1, 1, 1]
+    assert loops.done == [[20_000]] * 3
+
+
+def test_sigterm_while_a_worker_is_gone_agrees_on_nothing_and_names_what_is_on_disk(
+    tmp_path, capsys
+):
+    taken = []
+
+    def callbacks(rank):
+        def die(callback):
+            loops.hub.channel(1).set("peakhold/0/0/left/1", b"1")  # as its process's end does
+            raise Ended
+
+        def look(callback):
+            began = time.monotonic()
+            session = session_of(loops.lists[0])
+            taken.append((session.on_termination(), time.monotonic() - began))
+            raise Ended
+
+        keeper = BackupAndRestore(tmp_path / "backup")
+        return [keeper, at(loops, rank, 1, 3, die if rank else look)]
+
+    loops = with_signals(Loops(2, callbacks, in_step=False))
+
+    assert [type(one) for one in loops.run()] == [Ended, Ended]
+    [(is_passed_on, seconds)] = taken
+    assert not is_passed_on
+    assert seconds < 4
+    said = capsys.readouterr().out
+    assert "Peakhold: SIGTERM, and rank 1 has left the run: nothing more is agreed on." in said
+    assert f"The newest backup is step 1 in {str(tmp_path / 'backup')!r}, after epoch 1." in said
 
 
 def test_batches_are_not_looked_at_unless_somebody_wants_to_end():

@@ -391,10 +391,29 @@ class Keeping(Keeper):
         kept.due, due = self._schedule.batch_end(kept.due, batch)
         self.last_batch_seen = batch
         if due or (kept.wanted.is_set() and not kept.saved.is_set()):
-            kept.due = self._schedule.reset(kept.due)
-            kept.saved_within = True
-            self.run.new_moment()
-            self._save(moment.at.epoch, batch, False)
+            self._save_within(kept, moment.at.epoch, batch)
+
+    def _save_within(self, kept: _Run, epoch: int, batch: int) -> None:
+        kept.due = self._schedule.reset(kept.due)
+        kept.saved_within = True
+        self.run.new_moment()
+        self._save(epoch, batch, False)
+
+    def commit_within(self, moment: Moment) -> None:
+        """Back up at this batch, where there is no backup at each epoch's end."""
+        kept, batch = self._kept, moment.at.batch
+        if kept is not None and batch is not None and self.save_freq != "epoch":
+            self.last_batch_seen = batch
+            self._save_within(kept, moment.at.epoch, batch)
+
+    def newest(self) -> str | None:
+        """The newest backup."""
+        from peakhold.store import Reader
+
+        entry = Reader(self.backup_dir).latest
+        return (
+            None if entry is None else f"step {entry.step} in {self.backup_dir!r}, {entry.reason}"
+        )
 
     @property
     def _schedule(self) -> SaveSchedule:
@@ -525,7 +544,7 @@ class Keeping(Keeper):
         kept = self._kept
         if kept is None:
             return
-        if self.save_freq != "epoch":
+        if self.save_freq != "epoch" and self.run.n_workers == 1:  # several end at one batch
             kept.wanted.set()
             driver = self.run.driver
             if driver is not None:

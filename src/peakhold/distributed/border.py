@@ -89,6 +89,8 @@ class Border:
         """Which agreement is the next one, or under way."""
         self.is_active = False
         """Whether one is under way."""
+        self.is_over = False
+        """Whether this worker's training has ended: nobody is missed any more."""
         # Shared with the main thread
         self._changed = threading.Condition()
         self._at: Point | None = None

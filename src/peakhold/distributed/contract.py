@@ -71,6 +71,9 @@ class Coordinator(Protocol):
     def await_border(self, what: str) -> None:
         """The main loop is at a border: wait until it holds, or another one does, or none."""
 
+    def lost(self) -> tuple[int, str] | None:
+        """A worker that is known to be gone, and how; None if all are there. In any thread."""
+
     def fail(self, error: BaseException) -> None:
         """Tell all others that this worker ends with an error; never raises."""
 

@@ -5,7 +5,9 @@ Rules of this file:
 1. The thread has a connection of its own, holds the coordinator by nothing, and ends with the run,
    or when the process does.
 2. A process of the same machine is asked for at the system; of others only their signs are known.
-3. A sign carries who calls for an end within the epoch (`border.py`); while one is agreed on, the
+3. Where the main thread is inside a collective of the framework's, nothing else can say who is
+   gone: the thread says it, once. Where it waits for others in our code, it hears it by itself.
+4. A sign carries who calls for an end within the epoch (`border.py`); while one is agreed on, the
    thread looks more often, and less so as long as nothing moves.
 """
 
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from peakhold.distributed.border import Border
 from peakhold.distributed.contract import Channel
+from peakhold.speech import say
 
 if TYPE_CHECKING:
     from peakhold.distributed.workers import Limits
@@ -60,6 +63,12 @@ class Life:
         self._other: Channel | None = None
         self._seen: dict[int, tuple[int, float, str]] = {}
         """By rank: the number of its newest sign, when that was seen first, and what it said."""
+        self.processes: list[Any] = []
+        """By rank: host, number and beginning of each worker's process, once they have met."""
+        self._losses: dict[int, str] = {}
+        """Who is known to be gone, and how."""
+        self._told: set[int] = set()
+        """Of whom it was said that nothing is heard."""
         self._called = -1
         """The newest agreement on a border that anybody calls for."""
         self.waiting_for: int | None = None
@@ -81,6 +90,8 @@ class Life:
                     n, due, calls = n + 1, now + self._limits.beat, border.calls
                     self._tell(channel, n, calls)
                     self._look(channel)
+                    self._say_who_is_missing()
+                    self._look_who_is_gone(channel)
                 moved = border.step(channel, self._called)
                 pause = _TICK_S if moved else min(_SLOWER * pause, _SLOWEST_S)
                 until = max(0.0, due - time.monotonic())
@@ -117,6 +128,56 @@ class Life:
                     self._seen[rank] = n, now, said
                     self._called = max(self._called, calls)
 
+    def _look_who_is_gone(self, channel: Channel) -> None:
+        failed = channel.get(f"{self._prefix}failed", 0)
+        if failed is not None:
+            rank, message = json.loads(failed)
+            self._losses[rank] = f"rank {rank} ended with {message}"
+        for rank in self._others():
+            if rank not in self._losses and channel.get(f"{self._prefix}left/{rank}", 0):
+                self._losses[rank] = f"rank {rank} has left the run"
+        self._look_at_processes()
+
+    def _look_at_processes(self) -> None:
+        for rank, process in enumerate(self.processes):
+            if rank != self._channel.rank and rank not in self._losses and gone(process):
+                self._losses[rank] = f"rank {rank} is gone: its process has ended"
+
+    def newest_loss(self) -> tuple[int, str] | None:
+        """Who is known to be gone, and how; in any thread."""
+        self._look_at_processes()
+        return next(iter(self._losses.items()), None)
+
+    def _others(self) -> list[int]:
+        return [rank for rank in range(self._channel.size) if rank != self._channel.rank]
+
+    def _say_who_is_missing(self) -> None:
+        """Of what was known at the look before: by now the main thread may have heard of it."""
+        if self._border.is_over or not self.processes:
+            return
+        for rank in self._others():
+            if rank in self._losses or self._is_silent(rank):
+                self._say_once(rank)
+
+    def _say_once(self, rank: int) -> None:
+        here = [one for one in range(self._channel.size) if one not in self._losses]
+        first = min(one for one in here if not self._is_silent(one))
+        if rank in self._told or self.waiting_for is not None or self._channel.rank != first:
+            return
+        self._told.add(rank)
+        what = self._losses.get(rank)
+        what = f"rank {rank} gives no sign of life" if what is None else what
+        with contextlib.suppress(ReferenceError, AttributeError):
+            say(
+                f"Peakhold: {what} (last seen {self.last_seen(rank)}). Rank {first}, "
+                f"{self._said() or 'in this run'}, may be waiting for it in a collective of the "
+                "framework's, which only the framework or the launcher ends."
+            )
+
+    def _is_silent(self, rank: int) -> bool:
+        seen = self._seen.get(rank)
+        return seen is not None and time.monotonic() - seen[1] >= self._limits.silent
+
     def last_seen(self, rank: int) -> str:
         """Where a rank was at its newest sign of life, and how long that is ago if it is silent."""
         seen = self._seen.get(rank)
@@ -125,7 +186,7 @@ class Life:
         _, at, said = seen
         ago = time.monotonic() - at
         where = said or "in this run"
-        return where if ago < self._limits.silent else f"{where}; silent for {ago:.0f} s"
+        return where if not self._is_silent(rank) else f"{where}; silent for {ago:.0f} s"
 
     def end(self) -> None:
         """No further sign."""

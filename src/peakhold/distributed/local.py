@@ -36,6 +36,10 @@ class LocalCoordinator:
     def await_border(self, what: str) -> None:
         """There is none."""
 
+    def lost(self) -> tuple[int, str] | None:
+        """It is there."""
+        return None
+
     def fail(self, error: BaseException) -> None:
         """Nobody to tell."""
 

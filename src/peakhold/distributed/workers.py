@@ -143,7 +143,7 @@ class Workers:
         """A run begins: what each worker offers, by rank."""
         self._life.begin()
         met = self._gather("train begin", [this_process(), offer], self.limits.handshake)
-        self._processes = [process for process, _ in met]
+        self._processes = self._life.processes = [process for process, _ in met]
         return [given for _, given in met]
 
     # Rounds
@@ -325,6 +325,10 @@ class Workers:
         return error
 
     # The end
+
+    def lost(self) -> tuple[int, str] | None:
+        """A worker that is known to be gone, and how; in any thread."""
+        return self._life.newest_loss()
 
     def fail(self, error: BaseException) -> None:
         """Tell all others that this worker ends with an error; never raises."""

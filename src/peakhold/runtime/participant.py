@@ -485,6 +485,16 @@ class Keeper(Participant):
     def commit(self, moment: Moment, logs: dict[str, Any]) -> None:
         """Make durable what all have just decided."""
 
+    def commit_within(self, moment: Moment) -> None:
+        """SIGTERM ends all workers after this batch: begin to back it up, where that was asked for.
+
+        Where this worker is alone, `finish_by` has that done.
+        """
+
+    def newest(self) -> str | None:
+        """What of this run is on disk, for people; None: nothing that can be told."""
+        return None
+
 
 class Lender(Participant):
     """A participant that puts other weights into the model, and takes them out for a commit."""

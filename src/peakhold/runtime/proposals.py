@@ -4,6 +4,7 @@ Rules of this file:
 
 1. What a worker wants is a proposal, until all have agreed: at the border, within an epoch
    (`distributed/border.py`), or in the round at its end (`exchange.py`), whichever comes first.
+   SIGTERM ends all within an epoch, or each by itself (`ending_by_signal.py`).
 2. What all have agreed to, each carries out as if it had come to itself.
 3. Batches are looked at only while a border is agreed on, by the list itself: a callback's hook
    would turn Keras's asynchronous dispatch off.
@@ -16,6 +17,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
@@ -47,6 +49,12 @@ class Proposals:
         """Why this worker wants to end training: reason, whether the state is bad, by whom."""
         self.interrupt = False
         """Whether Ctrl-C came to this one."""
+        self.terminate = False
+        """Whether SIGTERM came to this one, and the signal has not taken its course."""
+        self.is_terminated = threading.Event()
+        """Set when all have finished, and end by the signal."""
+        self.is_over = False
+        """Whether training has ended."""
         self._take_off: Callable[[], None] | None = None
         """Has the list call what it called at a batch's end, if batches are looked at."""
         self._asks_after_epochs = False
@@ -66,6 +74,12 @@ class Proposals:
         self.interrupt = True
         self._wake()
 
+    def propose_termination(self) -> None:
+        """SIGTERM came. On a thread of its own."""
+        self.is_terminated.clear()
+        self.terminate = True
+        self._wake()
+
     def _wake(self) -> None:
         if self._border is not None:
             self._border.propose()
@@ -78,15 +92,24 @@ class Proposals:
         agreed = session is None or session.interrupted or session.stop_reasons
         return {"stops": stops, "interrupt": interrupt, "asked": asked and not agreed}
 
+    @property
+    def has_border(self) -> bool:
+        """Whether all may end within an epoch."""
+        return self._border is not None and not self.is_over
+
     # What the border asks, in the thread
 
     def wants(self) -> bool:
         """Whether it wants anything."""
-        return bool(self.stops or self.interrupt)
+        return bool(self.stops or self.interrupt or self.terminate)
 
     def proposal(self) -> dict[str, Any]:
         """What it wants, for the border."""
-        return {"stops": list(self.stops), "interrupt": self.interrupt}
+        return {
+            "stops": list(self.stops),
+            "interrupt": self.interrupt,
+            "terminate": self.terminate,
+        }
 
     def count(self) -> None:
         """Have the list tell of each batch."""
@@ -164,6 +187,10 @@ class Proposals:
             own = agreed[session.coordinator.rank]
             del self.stops[: len(own["stops"])]
             self.interrupt = self.interrupt and not own["interrupt"]
+            if any(each["terminate"] for each in agreed):
+                from peakhold.runtime.ending_by_signal import end_all  # hardly ever
+
+                end_all(session, self, batch)
             carry_out(session, agreed)
 
     def epoch_ended(self, epoch: int) -> None:
@@ -173,6 +200,9 @@ class Proposals:
 
     def training_ended(self) -> None:
         """No batch will come any more."""
+        self.is_over = True
+        if self._border is not None:
+            self._border.is_over = True
         if self._border is not None and self._border.is_active:
             self._border.reach(OVER)
 

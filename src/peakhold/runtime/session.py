@@ -18,6 +18,7 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -436,12 +437,29 @@ class Session:
         self.progress.epoch_cut_short = self.progress.in_batches
         self.host.request_stop()
 
-    def on_termination(self) -> None:
-        """SIGTERM came. On a thread of its own, while training goes on."""
+    def on_termination(self) -> bool:
+        """SIGTERM came. On a thread of its own, while training goes on.
+
+        Returns:
+            Whether all workers have finished, and the main thread lets the signal take its course.
+        """
+        limit = math.inf
+        if self.proposals is not None:
+            from peakhold.runtime import ending_by_signal  # of several workers alone
+
+            left = ending_by_signal.time_for_itself(self, self.proposals)
+            if left is None:
+                return True
+            limit = left
+        self.finish_within(limit)
+        return False
+
+    def finish_within(self, seconds: float) -> None:
+        """Have all finish what is under way, each within its own time, and no more than this."""
         now = time.monotonic()
         for seat in self.acting:
             with contextlib.suppress(Exception):  # the others must have their time, and the signal
-                seat.participant.finish_by(now + seat.participant.sigterm_timeout)
+                seat.participant.finish_by(now + min(seat.participant.sigterm_timeout, seconds))
 
     # The commit
 
@@ -466,13 +484,13 @@ class Session:
         for phase in SCRIPT[Event.EPOCH_END].last:
             kind, arguments = (Keeper, waiting) if phase == "commit" else (Lender, ())
             if phase == "commit" and self.coordinator.size > 1:
-                self._share(waiting[0])
+                self.share(waiting[0])
             for seat in self.seats:
                 if isinstance(seat.participant, kind):
                     errors.guard(seat, getattr(seat.participant, phase), *arguments)
         errors.raise_first()
 
-    def _share(self, moment: Moment) -> None:
+    def share(self, moment: Moment) -> None:
         """What each worker has for itself is kept with what all have."""
         place = f"the commit of epoch {moment.at.number}"
         for seat in self.seats:

@@ -19,8 +19,8 @@ class Signals:
     Args:
         owns_frame: Whether a frame is the loop of this run.
         on_interrupt: Called in the handler of Ctrl-C: may set flags, nothing else.
-        on_termination: Called on a thread of its own; returns when all is finished. None: nobody
-            has anything to finish.
+        on_termination: Called on a thread of its own; returns when all is finished, True if
+            `terminate` was called meanwhile. None: nobody has anything to finish.
         words: What is said at the first Ctrl-C; None: nothing.
     """
 
@@ -41,6 +41,14 @@ class Signals:
         if self._termination is not None:
             self._termination.install()
         return self._interrupt.install()
+
+    def terminate(self) -> None:
+        """Have SIGTERM take its usual course now, as if it had come; in the main thread.
+
+        Where it is not listened to, somebody has it ignored, or trains in another thread.
+        """
+        if self._termination is not None and self._termination.installed:
+            self._termination.pass_on()
 
     def uninstall(self) -> None:
         """Put back what stood there before."""

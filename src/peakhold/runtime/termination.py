@@ -13,6 +13,9 @@ Solution. The handler starts a bare thread and returns; training goes on meanwhi
 each callback to finish, with a deadline, and then sends the signal again. Now the handler passes it
 on: a handler of the user's is called; without one the process dies of SIGTERM, as it would have.
 
+Of several workers, all end so, at one batch (`ending_by_signal.py`): there the main thread has all
+finished, and lets the signal take its course itself (`pass_on`).
+
 What still fails. A batch that takes longer than the deadline: Python runs no handler inside of it.
 A second SIGTERM does not hurry it: launchers send several, and the deadline is near anyway.
 """
@@ -37,7 +40,8 @@ class Termination(LoopSignal):
 
     Args:
         owns_frame: Whether a frame is the loop of this run.
-        finish: Called on a thread of its own; returns when all is finished, or in time.
+        finish: Called on a thread of its own; returns when all is finished, or in time. True: the
+            main thread has passed the signal on.
     """
 
     number = signal.SIGTERM
@@ -58,12 +62,22 @@ class Termination(LoopSignal):
             _thread.start_new_thread(self._finish_and_repeat, ())
 
     def _finish_and_repeat(self) -> None:
+        is_passed_on = False
         try:
-            self._finish()
+            is_passed_on = self._finish() is True
         finally:
-            self._finished = True
-            # To the process: if `fit` has ended meanwhile, its handler is not ours any more.
-            os.kill(os.getpid(), signal.SIGTERM)
+            if not is_passed_on:
+                self._finished = True
+                # To the process: if `fit` has ended meanwhile, its handler is not ours any more.
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def pass_on(self) -> None:
+        """All is finished: let the signal take its usual course. In the main thread.
+
+        It returns if a handler of the user's does, which may only have set a flag.
+        """
+        self._finished = True
+        signal.raise_signal(signal.SIGTERM)
 
     def _pass_on(self, frame: FrameType | None) -> None:
         if callable(self._previous):

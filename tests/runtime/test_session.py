@@ -239,7 +239,13 @@ def test_a_run_asks_the_coordinator_and_carries_out_what_it_says():
     class Coordinator:
         """Of a worker that follows; whoever leads has asked for a stop."""
 
-        rank, size, attempt = 1, 2, "0"
+        rank, size, attempt, border = 1, 2, "0", None
+
+        def await_border(self, what):
+            asked.append(f"await {what}")
+
+        def lost(self):
+            return None
 
         def meet(self, offer):
             asked.append("meet")

@@ -247,8 +247,10 @@ def test_sigterm_while_a_worker_is_gone_agrees_on_nothing_and_names_what_is_on_d
             raise Ended
 
         def look(callback):
-            began = time.monotonic()
             session = session_of(loops.lists[0])
+            while session.coordinator.lost() is None:
+                time.sleep(0.001)  # until rank 1 is gone
+            began = time.monotonic()
             taken.append((session.on_termination(), time.monotonic() - began))
             raise Ended
 

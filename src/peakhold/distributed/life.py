@@ -63,6 +63,9 @@ class Life:
         self._other: Channel | None = None
         self._seen: dict[int, tuple[int, float, str]] = {}
         """By rank: the number of its newest sign, when that was seen first, and what it said."""
+        self._process = this_process()
+        self._begun: dict[int, list[Any]] = {}
+        """The process of each that has given a sign of life."""
         self.processes: list[Any] = []
         """By rank: host, number and beginning of each worker's process, once they have met."""
         self._losses: dict[int, str] = {}
@@ -109,7 +112,7 @@ class Life:
 
     def _tell(self, channel: Channel, n: int, calls: int) -> None:
         with contextlib.suppress(ReferenceError, AttributeError):
-            sign = json.dumps([n, self._said(), calls]).encode()
+            sign = json.dumps([n, self._said(), calls, self._process]).encode()
             key = f"{self._prefix}beat/{self._channel.rank}"
             (channel.set if n == 1 else channel.replace)(key, sign)
 
@@ -123,7 +126,7 @@ class Life:
         for rank in range(channel.size):
             value = channel.get(f"{self._prefix}beat/{rank}", 0)
             if value is not None:
-                n, said, calls = json.loads(value)
+                n, said, calls, self._begun[rank] = json.loads(value)
                 if self._seen.get(rank, (0,))[0] != n:
                     self._seen[rank] = n, now, said
                     self._called = max(self._called, calls)
@@ -142,6 +145,10 @@ class Life:
         for rank, process in enumerate(self.processes):
             if rank != self._channel.rank and rank not in self._losses and gone(process):
                 self._losses[rank] = f"rank {rank} is gone: its process has ended"
+
+    def process_of(self, rank: int) -> list[Any] | None:
+        """The process of a worker that has given a sign of life."""
+        return self._begun.get(rank)
 
     def newest_loss(self) -> tuple[int, str] | None:
         """Who is known to be gone, and how; in any thread."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -100,7 +101,11 @@ def _limit(argument: str, value: float | None, variable: str, default: float) ->
 _runs: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 """How many runs have begun on a channel: its keys carry the number."""
 
-_open: weakref.WeakSet[Workers] = weakref.WeakSet()
+_open: set[Workers] = set()
+"""Those that have not said that they are through: a run that raised is ended by nobody."""
+
+_hears: list[bool] = []
+"""Whether the end of this process is heard of."""
 
 
 @final
@@ -133,8 +138,9 @@ class Workers:
         self._processes: list[Any] = []
         """Host, number and beginning of each worker's process, by rank."""
         self._closed, self._pid = False, os.getpid()
-        if not _open:
-            at_exit(_close_all)
+        for earlier in [one for one in _open if one._channel is channel]:
+            earlier.close()  # of a run that raised
+        _hear_of_ends()
         _open.add(self)
 
     # A run begins
@@ -286,7 +292,7 @@ class Workers:
         if failed is not None:
             who, message = json.loads(failed)
             raise WorkerFailedError.of_rank(who, f"rank {who} ended with {message}")
-        if left is not None or (self._processes and gone(self._processes[rank])):
+        if left is not None or self._is_gone(rank):
             how = "has ended its run" if left is not None else "is gone: its process has ended"
             raise WorkerLostError.of_rank(
                 rank,
@@ -295,6 +301,12 @@ class Workers:
                 hint="look for that worker's own error, above or in its log; start all workers "
                 "again, and BackupAndRestore goes on from the last backup.",
             )
+
+    def _is_gone(self, rank: int) -> bool:
+        if self._processes:
+            return gone(self._processes[rank])
+        process = self._life.process_of(rank)  # in the handshake: begun, and not come to it
+        return process is not None and gone(process)
 
     def _named(self, rank: int) -> str:
         """A rank, where it is, and whether it gives a sign of life."""
@@ -332,7 +344,7 @@ class Workers:
 
     def fail(self, error: BaseException) -> None:
         """Tell all others that this worker ends with an error; never raises."""
-        if self._closed or isinstance(error, WorkerFailedError):
+        if self._closed or self._pid != os.getpid() or isinstance(error, WorkerFailedError):
             return
         message = f"{type(error).__name__}: {error}"
         with contextlib.suppress(Exception):
@@ -350,6 +362,27 @@ class Workers:
         self._life.end()
         with contextlib.suppress(Exception):
             self._channel.set(f"{self._prefix}left/{self.rank}", b"1")
+
+
+def _hear_of_ends() -> None:
+    """Others hear how this process ends: by which error of the user's own code, or at all.
+
+    `sys.excepthook` is passed on to whoever had it before; whoever takes it later has it.
+    """
+    if not _hears:
+        _hears.append(True)
+        at_exit(_close_all)
+    hook = sys.excepthook
+    if getattr(hook, "_peakhold_tells", False):
+        return
+
+    def tell(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        for workers in list(_open):
+            workers.fail(error)
+        hook(kind, error, traceback)
+
+    tell._peakhold_tells = True  # type: ignore[attr-defined]
+    sys.excepthook = tell
 
 
 def _close_all() -> None:

@@ -23,34 +23,35 @@ if TYPE_CHECKING:
     from peakhold.runtime.proposals import Proposals
     from peakhold.runtime.session import Session
 
-__all__ = ["end_all", "time_for_itself"]
+__all__ = ["end_all", "finish"]
 
 _LOOK_S: Final = 0.05
 _ONE_IS_GONE_S: Final = 3.0
 """For what is to be finished if a worker is gone; with the process's own end it is below 5."""
 
 
-def time_for_itself(session: Session, proposals: Proposals) -> float | None:
-    """SIGTERM came: have all workers end at one batch. On a thread of its own.
+def finish(session: Session, proposals: Proposals) -> bool:
+    """SIGTERM came: have all workers end at one batch, or finish what is this one's own.
+
+    On a thread of its own.
 
     Returns:
-        None if they do, and the main thread passes the signal on. Else how many seconds this
-        worker may take to finish what is its own.
+        Whether all have finished, and the main thread lets the signal take its course.
     """
     limit = max((seat.participant.sigterm_timeout for seat in session.acting), default=0.0)
     end = time.monotonic() + limit / 2
     if proposals.has_border:
         proposals.propose_termination()
-    while True:
-        lost = session.coordinator.lost()
-        if lost is not None:
-            _tell_what_is_there(session, lost)
-            return _ONE_IS_GONE_S
+    while (lost := session.coordinator.lost()) is None:
         if time.monotonic() >= end or not proposals.has_border:
-            proposals.terminate = False
-            return limit
+            break
         if proposals.is_terminated.wait(_LOOK_S):
-            return None
+            return True
+    proposals.terminate = False
+    session.finish_within(limit if lost is None else _ONE_IS_GONE_S)
+    if lost is not None:
+        _tell_what_is_there(session, lost)
+    return False
 
 
 def _tell_what_is_there(session: Session, lost: tuple[int, str]) -> None:

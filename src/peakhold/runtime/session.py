@@ -443,15 +443,11 @@ class Session:
         Returns:
             Whether all workers have finished, and the main thread lets the signal take its course.
         """
-        limit = math.inf
         if self.proposals is not None:
-            from peakhold.runtime import ending_by_signal  # of several workers alone
+            from peakhold.runtime.ending_by_signal import finish  # of several workers alone
 
-            left = ending_by_signal.time_for_itself(self, self.proposals)
-            if left is None:
-                return True
-            limit = left
-        self.finish_within(limit)
+            return finish(self, self.proposals)
+        self.finish_within(math.inf)
         return False
 
     def finish_within(self, seconds: float) -> None:

@@ -58,6 +58,8 @@ _libraries: Final[dict[type, str | None]] = dict.fromkeys(_PLAIN)
 
 Members: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
 """Keys of a container and its children, in order."""
+_Visited: TypeAlias = tuple[Any, str, Sequence[Any] | None]
+"""A node of a tree, its path, and its keys, which a leaf has not."""
 
 
 class TooDeepError(ValueError):
@@ -208,33 +210,51 @@ def fold(
     Raises:
         TooDeepError: If there are more.
     """
-    kind = kind_of(tree)
-    if kind == _LEAF or (is_leaf is not None and is_leaf(tree)):
-        return leaf(tree, path)
+    nodes: list[_Visited] = []
+    # First down, then up: `leaf` and `join` are called one after the other.
+    _bottom_up(tree, path, separator, is_leaf, deepest, nodes)
+    found: list[Any] = []
+    for node, at, keys in nodes:
+        if keys is None:
+            found.append(leaf(node, at))
+        else:
+            first = len(found) - len(keys)
+            children = found[first:]
+            del found[first:]
+            found.append(join(node, keys, children, at))
+    return found[0]
+
+
+def _bottom_up(
+    node: Any,
+    path: str,
+    separator: str,
+    is_leaf: Callable[[Any], bool] | None,
+    deepest: int,
+    nodes: list[_Visited],
+) -> None:
+    """Add all nodes of a tree, each container behind what is in it.
+
+    No closure: it would hold the arrays of a state until the garbage is collected.
+    """
+    kind = kind_of(node)
+    if kind == _LEAF or (is_leaf is not None and is_leaf(node)):
+        nodes.append((node, path, None))
+        return
     if not deepest:
-        raise TooDeepError(path, type(tree).__name__)
-    keys, children = members(tree, kind)
-    prefix, found = f"{path}{separator}" if path else "", []
+        raise TooDeepError(path, type(node).__name__)
+    keys, children = members(node, kind)
+    prefix = f"{path}{separator}" if path else ""
     for key, child in zip(keys, children, strict=True):
         try:
             at = f"{prefix}{key}"
         except ValueError:  # an int of more than 4,300 digits
             at = f"{prefix}…"
         if _kinds.get(type(child)) == _LEAF:
-            found.append(leaf(child, at))
+            nodes.append((child, at, None))
         else:
-            found.append(
-                fold(
-                    child,
-                    leaf,
-                    join,
-                    path=at,
-                    separator=separator,
-                    is_leaf=is_leaf,
-                    deepest=deepest - 1,
-                )
-            )
-    return join(tree, keys, found, path)
+            _bottom_up(child, at, separator, is_leaf, deepest - 1, nodes)
+    nodes.append((node, path, keys))
 
 
 def leaf_list(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:

@@ -236,7 +236,11 @@ def write_tensors(
         blocks = _scattered(snapshot.arrays[part], digests)
     else:
         blocks = _in_one_piece(region, digests)
+    pieces: Iterable[memoryview]
     pieces = itertools.chain([memoryview(header)], blocks) if large else _together(header, blocks)
+    size = len(header) + (specs[-1].end if specs else 0)
+    if size <= _TOGETHER:
+        pieces = list(pieces)  # it is one; what is there already need not be asked for in between
     _new_file(disk, at, file, pieces, large=large)
     records = [
         TensorRecord(
@@ -252,5 +256,4 @@ def write_tensors(
         )
         for spec, digest in zip(specs, digests, strict=True)
     ]
-    size = len(header) + (specs[-1].end if specs else 0)
     return FileRecord(file, part, size, len(header), checksum_of(header)), records

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 try:
@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows: importing works, opening a store says that it cannot
     fcntl: Any = None  # type: ignore[no-redef]  # only where the import failed
 
-__all__ = ["Disk", "flags", "let_go"]
+__all__ = ["Disk", "flags", "let_go", "let_go_after"]
 
 
 def flags(*names: str) -> int:
@@ -199,3 +199,12 @@ def let_go(disk: Disk, fd: int) -> None:
     """Close what was only read or locked, or has failed before, whatever `close` says."""
     with contextlib.suppress(OSError):
         disk.close(fd)
+
+
+@contextlib.contextmanager
+def let_go_after(disk: Disk, fd: int) -> Iterator[int]:
+    """Close what is only read or locked at the end of a block, however it ends."""
+    try:
+        yield fd
+    finally:
+        let_go(disk, fd)

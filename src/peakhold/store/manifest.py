@@ -35,6 +35,7 @@ __all__ = [
     "decode",
     "encode",
     "folder_name",
+    "next_revision",
     "parse_folder_name",
 ]
 
@@ -151,6 +152,12 @@ def checkpoints_in(names: Iterable[str], step: int | None = None) -> list[str]:
     """Those names that are checkpoints', of one step or of all."""
     keys = ((name, parse_folder_name(name)) for name in names)
     return [name for name, key in keys if key and step in (None, key[0])]
+
+
+def next_revision(names: Iterable[str], step: int) -> int:
+    """One more than the highest revision of a step among these names."""
+    keys = map(parse_folder_name, names)
+    return max((key[1] for key in keys if key and key[0] == step), default=0) + 1
 
 
 def is_plain_name(name: str) -> bool:

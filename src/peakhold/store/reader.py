@@ -8,14 +8,13 @@ is read is neither: the listing is made anew.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
 from peakhold._core.policies.keep import KeepBest
-from peakhold.disk.disk import Disk, let_go
+from peakhold.disk.disk import Disk, let_go_after
 from peakhold.disk.local_path import local_path
 from peakhold.errors import (
     CheckpointDamagedError,
@@ -80,35 +79,24 @@ class Reader:
     def __repr__(self) -> str:
         return f"Reader({str(self.folder)!r})"
 
-    @contextmanager
-    def _root(self) -> Iterator[int]:
+    def _open_root(self) -> int:
         try:
-            root = self._disk.open_root(str(self.folder))
+            return self._disk.open_root(str(self.folder))
         except FileNotFoundError:
             raise CheckpointNotFoundError.for_step(str(self.folder), "any", ()) from None
         except OSError as error:
             raise as_it_is(error, self.folder) from error
-        try:
-            yield root
-        finally:
-            let_go(self._disk, root)
 
     def _stamp(self, root: int, name: str) -> _Stamp | None:
         """What changes when a checkpoint's folder or manifest is another one."""
+        disk = self._disk
         try:
-            folder = self._disk.open_folder(name, root)
+            with let_go_after(disk, disk.open_folder(name, root)) as folder:
+                fd = disk.open(manifests.FILE_NAME, folder)
+                with let_go_after(disk, fd):
+                    status = disk.status(fd)
         except OSError:
             return None
-        try:
-            fd = self._disk.open(manifests.FILE_NAME, folder)
-            try:
-                status = self._disk.status(fd)
-            finally:
-                let_go(self._disk, fd)
-        except OSError:
-            return None
-        finally:
-            let_go(self._disk, folder)
         return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
     def _entry(self, root: int, name: str, seen: dict[str, tuple[_Stamp, Entry]]) -> Entry:
@@ -131,9 +119,10 @@ class Reader:
             entry: What its manifest says.
         """
         with contextlib.suppress(OSError):  # then it is read
-            stamp = self._stamp(root, entry.name)
+            name = entry.name
+            stamp = self._stamp(root, name)
             if stamp is not None:
-                self._cache[entry.name] = stamp, entry
+                self._cache[name] = stamp, entry
 
     def scan(self, step: int | None = None) -> tuple[Entries, _Damage]:
         """Return the entries, oldest commit first, and what has a bad manifest.
@@ -148,7 +137,7 @@ class Reader:
             OSError: If one of them cannot be looked at: whether it is the newest, or the best,
             nobody can tell.
         """
-        with self._root() as root:
+        with let_go_after(self._disk, self._open_root()) as root:
             while True:
                 found = self._scan_once(root, step)
                 if found is not None:
@@ -361,7 +350,7 @@ class Reader:
         content: Callable[[OpenCheckpoint], Mapping[str, Any]],
         passed_over: dict[str, CheckpointDamagedError],
     ) -> Checkpoint:
-        with self._root() as root:
+        with let_go_after(self._disk, self._open_root()) as root:
             for entry in candidates:
                 try:
                     with open_checkpoint(self._disk, root, entry.name, self.folder) as opened:
@@ -389,7 +378,7 @@ class Reader:
         if which is not None:
             entries, damaged = self._candidates(which, older=False)[0], []
         findings = []
-        with self._root() as root:
+        with let_go_after(self._disk, self._open_root()) as root:
             for entry in entries:
                 damage = self._damage(root, entry)
                 if damage is not None:

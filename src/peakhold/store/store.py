@@ -283,7 +283,8 @@ class Store:
             self._hand_over(pending, slot)
             if not (copied or immutable):  # the arrays must not change before they are written
                 pending.task.wait()
-            self._tell_at_the_end(pending)
+            if sys.is_finalizing():
+                self._tell_at_the_end(pending)
             blocked_s = time.perf_counter() - started
             self._count(
                 asked=1,
@@ -343,7 +344,7 @@ class Store:
 
     def _tell_at_the_end(self, pending: Pending) -> None:
         """In a `__del__` at the end of the interpreter nobody can ask for the outcome any more."""
-        if sys.is_finalizing() and pending.failure is not None:
+        if pending.failure is not None:
             pending.told = True
             warn(f"the save of step {pending.step} failed: {pending.failure}", SaveWarning)
 
@@ -435,8 +436,7 @@ class Store:
     def _next_revision(self, step: int) -> int:
         """One more than any in the folder, damaged or not, or in the trash."""
         names = [*self._disk.names(self._own.root), *self._trash.names()]
-        found = [manifests.parse_folder_name(name) for name in names]
-        return max((key[1] for key in found if key and key[0] == step), default=0) + 1
+        return manifests.next_revision(names, step)
 
     def _retain(self) -> None:
         """In the writer thread: delete what the policy does not keep, durably, then unlink it."""

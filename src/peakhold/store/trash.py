@@ -15,13 +15,12 @@ copy: `.trash/000007.step-00000042.r2`.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, final
 
-from peakhold.disk.disk import Disk, let_go
+from peakhold.disk.disk import Disk, let_go_after
 from peakhold.errors import CheckpointDamagedError
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import remove_tree
@@ -53,6 +52,12 @@ class Trash:
             self._disk.make_folder(TRASH_NAME, self._own.root)
             return self._disk.open_folder(TRASH_NAME, self._own.root)
 
+    def _open_if_there(self) -> int | None:
+        try:
+            return self._disk.open_folder(TRASH_NAME, self._own.root)
+        except FileNotFoundError:
+            return None
+
     def _items(self, trash: int) -> list[tuple[int, str, str]]:
         """Number, original name and name in the trash; the oldest deletion first."""
         found = []
@@ -62,19 +67,12 @@ class Trash:
                 found.append((int(match[1]), match[2], name))
         return sorted(found)
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        trash = self._open()
-        try:
-            yield trash
-        finally:
-            let_go(self._disk, trash)
-
     def names(self) -> list[str]:
         """Original names of what is in the trash, the oldest deletion first."""
-        if self._disk.identity(TRASH_NAME, self._own.root) is None:
+        there = self._open_if_there()
+        if there is None:
             return []
-        with self._opened() as trash:
+        with let_go_after(self._disk, there) as trash:
             return [original for _, original, _ in self._items(trash)]
 
     def held(self, folder: Path) -> list[tuple[str, Entry | CheckpointDamagedError]]:
@@ -83,10 +81,11 @@ class Trash:
         Raises:
             OSError: If one cannot be looked at.
         """
-        if self._disk.identity(TRASH_NAME, self._own.root) is None:
+        there = self._open_if_there()
+        if there is None:
             return []
         found: list[tuple[str, Entry | CheckpointDamagedError]] = []
-        with self._opened() as trash:
+        with let_go_after(self._disk, there) as trash:
             for _, original, held in self._items(trash):
                 try:
                     found.append((original, self._entry(trash, held, original, folder)))
@@ -112,9 +111,10 @@ class Trash:
         """Commit number of all that may be undeleted; None for one that cannot be looked at now."""
         found: list[int | None] = []
         try:
-            if self._disk.identity(TRASH_NAME, self._own.root) is None:
+            there = self._open_if_there()
+            if there is None:
                 return []
-            with self._opened() as trash:
+            with let_go_after(self._disk, there) as trash:
                 for _, original, held in self._items(trash):
                     try:
                         found.append(self._entry(trash, held, original, folder).commit)
@@ -142,29 +142,25 @@ class Trash:
             OSError: If a deletion may not last.
         """
         failed: dict[str, OSError] = {}
-        with self._opened() as trash:
+        rows = [[name] for name in names] if in_turn else [list(names)]
+        with let_go_after(self._disk, self._open()) as trash:
             items = self._items(trash)
-            number = items[-1][0] + 1 if items else 1
-            for name in names:
-                held = f"{number:06d}.{name}"
-                number += 1
-                try:
-                    self._disk.rename(name, held, self._own.root, trash)
-                except OSError as error:
-                    failed[name] = error
-                    if in_turn:
-                        break
-                    continue
-                items.append((number - 1, name, held))
-                if in_turn:
-                    self._flush(trash)
-            if not in_turn:
-                self._flush(trash)
+            number = items[-1][0] if items else 0
+            for row in rows:
+                for name in row:
+                    number += 1
+                    held = f"{number:06d}.{name}"
+                    try:
+                        self._disk.rename(name, held, self._own.root, trash)
+                    except OSError as error:
+                        failed[name] = error
+                    else:
+                        items.append((number, name, held))
+                if in_turn and failed:
+                    break
+                self._disk.sync(trash)
+                self._disk.sync(self._own.root)
             return failed | self._unlink(trash, items, self._undo)
-
-    def _flush(self, trash: int) -> None:
-        self._disk.sync(trash)
-        self._disk.sync(self._own.root)
 
     def _unlink(
         self, trash: int, items: list[tuple[int, str, str]], leave: int
@@ -188,7 +184,7 @@ class Trash:
         Raises:
             CheckpointDamagedError: If it is no longer whole.
         """
-        with self._opened() as trash:
+        with let_go_after(self._disk, self._open()) as trash:
             held = [item for item in self._items(trash) if item[1] == name][-1][2]
             with open_checkpoint(
                 self._disk, trash, held, folder / TRASH_NAME, deleted_from=name
@@ -208,8 +204,9 @@ class Trash:
         Returns:
             Those that could not be, and why; each is told once.
         """
-        if self._disk.identity(TRASH_NAME, self._own.root) is None:
+        there = self._open_if_there()
+        if there is None:
             return {}
         leave = self._undo if leave is None else leave
-        with self._opened() as trash:
+        with let_go_after(self._disk, there) as trash:
             return self._unlink(trash, self._items(trash), leave)

@@ -42,20 +42,7 @@ def test_a_figure_is_within_its_bound(figures, name):
     assert figure.holds, (figure.what, figure.counts, figure.found)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "save",
-        pytest.param(
-            "backup",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="it was half the way, until trouble was told from damage at each call and "
-                "one failing item held up no deletion",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["save", "backup"])
 def test_a_ways_hops_are_within_their_bound(figures, name):
     """The files are as many as there are rooms; what is asked for is half the way."""
     figure = figures[name]

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, final
 
-from peakhold._core.moments import Moment
+from peakhold._core.moments import Moment, number_of
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.save_when import AtEnd, SaveSchedule, SaveScheduleState, trigger_of
 from peakhold.backup.configuration import Configuration
@@ -73,6 +73,17 @@ class Keeping(Keeper):
         self._kept: _Run | None = None
         self._shared: list[dict[str, Any]] = []
         """What each of several workers has for itself, by rank."""
+
+    @property
+    def save_freq(self) -> str | int:
+        """`"epoch"`, a number of batches, or False."""
+        return self._save_freq
+
+    @save_freq.setter
+    def save_freq(self, save_freq: str | int) -> None:
+        # Counts batches for backups within epochs; those at their ends are `commit`'s.
+        self._schedule = SaveSchedule(trigger_of(save_freq or AtEnd()))
+        self._save_freq = save_freq
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_kept": None}
@@ -415,11 +426,6 @@ class Keeping(Keeper):
             None if entry is None else f"step {entry.step} in {self.backup_dir!r}, {entry.reason}"
         )
 
-    @property
-    def _schedule(self) -> SaveSchedule:
-        """Counts batches for backups within epochs; those at their ends are `commit`'s."""
-        return SaveSchedule(trigger_of(self.save_freq or AtEnd()))
-
     def _save(self, epoch: int, batch: int | None, stops: bool) -> None:
         kept, run = self._kept, self.run
         if kept is None:
@@ -440,10 +446,11 @@ class Keeping(Keeper):
             keep.append(taken)
         members = self._filed()
         best, extra = self._held_places(kept, members, held, parts, step, keep)
+        first = run.first_epoch
         state = {
             "format": FORMAT,
             "begins": False,
-            "first_epoch": run.first_epoch,
+            "first_epoch": first,
             "epoch": epoch,
             "batch": batch,
             "stopped": (run.stop_reasons or ["something set stop_training"]) if stops else [],
@@ -461,7 +468,7 @@ class Keeping(Keeper):
             "held": best,
             "passed": kept.packer.pack(kept.passed),
         }
-        number = run.number(epoch)
+        number = number_of(epoch, first)
         reason = (
             f"after epoch {number - 1}" if batch is None else f"batch {batch + 1} of epoch {number}"
         )

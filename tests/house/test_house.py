@@ -58,3 +58,13 @@ def test_what_is_counted_is_there(figures):
     assert "store/commit.py" in figures["backup"].found[0]
     for name in ("engines", "codecs", "counters", "walkers", "ways back", "retentions"):
         assert figures[name].counts[0] >= 1, name
+
+
+def test_who_goes_down_containers_is_known(figures):
+    """Besides the one walker: who follows an annotation, or goes into sets as well."""
+    assert figures["walkers"].found[0] == [
+        "_core.states",
+        "callbacks.callback_list",
+        "runtime.remembering",
+        "trees",
+    ]

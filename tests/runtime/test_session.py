@@ -272,8 +272,7 @@ def test_a_run_asks_the_coordinator_and_carries_out_what_it_says():
                 "facts": {},
                 "decided": {"Held()": decisions_to_json([Stop("rank 0 says so")])},
                 "states": {},
-                "stops": [],
-                "interrupted": False,
+                "wanted": [],
             }
 
         def fail(self, error):

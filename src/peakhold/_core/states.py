@@ -85,6 +85,7 @@ def checked(state: S) -> S:
 
 
 def _fits(value: Any, annotation: Any) -> bool:  # noqa: PLR0911 - one for each kind
+    """Goes down the annotation, and beside it the value."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in {Union, types.UnionType}:
         return any(_fits(value, one) for one in inner)

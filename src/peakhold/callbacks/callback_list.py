@@ -19,7 +19,10 @@ __all__ = ["CallbackList"]
 
 
 def flatten(callbacks: Any) -> list[Any]:
-    """One callback, a list of them, lists in lists: all in one row, in order."""
+    """One callback, a list of them, lists in lists: all in one row, in order.
+
+    Not a walk of `trees.py`: people pass sets, and a callback of theirs may be a dataclass.
+    """
     if callbacks is None:
         return []
     if isinstance(callbacks, Mapping):

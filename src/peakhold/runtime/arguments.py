@@ -12,6 +12,7 @@ from typing import Any, Final
 from peakhold._core.monitor import Relative
 from peakhold._core.patience import Epochs, Seconds, Steps
 from peakhold.runtime.callback import plain_class
+from peakhold.trees import fold
 
 __all__ = ["arguments_of", "texts"]
 
@@ -39,13 +40,20 @@ def texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str | None:
+    text: str | None = fold(
+        value,
+        lambda one, _: _text_of_one(one),
+        lambda _, __, parts, ___: None if None in parts else f"[{', '.join(map(str, parts))}]",
+        is_leaf=lambda node: not isinstance(node, (list, tuple)),
+    )
+    return text
+
+
+def _text_of_one(value: Any) -> str | None:
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, float):
         return f"{value:.6g}"
     if value is None or isinstance(value, (bool, int, str, Epochs, Steps, Seconds, Relative)):
         return repr(value)
-    if isinstance(value, (list, tuple)):
-        inner = [_text(one) for one in value]
-        return None if None in inner else f"[{', '.join(map(str, inner))}]"
     return None

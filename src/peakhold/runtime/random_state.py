@@ -7,8 +7,10 @@ his: they belong into the `state_dict` of the callback or data set that uses the
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from peakhold.trees import fold, is_named
 
 __all__ = ["from_plain", "random_state", "set_random_state", "to_plain"]
 
@@ -56,31 +58,52 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 def to_plain(state: Any) -> Any:
     """A state as plain JSON, for another worker: arrays as their type and their bytes."""
+    return fold(state, lambda leaf, _: _plain_array(leaf), _plain_container)
+
+
+def _plain_array(leaf: Any) -> Any:
     import base64
 
-    if isinstance(state, Mapping):
-        if all(isinstance(key, str) for key in state):
-            return {key: to_plain(value) for key, value in state.items()}
-        return {"$items": [[key, to_plain(value)] for key, value in state.items()]}
-    if isinstance(state, (list, tuple)):
-        return [to_plain(value) for value in state]
-    if hasattr(state, "tobytes"):
-        data = base64.b64encode(state.tobytes()).decode()
-        return {"$array": [state.dtype.str, list(state.shape), data]}
-    return state
+    if not hasattr(leaf, "tobytes"):
+        return leaf
+    data = base64.b64encode(leaf.tobytes()).decode()
+    return {"$array": [leaf.dtype.str, list(leaf.shape), data]}
+
+
+def _plain_container(container: Any, keys: Sequence[Any], children: list[Any], _: str) -> Any:
+    if not is_named(container):
+        return children
+    pairs = list(zip(keys, children, strict=True))
+    if all(isinstance(key, str) for key in keys):
+        return dict(pairs)
+    return {"$items": [list(pair) for pair in pairs]}
 
 
 def from_plain(plain: Any) -> Any:
     """What `to_plain` was given."""
+    return fold(plain, lambda leaf, _: _array_of(leaf), _container_of, is_leaf=_is_array)
+
+
+def _container_of(container: Any, keys: Sequence[Any], children: list[Any], _: str) -> Any:
+    if not is_named(container):
+        return children
+    return (
+        {key: one for key, one in children[0]}
+        if "$items" in keys
+        else dict(zip(keys, children, strict=True))
+    )
+
+
+def _is_array(node: Any) -> bool:
+    return isinstance(node, Mapping) and "$array" in node
+
+
+def _array_of(leaf: Any) -> Any:
     import base64
 
     import numpy as np
 
-    if isinstance(plain, Mapping):
-        if "$array" in plain:
-            kind, shape, data = plain["$array"]
-            return np.frombuffer(base64.b64decode(data), np.dtype(kind)).reshape(shape)
-        if "$items" in plain:
-            return {key: from_plain(value) for key, value in plain["$items"]}
-        return {key: from_plain(value) for key, value in plain.items()}
-    return [from_plain(value) for value in plain] if isinstance(plain, list) else plain
+    if not _is_array(leaf):
+        return leaf
+    kind, shape, data = leaf["$array"]
+    return np.frombuffer(base64.b64decode(data), np.dtype(kind)).reshape(shape)

@@ -68,6 +68,7 @@ def _set(code: CodeType, held: Container[str]) -> Iterator[str]:
 
 
 def _is_fixed(value: Any) -> bool:
+    """Whether it cannot change. Only what cannot change itself is gone into, sets among them."""
     if isinstance(value, (tuple, frozenset)):
         return all(map(_is_fixed, value))
     return isinstance(value, _FIXED)

@@ -240,7 +240,8 @@ class Flattener:
 
     def written(self, key: Any) -> Any:
         """A key as JSON."""
-        return fold(key, self.leaf, self.join) if isinstance(key, tuple) else self.leaf(key, "")
+        # A tuple is the only container that there is in a key.
+        return fold(key, self.leaf, lambda _, __, children, ___: {"$tuple": children})
 
     def key(self, key: Any, path: str) -> Any:
         """The key that `load` will give, of Python's own types."""
@@ -460,9 +461,12 @@ class _Restorer:
 
 
 def _is_key(key: Any) -> bool:
-    if isinstance(key, tuple):
-        return all(map(_is_key, key))
-    return key is None or isinstance(key, str | int | float)
+    is_key: bool = fold(
+        key,
+        lambda one, _: one is None or isinstance(one, str | int | float),
+        lambda one, _, are_keys, __: isinstance(one, tuple) and all(are_keys),
+    )
+    return is_key
 
 
 def _keyed(pairs: list[Any], restored: list[Any]) -> dict[Any, Any]:

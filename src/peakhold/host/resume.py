@@ -138,14 +138,13 @@ class LoopResumption:
         words += self._other_optimizer(parts.get("optimizer"))
         live = _arrays(self._host.borrow(["weights"]).get("weights"))
         kept = _arrays(self._host.fitted(parts["weights"]))
-        return words + [
-            f"{name}: {_shape(kept.get(name))} in the backup, {_shape(live.get(name))} in the model"
+        # A number may have become an array; two that are none need not both be there.
+        arrays = [
+            name
             for name in dict.fromkeys([*kept, *live])
-            if _shape(kept.get(name)) != _shape(live.get(name))
-            and not is_lazy(live.get(name))  # it takes the shape that it is given
-            # A number may have become an array; two that are none need not both be there.
-            and (_is_array(kept.get(name)) or _is_array(live.get(name)))
+            if _is_array(kept.get(name)) or _is_array(live.get(name))
         ]
+        return words + _differing(arrays, kept, live, "the model")
 
     def _other_optimizer(self, kept: Any) -> list[str]:
         """PyTorch loads the state of one class into another, and fails in its first step."""
@@ -235,13 +234,19 @@ class LoopResumption:
 def shapes_that_differ(kept: Any, live: Any) -> list[str]:
     """Arrays that both of two states have, in another shape, in words."""
     was, is_ = _arrays(kept), _arrays(live)
+    both = [name for name in was if _is_array(was[name]) and _is_array(is_.get(name))]
+    return _differing(both, was, is_, "this run")
+
+
+def _differing(
+    names: Iterable[str], was: Mapping[str, Any], is_: Mapping[str, Any], where: str
+) -> list[str]:
+    """Those that have another shape now, in words."""
     return [
-        f"{name}: {_shape(was[name])} in the backup, {_shape(is_[name])} in this run"
-        for name in was
-        if _is_array(was[name])
-        and _is_array(is_.get(name))
-        and not is_lazy(is_[name])
-        and _shape(was[name]) != _shape(is_[name])
+        f"{name}: {_shape(was.get(name))} in the backup, {_shape(is_.get(name))} in {where}"
+        for name in names
+        if _shape(was.get(name)) != _shape(is_.get(name))
+        and not is_lazy(is_.get(name))  # it takes the shape that it is given
     ]
 
 

@@ -11,9 +11,9 @@ import peakhold
 from event_reader import array, opened, series, tags
 from fake_slack import FakeSlack
 from peakhold.errors import AdviceWarning, HostError, NonFiniteGradientError
-from peakhold.host import loop_gradients
 from peakhold.host.finding import host_for
 from peakhold.host.loop import LoopHost
+from peakhold.host.step_hooks import step_hook
 
 N_BATCHES, BAD = 6, 3
 
@@ -210,7 +210,7 @@ def test_an_optimizer_outlives_whoever_looked_into_it():
     loop.step(1.0)
 
     assert len(loop.optimizer._optimizer_step_pre_hooks) == 1
-    assert not loop_gradients._watchers[loop.optimizer]
+    assert not step_hook(loop.optimizer).watchers
 
 
 # Loops that tell

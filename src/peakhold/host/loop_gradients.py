@@ -6,25 +6,15 @@ over.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from peakhold.host.gradients import GradientFacts, GradientTally, norm_of, norm_of_tensors
 from peakhold.host.models import Models
 from peakhold.host.optimizers import Optimizers
+from peakhold.host.step_hooks import step_hook
 
 __all__ = ["LoopGradients"]
-
-_watchers: weakref.WeakKeyDictionary[Any, weakref.WeakSet[LoopGradients]] = (
-    weakref.WeakKeyDictionary()
-)
-"""Who looks into an optimizer's steps."""
-
-
-def _look(optimizer: Any, *_: Any) -> None:
-    for watcher in list(_watchers.get(optimizer, ())):
-        watcher._look(optimizer)
 
 
 class LoopGradients:
@@ -85,16 +75,12 @@ class LoopGradients:
             return
         self._watches = True
         for optimizer in self._optimizers:
-            watchers = _watchers.get(optimizer)
-            if watchers is None and hasattr(optimizer, "register_step_pre_hook"):
-                watchers = _watchers[optimizer] = weakref.WeakSet()
-                # The hook is never removed: the collector might do it while PyTorch goes through
-                # its hooks, whose number must not change then.
-                optimizer.register_step_pre_hook(_look)
-            if watchers is not None:
-                watchers.add(self)
+            hook = step_hook(optimizer)
+            if hook is not None:
+                hook.watchers.add(self)
 
-    def _look(self, optimizer: Any) -> None:
+    def before_step(self, optimizer: Any) -> None:
+        """Note the norm of the gradients that a step is made with."""
         norm = norm_of_tensors(p.grad for group in optimizer.param_groups for p in group["params"])
         if norm is None:
             return

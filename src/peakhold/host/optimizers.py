@@ -6,19 +6,15 @@ several, the state is a dict by their names, and so are the rates.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 from peakhold.errors import HostError
 from peakhold.host.state_dicts import load_optimizer, optimizer_like
+from peakhold.host.step_hooks import step_hook
 from peakhold.trees import to_host
 
 __all__ = ["Optimizers"]
-
-
-_due: weakref.WeakKeyDictionary[Any, list[Callable[[], Any]]] = weakref.WeakKeyDictionary()
-"""What is to be done before an optimizer's next step."""
 
 
 @final
@@ -145,18 +141,11 @@ class Optimizers:
         return any(hasattr(one, "register_step_pre_hook") for one in self)
 
     def at_next_step(self, work: Callable[[], Any]) -> None:
-        """Have work done once, right before the next step of one of them.
-
-        The hook is never taken out: the collector might do that while PyTorch goes through its
-        hooks, whose number must not change then. There is one for each optimizer, and it costs a
-        step nothing to speak of.
-        """
+        """Have work done once, right before the next step of each of them."""
         for one in self:
-            due = _due.get(one) if hasattr(one, "register_step_pre_hook") else []
-            if due is None:
-                due = _due[one] = []
-                one.register_step_pre_hook(_done_by(due))
-            due[:] = [work]
+            hook = step_hook(one)
+            if hook is not None:
+                hook.at_next_step[:] = [work]
 
     def parameters(self) -> Iterator[tuple[str, Any]]:
         """Names, by number, and parameters of PyTorch's."""
@@ -206,14 +195,6 @@ def _load_variables(optimizer: Any, state: Mapping[str, Any], model: Any) -> Non
             hint="call optimizer.build(model.trainable_variables) before on_train_begin().",
         )
     optimizer.load_own_variables(state)
-
-
-def _done_by(due: list[Callable[[], Any]]) -> Callable[..., None]:
-    def step(*_: Any) -> None:
-        if due:
-            due.pop()()
-
-    return step
 
 
 def _listed(named: Mapping[str, Any]) -> str:

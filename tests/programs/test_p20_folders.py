@@ -61,7 +61,7 @@ def test_what_cannot_be_written_is_an_error_before_the_first_batch(
     assert isinstance(caught.value, OSError)
     assert folder in str(caught.value)
     reasons = (
-        ("Not a directory", "File exists")
+        ("Not a directory", "File exists", "is no folder")
         if where == "under a file"
         else ("not permitted", "Permission denied", "Read-only")
     )

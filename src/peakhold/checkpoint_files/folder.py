@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import os
 import time
@@ -238,7 +237,7 @@ class CheckpointFolder:
         folder, name = os.path.split(path)
         folder = folder or "."
         if not os.path.isdir(folder):
-            _make_folder(folder, self._disk)
+            files.make_folder(folder, disk=self._disk)
         sidecar = self.sidecar(folder)
         standing, stood = self._written.get(path), Stood()
         if standing is not None and sidecar.entry_by_look(name) != standing:
@@ -430,17 +429,6 @@ class CheckpointFolder:
             folders += [os.path.dirname(path) for path in sorted(glob.glob(pattern))]
         spelled = {os.path.abspath(folder): folder for folder in reversed(folders)}
         return list(spelled.values())
-
-
-def _make_folder(folder: str, disk: Disk | None) -> None:
-    try:
-        files.make_folder(folder, disk=disk)
-        is_one = os.path.isdir(folder)
-    except NotADirectoryError:
-        is_one = False
-    if not is_one:
-        reason = f"what stands at {folder!r} is no folder; move it away"
-        raise NotADirectoryError(errno.ENOTDIR, reason)
 
 
 def _join(folder: str, name: str) -> str:

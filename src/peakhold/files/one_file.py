@@ -32,6 +32,7 @@ What still fails: a file system that lies about `fsync`; Windows, where a folder
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -217,8 +218,7 @@ class _New:
     def _look(self) -> os.stat_result | None:
         """The file that stands under the name, if one does; an error if something else does."""
         status = self._disk.look(self._name, self._root)
-        if status is not None and not stat.S_ISREG(status.st_mode):
-            check_replaceable(status, self._name)
+        check_replaceable(status, self._name)
         return status
 
     def _keep_old(self) -> None:
@@ -344,7 +344,12 @@ def _sweep_one(disk: Disk, root: int, hidden: str) -> bool:
 
 
 def make_folder(path: str, *, disk: Disk | None = None) -> None:
-    """Create a folder and what is missing above it, durably; it may exist."""
+    """Create a folder and what is missing above it, durably; it may exist.
+
+    Raises:
+        NotADirectoryError: If something else stands there, or above it; its words say where.
+        OSError: If it cannot be made.
+    """
     disk = DISK if disk is None else disk
     missing, at = [], os.path.abspath(path)
     while not os.path.isdir(at) and os.path.dirname(at) != at:
@@ -356,6 +361,9 @@ def make_folder(path: str, *, disk: Disk | None = None) -> None:
             with contextlib.suppress(FileExistsError):  # another process made it meanwhile
                 disk.make_folder(name, root)
             disk.sync(root)
+        if not os.path.isdir(folder):
+            reason = f"what stands at {folder!r} is no folder; move it away"
+            raise NotADirectoryError(errno.ENOTDIR, reason)
 
 
 def _copy_into(path: str, file: BinaryIO) -> None:

@@ -329,9 +329,7 @@ class Sidecar:
         self, held: HeldDescriptors, root: int, name: str
     ) -> tuple[HeldDescriptors, int, int] | None:
         """The open, locked, current sidecar; None if it must be opened once more."""
-        there = self._disk.look(name, root)
-        if there is not None and not stat.S_ISREG(there.st_mode):
-            check_replaceable(there, self.path)
+        check_replaceable(self._disk.look(name, root), self.path)
         fd = self._disk.open_log(name, root)
         held.open.append(fd)
         until, is_locked = time.monotonic() + _PATIENCE_S, True

@@ -6,10 +6,9 @@ from moment_rows import epoch_end
 from peakhold._core.condition import Condition
 from peakhold._core.decisions import Missing, Tell
 from peakhold._core.moments import Moment, Position
-from peakhold._core.monitor import Criterion, Direction
+from peakhold._core.monitor import Criterion, Direction, Watched
 from peakhold._core.observation import Event
 from peakhold._core.policies.alert import AlertPolicy, AlertState, Limit, LimitState
-from peakhold._core.watched import Watched
 
 
 def ranking(direction, **options):

@@ -20,13 +20,12 @@ from peakhold._core.condition import Condition
 from peakhold._core.decisions import Remember, Save, Stop
 from peakhold._core.facts import Committed, Failed, NotFinite
 from peakhold._core.moments import Moment, Position, Spent
-from peakhold._core.monitor import Criterion, Direction
+from peakhold._core.monitor import Criterion, Direction, Watched
 from peakhold._core.observation import Event
 from peakhold._core.patience import Seconds, Steps
 from peakhold._core.policies.checkpoint import ASKED, WORTH_IT
 from peakhold._core.policies.save_when import AtEnd, Every
 from peakhold._core.policy import speculate
-from peakhold._core.watched import Watched
 
 VERBS = ("init", "step", "learn", "go_on")
 

@@ -12,7 +12,7 @@ from moment_rows import epoch_end
 from peakhold._core.decisions import Missing, Remember, Save, SetLearningRate, Skip, Stop
 from peakhold._core.facts import Committed, Failed, Found, NotFinite
 from peakhold._core.moments import Moment, Position, Spent
-from peakhold._core.monitor import Criterion, Direction
+from peakhold._core.monitor import Criterion, Direction, Watched
 from peakhold._core.observation import Event
 from peakhold._core.patience import Seconds
 from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
@@ -20,7 +20,6 @@ from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlySto
 from peakhold._core.policies.nan_guard import NaNGuard
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
 from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule
-from peakhold._core.watched import Watched
 
 MIN, MAX = Criterion(Direction.MIN), Criterion(Direction.MAX)
 nan, inf = math.nan, math.inf

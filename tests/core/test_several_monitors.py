@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moment_rows import epochs
-from peakhold._core.monitor import Criterion, Direction
+from peakhold._core.monitor import Criterion, Direction, Watched
 from peakhold._core.observation import Event
 from peakhold._core.patience import Epochs, Seconds, Steps, check_patience
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
-from peakhold._core.watched import Watched
 from peakhold.errors import InvalidArgumentError
 
 values = st.one_of(st.none(), st.sampled_from([math.nan, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5]))

@@ -1,4 +1,4 @@
-"""Which metric, which direction, what counts as better.
+"""Which metric, which direction, what counts as better, and what follows when it is not logged.
 
 Rules of this file:
 
@@ -6,7 +6,17 @@ Rules of this file:
    of all other modules says so).
 2. A value that is missing, NaN or infinite is never better than anything, not even than nothing.
 3. Direction is known or asked for, never guessed: a name decides only if its last word means the
-   same in every codebase (`loss`, `accuracy`, `auc`, …).
+   same in every codebase (`loss`, `accuracy`, `auc`, …). Without a direction nothing is ranked; it
+   may come later, and the state stays.
+4. A user's own comparison comes as an answer with the moment, for values that are finite. Where
+   there is an answer, it counts, with or without a direction.
+5. A metric that was logged once in a run is never missed in it: `validation_freq=2` leaves it out
+   of every other epoch.
+6. A training metric is missed at the end of the first epoch, a `val_` metric at the end of the
+   first that validated. If none did, it is missed when it is known that none will; while nobody can
+   tell, that is said. In a loop of somebody's own nobody tells that it validates: it has, where it
+   logs another metric of that kind.
+7. What never came by the end of a run is said once more, if an epoch has ended.
 """
 
 from __future__ import annotations
@@ -16,20 +26,29 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import TypeAlias, final
 
+from peakhold._core.decisions import Missing
+from peakhold._core.moments import Moment
 from peakhold._core.observation import is_finite
 
 __all__ = [
     "Criterion",
     "Direction",
     "Relative",
+    "Seen",
+    "Watched",
     "base_name",
     "closest_mode",
     "closest_name",
     "infer_direction",
     "is_of_validation",
 ]
+
+Seen: TypeAlias = bool | None
+"""Whether a metric was logged in this run; None before an epoch of it has ended without."""
+_IMPROVES, _BEATS = " improves", " beats the baseline"
+"""What a user's code may answer, behind the metric's name."""
 
 
 @final
@@ -99,6 +118,100 @@ class Criterion:
         """Like `improves`, without a margin: for ranking what was recorded."""
         return Criterion(self.direction).improves(value, reference)
 
+
+@final
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A metric by its name, and what counts as better.
+
+    Args:
+        monitor: Its name, as it is logged.
+        criterion: What counts as better; None while its direction is not known.
+        baseline: A value to beat, for policies that have use for one; None for none.
+        derived: Whether a user's own code makes it out of the logs: it knows when there is none.
+
+    Example:
+        >>> from peakhold._core.moments import Position
+        >>> from peakhold._core.observation import Event
+        >>> moment = Moment(Event.EPOCH_END, Position(0), {"loss": 0.5}, validates=True)
+        >>> Watched("val_loss").missing(None, moment) is None
+        True
+        >>> Watched("f1").missing(None, moment).fatal
+        True
+    """
+
+    monitor: str
+    criterion: Criterion | None = None
+    baseline: float | None = None
+    derived: bool = False
+
+    @property
+    def improves_answer(self) -> str:
+        """The answer of a user's code: whether the value beats the best so far."""
+        return self.monitor + _IMPROVES
+
+    @property
+    def baseline_answer(self) -> str:
+        """The answer of a user's code: whether the value beats the baseline."""
+        return self.monitor + _BEATS
+
+    def value(self, moment: Moment) -> float | None:
+        """What was measured; None if it was not logged."""
+        return moment.metrics.get(self.monitor)
+
+    def ranked(self, moment: Moment) -> float | None:
+        """What was measured, if anybody can say whether it is better."""
+        if self.criterion is None and self.improves_answer not in moment.answers:
+            return None
+        return self.value(moment)
+
+    def improves(self, moment: Moment, value: float | None, best: float | None) -> bool:
+        """Whether a value of this moment beats the best so far."""
+        return self._better(moment, _IMPROVES, value, best)
+
+    def beats_baseline(self, moment: Moment, value: float | None) -> bool:
+        """Whether a value of this moment reaches the baseline; where there is none, it does."""
+        if self.baseline is None:
+            return True
+        return self._better(moment, _BEATS, value, self.baseline)
+
+    def _better(
+        self, moment: Moment, question: str, value: float | None, reference: float | None
+    ) -> bool:
+        if moment.answers and (answer := self.monitor + question) in moment.answers:
+            return is_finite(value) and bool(moment.answers[answer])
+        return self.criterion is not None and self.criterion.improves(value, reference)
+
+    def seen_after(self, seen: Seen, moment: Moment) -> Seen:
+        """Whether it was logged in this run, the end of this epoch included."""
+        if self.monitor in moment.metrics:
+            return True
+        return seen or False
+
+    def missing(self, seen: Seen, moment: Moment) -> Missing | None:
+        """What to say of a moment that should have had it and has not.
+
+        Args:
+            seen: Whether it was logged in this run before.
+            moment: The moment without it.
+        """
+        if seen or self.derived or self.monitor in moment.metrics:
+            return None
+        if is_of_validation(self.monitor) and not moment.validated:
+            if moment.validates:
+                return None
+            if moment.validates is None and not any(map(is_of_validation, moment.metrics)):
+                return Missing("not logged so far", self.monitor, fatal=False)
+        return Missing("not logged where it should be", self.monitor, fatal=True)
+
+    def never_came(self, seen: Seen) -> Missing | None:
+        """What to say when training ends."""
+        if seen is not False or self.derived:
+            return None
+        return Missing("never logged", self.monitor, fatal=False)
+
+
+# Names
 
 # Last words whose direction is the same wherever they are used. Everything else must be told.
 _SMALLER = frozenset({

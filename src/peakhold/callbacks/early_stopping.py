@@ -10,12 +10,11 @@ from peakhold._core.arguments import check_count, check_verbose
 from peakhold._core.decisions import Decision, Missing, Remember, Restore, Stop
 from peakhold._core.facts import Committed, Fact, NotFinite
 from peakhold._core.moments import Answer, Moment
-from peakhold._core.monitor import Relative
+from peakhold._core.monitor import Relative, Watched
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
 from peakhold._core.policy import Speculation, speculate
-from peakhold._core.watched import Watched
 from peakhold.advice import RunSettings, Stopper
 from peakhold.checkpoint_files.arguments import check_budget
 from peakhold.errors import HostError, InvalidArgumentError, MonitorWarning

@@ -9,11 +9,10 @@ from typing import Any, cast, final
 from peakhold._core.arguments import check_number, check_verbose, check_wait
 from peakhold._core.decisions import Decision, SetLearningRate
 from peakhold._core.moments import Answer, Moment
-from peakhold._core.monitor import Relative
+from peakhold._core.monitor import Relative, Watched
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
-from peakhold._core.watched import Watched
 from peakhold.advice import Plateau, RunSettings
 from peakhold.errors import AdviceWarning
 from peakhold.host.contract import rate_key

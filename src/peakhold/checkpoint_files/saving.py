@@ -29,13 +29,12 @@ from typing import Any, cast, final
 from peakhold._core.decisions import Decision, Missing, Save, Skip
 from peakhold._core.facts import Committed, Fact, Failed, Found, NotFinite
 from peakhold._core.moments import Moment
-from peakhold._core.monitor import Direction
+from peakhold._core.monitor import Direction, Watched
 from peakhold._core.observation import Event
 from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
 from peakhold._core.policies.keep import KeepBest
 from peakhold._core.policies.keep_files import keep_files
 from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigger_of
-from peakhold._core.watched import Watched
 from peakhold.advice import RunSettings, Saver
 from peakhold.checkpoint_files import words
 from peakhold.checkpoint_files.handing_over import Destination, HandingOver

@@ -21,10 +21,9 @@ from typing import Any, final
 from peakhold._core.condition import Condition
 from peakhold._core.decisions import Decision, Tell
 from peakhold._core.moments import Answer, Moment, rate_key
-from peakhold._core.monitor import closest_name
+from peakhold._core.monitor import Watched, closest_name
 from peakhold._core.observation import Event
 from peakhold._core.policies.alert import AlertPolicy, AlertState, Limit, LimitState
-from peakhold._core.watched import Watched
 from peakhold.alerts import failure
 from peakhold.alerts.message import Standing, compose
 from peakhold.alerts.outbox import Outbox

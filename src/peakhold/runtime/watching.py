@@ -9,7 +9,7 @@ names of metrics are known"):
 3. A user's subclass may read its metric, compare, and set the comparison, as with Keras's classes
    (`comparing.py`): it is asked in `measure`, and its answers are recorded with the moment.
 4. A monitor that nobody logs is at most a warning on train begin, for a user's callback may add it.
-   When it is missed is the policy's business (`_core/watched.py`); the words are made here.
+   When it is missed is the policy's business (`_core/monitor.py`); the words are made here.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from peakhold._core.condition import Condition
 from peakhold._core.decisions import Decision, Tell
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Moment, number_of, rate_key
+from peakhold._core.monitor import Seen, Watched
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold._core.states import moved
-from peakhold._core.watched import Seen, Watched
 
 __all__ = ["AlertPolicy", "AlertState", "Limit", "LimitState"]
 

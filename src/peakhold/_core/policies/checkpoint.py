@@ -11,7 +11,7 @@ Rules of this file:
 3. A best state whose file could not be written is asked for once more if a copy of it was kept: at
    the next moment at which a save could be. If something better is there or under way by then, it
    is let go.
-4. A metric that nobody logs (`watched.py`) would be a run without a file: the first time, where
+4. A metric that nobody logs (`monitor.py`) would be a run without a file: the first time, where
    nothing else is known, the state is saved unranked, and that is said. When the next epoch begins,
    it is an error.
 5. In a run that goes on, the best file may be of an epoch that is trained once more (it was written
@@ -31,12 +31,11 @@ from typing import Any, Final, NamedTuple, TypeAlias, final
 from peakhold._core.decisions import Decision, Missing, Save, Skip
 from peakhold._core.facts import Committed, Fact, Failed, Found
 from peakhold._core.moments import Moment
-from peakhold._core.monitor import Criterion
+from peakhold._core.monitor import Criterion, Seen, Watched
 from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.save_when import Every, SaveSchedule, SaveScheduleState
 from peakhold._core.states import moved
-from peakhold._core.watched import Seen, Watched
 
 __all__ = ["ASKED", "WORTH_IT", "CheckpointPolicy", "CheckpointState", "PendingSave"]
 
@@ -334,11 +333,7 @@ class CheckpointPolicy:
         criterion = self._criterion
         if watched is None or (criterion is None and watched.ranked(moment) is None):
             return Skip("may be better larger or smaller: nobody knows")
-        if (
-            watched.improves(moment, value, to_beat)
-            if criterion is None or moment.answers
-            else criterion.improves(value, to_beat)
-        ):
+        if watched.improves(moment, value, to_beat):
             return Save("better than every saved file", value=value)
         if to_beat is None or not is_finite(value):
             return Skip("is not a finite number")

@@ -31,11 +31,11 @@ from typing import Any, Literal, final
 from peakhold._core.decisions import Continue, Decision, Missing, Remember, Stop
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Moment, Position
+from peakhold._core.monitor import Seen, Watched
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
 from peakhold._core.states import moved
-from peakhold._core.watched import Seen, Watched
 
 __all__ = ["EarlyStoppingPolicy", "EarlyStoppingState"]
 
@@ -226,8 +226,6 @@ class EarlyStoppingPolicy:
         epoch = moment.at.epoch
         improves = [
             watched.improves(moment, value, one.best)
-            if moment.answers
-            else watched.criterion is not None and watched.criterion.improves(value, one.best)
             for watched, one, value in zip(self.watched, each, values, strict=True)
         ]
         defect = moment.defect if improves[0] else None  # else nobody would remember the weights

@@ -10,11 +10,11 @@ from typing import Any, final
 from peakhold._core.decisions import Continue, Decision, SetLearningRate
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Moment
+from peakhold._core.monitor import Seen, Watched
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold._core.patience import Patience, lap, spent_words, waited_out
 from peakhold._core.states import moved
-from peakhold._core.watched import Seen, Watched
 
 __all__ = ["PlateauPolicy", "PlateauState"]
 
@@ -134,12 +134,7 @@ class PlateauPolicy:
         cooldown, wait, rates = state.cooldown_counter, state.wait, moment.rates
         if cooldown > 0:
             cooldown, wait, waited = cooldown - 1, 0, 0.0
-        criterion = self.watched.criterion
-        if (
-            self.watched.improves(moment, value, state.best)
-            if criterion is None or moment.answers
-            else criterion.improves(value, state.best)
-        ):
+        if self.watched.improves(moment, value, state.best):
             better = {"best": value, "wait": 0, "cooldown_counter": cooldown, "waited": 0.0}
             return better, _IMPROVED
         if cooldown <= 0:

@@ -26,15 +26,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final, Literal, TypeAlias, TypeVar, final
+from typing import Any, Final, Literal, TypeAlias, final
 
-from peakhold._core.policies.keep import KeepPolicy, missing
-from peakhold._core.policies.keep import keep as commits_to_keep
+from peakhold._core.policies.keep import KeepPolicy
 from peakhold.disk.disk import Disk
 from peakhold.disk.local_path import local_path
 from peakhold.errors import (
@@ -55,6 +54,7 @@ from peakhold.snapshots.plan import Planner
 from peakhold.speech import warn
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, commit, remove_tree
+from peakhold.store.deletions import Deletions
 from peakhold.store.entry import Checkpoint, Entries, Entry, Findings
 from peakhold.store.opened import open_checkpoint
 from peakhold.store.owner import Ownership, make_root
@@ -65,7 +65,6 @@ from peakhold.store.trouble import as_it_is
 
 __all__ = ["Store"]
 
-T = TypeVar("T")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _GAP: Final = 1_000_000  # more commits than anybody makes beyond one that cannot be read
 _NO_MEMORY: Final = "there is no memory for a copy: the state is written before save returns"
@@ -134,9 +133,6 @@ class Store:
         self._planner = Planner()
         self._slots = [Slot() for _ in range(1 if when_busy == "wait" else 2)]
         self._retention: background.Task[None] | None = None
-        self._pinned: set[str] = set()
-        self._refused: set[str] = set()
-        self._said: set[str] = set()
         self._n_followed = 0
         self._closed = False
         make_root(self._disk, str(self.folder))
@@ -150,6 +146,7 @@ class Store:
             self, _farewell, weakref.ref(self), self._own, self._pendings, str(self.folder)
         )
         self._trash = Trash(self._disk, self._own, undo)
+        self._deletions = Deletions(self._disk, self._own, self._reader, self._trash, self._notices)
         try:
             self._last_commit = self._recover()
         except OSError as exc:
@@ -439,47 +436,8 @@ class Store:
         return manifests.next_revision(names, step)
 
     def _retain(self) -> None:
-        """In the writer thread: delete what the policy does not keep, durably, then unlink it."""
-        if self._own.released:  # the next owner sees to it
-            return
-        try:
-            entries, damaged = self._reader.scan()
-            if self._is_news(damaged):
-                return
-            infos = [entry.info for entry in entries]
-            for words in missing(self._keep, infos):
-                if words not in self._said:
-                    self._said.add(words)
-                    self._notices.append(f"{self.folder}: {words}")
-            kept = commits_to_keep(self._keep, infos)
-            victims = [
-                entry.name
-                for entry in entries
-                if entry.commit not in kept and entry.name not in self._pinned
-            ]
-            failed = self._trash.put(victims) if victims else self._trash.empty()
-            self._tell_undeleted(failed)
-        except OSError as exc:
-            self._notices.append(f"{self.folder}: old checkpoints could not be deleted: {exc}")
-        except Exception as exc:  # the policy may be the user's: nobody else would hear of this
-            self._notices.append(
-                f"{self.folder}: old checkpoints could not be deleted, for keep={self._keep!r} "
-                f"raised {type(exc).__name__}: {exc}"
-            )
-
-    def _tell_undeleted(self, failed: Mapping[str, OSError]) -> None:
-        for name, error in failed.items():
-            self._notices.append(f"{self.folder / name} could not be deleted: {error}")
-
-    def _is_news(self, damaged: Iterable[CheckpointDamagedError]) -> bool:
-        """Whether the medium refuses one that it gave before.
-
-        It may be what another one refers to, or be there again the next time: nothing is deleted
-        until it has been refused twice.
-        """
-        refused = {error.path for error in damaged if isinstance(error.__cause__, OSError)}
-        news, self._refused = refused - self._refused, refused
-        return bool(news)
+        """In the writer thread: delete what the policy does not keep."""
+        self._deletions.retain(self._keep)
 
     # -- waiting and closing ---------------------------------------------------------------------
 
@@ -637,9 +595,6 @@ class Store:
 
     # -- deleting --------------------------------------------------------------------------------
 
-    def _in_writer(self, work: Callable[[], T]) -> T:
-        return background.submit(work).result()
-
     def delete(self, which: Which | str) -> None:
         """Delete a checkpoint, atomically and durably. The latest `undo` deletions can be undone.
 
@@ -656,20 +611,9 @@ class Store:
 
     def _delete(self, names: Sequence[str], which: object) -> None:
         """Delete folders of checkpoints, one after the other."""
-
-        def put() -> None:
-            missing = [n for n in names if self._disk.identity(n, self._own.root) is None]
-            if missing:
-                raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
-            self._pinned.difference_update(names)
-            failed = self._trash.put(names, in_turn=True)
-            for name in names:
-                if name in failed:
-                    raise failed[name]
-            self._tell_undeleted(failed)  # the deletion itself is durable
-
         try:
-            self._in_writer(put)
+            # A job holds the store, which is not let go before, whoever interrupts the wait.
+            background.submit(lambda: self._deletions.delete(names, which)).result()
         except OSError as exc:
             raise SaveError.for_path(
                 str(self.folder / names[0]), str(exc), expected="a checkpoint that can be deleted"
@@ -690,20 +634,7 @@ class Store:
         """
         self._check_open()
 
-        def bring_back() -> Entry:
-            held = [(name, e) for name, e in self._trash.held(self.folder) if _means(which, name)]
-            for name, entry in reversed(held):
-                if isinstance(entry, Entry):
-                    self._trash.take_out(name, self.folder)
-                    self._pinned.add(name)
-                    return replace(entry, path=self.folder / name)
-            for _, damage in reversed(held):
-                if not isinstance(damage, Entry):
-                    raise damage
-            steps = [e.step for _, e in self._trash.held(self.folder) if isinstance(e, Entry)]
-            raise CheckpointNotFoundError.for_step(str(self.folder), which, steps)
-
-        return self._in_writer(bring_back)
+        return background.submit(lambda: self._deletions.bring_back(which)).result()
 
     def _name_of(self, which: Which | str) -> str:
         if isinstance(which, Entry):
@@ -716,23 +647,11 @@ class Store:
             return which
         entries = [e for e in self._reader.list() if which in ("latest", e.step)]
         if not entries:
-            raise CheckpointNotFoundError.for_step(str(self.folder), which, self._steps())
+            raise CheckpointNotFoundError.for_step(str(self.folder), which, self._deletions.steps())
         return entries[-1].name
-
-    def _steps(self) -> tuple[int, ...]:
-        return tuple(entry.step for entry in self._reader.list()[:-6:-1])
 
 
 _COPYING: Final = (Store.save.__code__, Store.prepare.__code__)
-
-
-def _means(which: object, name: str) -> bool:
-    """Whether an entry, a step, a folder's name or None (any) means the checkpoint of this name."""
-    key = manifests.parse_folder_name(name)
-    step = None if key is None or isinstance(which, bool) else key[0]
-    return (
-        which is None or which in (step, name) or (isinstance(which, Entry) and which.name == name)
-    )
 
 
 def _check_options(when_busy: Any, memory_limit: Any, undo: Any) -> None:

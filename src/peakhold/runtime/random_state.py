@@ -87,11 +87,9 @@ def from_plain(plain: Any) -> Any:
 def _container_of(container: Any, keys: Sequence[Any], children: list[Any], _: str) -> Any:
     if not is_named(container):
         return children
-    return (
-        {key: one for key, one in children[0]}
-        if "$items" in keys
-        else dict(zip(keys, children, strict=True))
-    )
+    if "$items" in keys:
+        return dict(children[0])
+    return dict(zip(keys, children, strict=True))
 
 
 def _is_array(node: Any) -> bool:

@@ -299,5 +299,5 @@ def test_a_run_asks_the_coordinator_and_carries_out_what_it_says():
     run.on_train_end()
     assert [one.partition(",")[0] for one in asked] == [
         "aggregate the end of training", "decide the end of training",
-        "agree the end of the run", "close",
+        "gather the end of the run", "close",
     ]  # fmt: skip

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from peakhold import speech
 from peakhold._core.observation import Event
 from peakhold.runtime.participant import Keeper
-from peakhold.runtime.turn import Errors
 
 if TYPE_CHECKING:
     from peakhold.runtime.proposals import Proposals
@@ -82,7 +81,7 @@ def end_all(session: Session, proposals: Proposals, batch: int) -> None:
         batch: After which batch they are.
     """
     moment = session.progress.moment(Event.TRAIN_BATCH_END, batch, {})
-    errors, coordinator = Errors(), session.coordinator
+    errors, coordinator = session.new_errors(), session.coordinator
     session.share(moment)
     for seat in session.acting:
         if isinstance(seat.participant, Keeper):

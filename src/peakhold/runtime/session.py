@@ -470,6 +470,10 @@ class Session:
         if len(self._seen_epoch_end) == len(self.seats):
             self.commit()
 
+    def new_errors(self) -> Errors:
+        """For those whose turn it is, one after the other."""
+        return Errors()
+
     def commit(self) -> None:
         """Commit what was done by the end of an epoch, if that is still to come."""
         waiting, self._uncommitted = self._uncommitted, None

@@ -151,13 +151,6 @@ def test_several_metrics_have_a_comparison_each():
     assert stopper.mode == ["min", "max"]
 
 
-def test_a_comparison_of_one_s_own_is_refused_with_what_to_do():
-    stopper = pk.EarlyStopping("loss")
-
-    with pytest.raises(ValueError, match=r"expected np.less.*, got monitor_op=.*\nHint: pass mode"):
-        stopper.monitor_op = lambda a, b: a < 0.9 * b
-
-
 @pytest.mark.parametrize(
     ("name", "value"), [("patience", 9), ("min_delta", 0.2), ("baseline", 0.1)]
 )

@@ -392,11 +392,130 @@ def test_super_finds_it_by_mode_and_by_name():
     assert (up.monitor_op, down.monitor_op) == (keras.ops.greater, keras.ops.less)
 
 
-def test_a_comparison_that_nobody_knows_is_told_where_a_rule_of_ones_own_goes():
+def tenth(value, best):
+    return value < 0.9 * best
+
+
+def ten_percent(self):
+    self.monitor_op = tenth
+
+
+HOW = {
+    "on an instance": lambda cls, *args, **named: _with_op(cls(*args, **named)),
+    "in _set_monitor_op": lambda cls, *args, **named: type(
+        cls.__name__, (cls,), {"_set_monitor_op": ten_percent, "__module__": "users"}
+    )(*args, **named),
+}
+
+
+def _with_op(callback):
+    callback.monitor_op = tenth
+    return callback
+
+
+@BOTH
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("monitor", ["val_loss", "val_oddity"])  # nothing tells of the second
+def test_a_comparison_of_ones_own_is_the_policy_s(of, how, monitor, tmp_path):
+    make, values = HOW[how], [0.5, 0.46, 0.4, 0.39, 0.3]
+    stopper = make(of.EarlyStopping, monitor, patience=9)
+    plateau = make(of.ReduceLROnPlateau, monitor, patience=1)
+    saver = make(of.ModelCheckpoint, tmp_path / "{epoch}.keras", monitor, save_best_only=True)
+    curve = Curve(**{"val_loss": [0.1] * 5, monitor: values})
+    history = fit(model(), [curve, stopper, plateau, saver], 5)
+    found = {name for name in os.listdir(tmp_path) if name.endswith(".keras")}
+
+    assert (stopper.best, plateau.best, saver.best) == (0.3, 0.3, 0.3)
+    assert (stopper.best_epoch, stopper.wait, stopper.monitor_op) == (4, 0, tenth)
+    assert history.history["learning_rate"] == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+    assert found == {"1.keras", "3.keras", "5.keras"}
+
+
+@BOTH
+def test_it_is_asked_of_the_baseline_too_and_super_compares_by_it(of):
+    told = []
+
+    class Asking(of.EarlyStopping):
+        def _is_improvement(self, monitor_value, reference_value):
+            told.append(super()._is_improvement(monitor_value, reference_value))
+            return told[-1]
+
+    asking = Asking("val_loss", patience=9)
+    plain = of.EarlyStopping("val_loss", patience=3, baseline=0.4)
+    asking.monitor_op = plain.monitor_op = tenth
+    fit(model(), [Curve(val_loss=[0.5, 0.4, 0.39, 0.38]), asking, plain], 4)
+
+    assert told == [True, True, False]
+    assert plain.stopped_epoch == 2  # 0.39 is below the baseline, and no tenth below it
+
+
+@BOTH
+def test_it_may_be_set_in_mid_run_and_taken_back(of, tmp_path):
+    saver = of.ModelCheckpoint(tmp_path / "{epoch}.keras", "val_loss", save_best_only=True)
+    stopper = of.EarlyStopping("val_loss", patience=9)
+
+    class Setting(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch in {1, 3}:
+                op = tenth if epoch == 1 else keras.ops.less
+                stopper.monitor_op = saver.monitor_op = op
+
+    bests = []
+    watching = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: bests.append((stopper.best, saver.best))
+    )
+    curve = Curve(val_loss=[0.5, 0.46, 0.4, 0.39])
+    fit(model(), [Setting(), curve, stopper, saver, watching], 4)
+
+    assert bests == [(0.5, 0.5), (0.5, 0.5), (0.4, 0.4), (0.39, 0.39)]
+
+
+def test_min_delta_is_a_margin_on_the_side_that_mode_or_the_name_tells():
+    """Keras turns its sign for its own `less` alone: there a margin would be none."""
+    told = {}
+    for monitor, arguments in {
+        "val_loss": {}, "val_oddity": {"mode": "min"}, "val_score": {"mode": "max"}, "val_what": {}
+    }.items():  # fmt: skip
+        given = told.setdefault(monitor, [])
+
+        def own(value, best, given=given):
+            given.append((round(value, 3), best))
+            return False
+
+        stopper = pk.EarlyStopping(monitor, min_delta=0.1, patience=9, **arguments)
+        stopper.monitor_op = own
+        fit(model(), [Curve(**{"val_loss": [0.9] * 2, monitor: [0.5, 0.4]}), stopper], 2)
+
+    below, above = (0.5, 0.5), (0.3, 0.5)
+    assert told == {"val_loss": [below], "val_oddity": [below], "val_score": [above],
+                    "val_what": [above]}  # fmt: skip
+
+
+def test_nan_is_asked_of_nobody_and_is_still_a_check():
+    stopper = pk.EarlyStopping("val_oddity", patience=2)
+    stopper.monitor_op = tenth
+    with pytest.warns(MonitorWarning, match="never count as best"):
+        fit(model(), [Curve(val_oddity=[np.nan, 0.5, np.nan, np.inf, 0.1]), stopper], 5)
+
+    assert (stopper.best, stopper.stopped_epoch) == (0.5, 3)
+
+
+def test_of_several_metrics_each_may_have_its_own():
+    stopper = pk.EarlyStopping(["val_loss", "val_oddity"], patience=9)
+    stopper.monitor_op = [tenth, np.greater]
+    curve = Curve(val_loss=[0.5, 0.46], val_oddity=[0.5, 0.51])
+    fit(model(), [curve, stopper], 2)
+    first, second = stopper._peakhold_stopping.policy.each(stopper._peakhold_stopping.state)
+
+    assert (first.best, second.best) == (0.5, 0.51)
+    assert stopper.monitor_op == [tenth, keras.ops.greater]
+
+
+def test_what_no_one_can_call_is_no_comparison():
     stopper = pk.EarlyStopping("loss")
 
-    with pytest.raises(InvalidArgumentError, match="_is_improvement"):
-        stopper.monitor_op = lambda value, best: value < best
+    with pytest.raises(InvalidArgumentError, match=r"got monitor_op='less'.\nHint: pass mode"):
+        stopper.monitor_op = "less"
 
 
 # get_monitor_value
@@ -500,14 +619,18 @@ def test_answers_are_recorded_with_the_moment_so_that_a_replay_needs_no_users_co
     """The suite takes every step of this run again, too, by what is recorded alone."""
     told = []
     stopper, saver = Own("val_loss", patience=9), Altered(tmp_path / "m.keras", save_best_only=True)
+    plateau = _with_op(pk.ReduceLROnPlateau("val_loss", patience=4))
     with listening.listening(told.append):
-        trained(stopper, saver)
-    answers = [
-        answer
-        for one in told
-        for question, answer in one.moment.answers.items()
-        if question.endswith("val_loss improves")
-    ]
+        trained(stopper, saver, plateau)
+    answers, by_op = (
+        [
+            answer
+            for one in told
+            for question, answer in one.moment.answers.items()
+            if question.endswith("val_loss improves") and name in question
+        ]
+        for name in ("EarlyStopping", "ReduceLROnPlateau")
+    )
     asked = [
         trace
         for one in told
@@ -516,7 +639,7 @@ def test_answers_are_recorded_with_the_moment_so_that_a_replay_needs_no_users_co
         if ASKED in trace.moment.answers
     ]
 
-    assert answers == [True, True, False, True]
+    assert answers == by_op == [True, True, False, True]
     assert [trace.decisions[0].word for trace in asked] == ["save", "save", "skip", "save"]
 
 

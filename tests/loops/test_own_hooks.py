@@ -113,6 +113,27 @@ def test_a_derived_metric_and_a_comparison_of_ones_own():
     assert (stopper.best, epoch) == (1.2, 2)
 
 
+def test_a_comparison_of_ones_own_counts_as_it_does_in_fit(tmp_path):
+    def halves(value, best):
+        return value < best / 2
+
+    stopper = peakhold.EarlyStopping("oddity", patience=3)
+    plateau = peakhold.ReduceLROnPlateau("oddity", patience=2)
+    saver = peakhold.ModelCheckpoint(
+        tmp_path / "{epoch}.safetensors", "oddity", save_best_only=True, background=True
+    )
+    for one in (stopper, plateau, saver):
+        one.monitor_op = halves
+    losses = (0.9, 0.8, 0.4, 0.3, 0.25, 0.21, 0.1)
+    _, rates = looped(stopper, plateau, saver, losses=losses, name="oddity")
+
+    assert (stopper.best, plateau.best, saver.best) == (0.4, 0.4, 0.4)
+    assert stopper.stopped_epoch == 5
+    assert rates == pytest.approx([0.1, 0.01])
+    assert os.path.exists(tmp_path / "3.safetensors")
+    assert not saver._peakhold_saving._writer.placement.in_background
+
+
 def test_without_a_list_hooks_by_hand_ask_as_well():
     class Own(peakhold.EarlyStopping):
         def _is_improvement(self, monitor_value, reference_value):

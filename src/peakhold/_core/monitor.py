@@ -114,6 +114,13 @@ class Criterion:
             return value + margin < reference
         return value - margin > reference
 
+    def less_its_margin(self, value: float, reference: float) -> float:
+        """The value, made worse by the margin: for a comparison of somebody's own."""
+        margin = self.min_delta
+        if self.relative and is_finite(reference):
+            margin *= abs(reference)
+        return value + margin if self.direction is Direction.MIN else value - margin
+
     def better(self, value: float | None, reference: float | None) -> bool:
         """Like `improves`, without a margin: for ranking what was recorded."""
         return Criterion(self.direction).improves(value, reference)

@@ -458,7 +458,7 @@ class _Stopping(Watching[EarlyStoppingState]):
         states = policy.each(self.state)
         for at, (watched, state) in enumerate(zip(policy.watched, states, strict=True)):
             value = watched.value(moment)
-            if value is None or not is_finite(value):
+            if value is None or (watched.criterion is not None and not is_finite(value)):
                 continue
             better = self.is_improvement(at, value, state.best)
             answers[watched.improves_answer] = better

@@ -181,7 +181,7 @@ class _Lowering(Watching[PlateauState]):
         """With the best, as Keras compares."""
         watched = self.policy.watched
         value = watched.value(moment)
-        if value is None or not is_finite(value):
+        if value is None or (watched.criterion is not None and not is_finite(value)):
             return {}
         return {watched.improves_answer: self.is_improvement(0, value, self.state.best)}
 

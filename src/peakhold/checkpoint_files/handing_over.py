@@ -22,11 +22,13 @@ from peakhold._core.moments import Answer, Moment, Position
 from peakhold._core.observation import is_finite
 from peakhold._core.policies.checkpoint import ASKED, WORTH_IT, CheckpointPolicy, CheckpointState
 from peakhold.errors import HostError, InvalidArgumentError
-from peakhold.runtime.watching import Watching
+from peakhold.runtime.watching import OWN_OP, Watching
 
 __all__ = ["Destination", "HandingOver"]
 
 FILE_PATH: Final = "_get_file_path"
+_SETS_OP: Final = frozenset({"_set_monitor_op"})
+"""Who sets the comparison is asked for no file."""
 
 
 @final
@@ -58,9 +60,18 @@ class HandingOver(Watching[CheckpointState]):
     """What is asked of a subclass of `ModelCheckpoint`, and what it may ask."""
 
     save_best_only = False
-    hands_over = False
-    """Whether a user's own code carries out what is due."""
     _asking: _Asking | None = None
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether a user's own code carries out what is due, or says whether it is."""
+        return bool(self._asks) and self._asks != _SETS_OP
+
+    @property
+    def why_handed_over(self) -> str:
+        """In words."""
+        names = sorted(self._asks - {OWN_OP})
+        return f"its class overrides {', '.join(names)}" if names else "monitor_op is yours"
 
     @property
     def policy(self) -> CheckpointPolicy:
@@ -166,10 +177,12 @@ class HandingOver(Watching[CheckpointState]):
     def _compare(self, asking: _Asking) -> None:
         """Ask a user's `_is_improvement` once, of what is finite."""
         watched = self.policy.watched
-        if "_is_improvement" not in self._asks or not self.save_best_only or watched is None:
+        if not self.compares or not self.save_best_only or watched is None:
             return
         value = watched.value(asking.moment)
-        if value is None or not is_finite(value) or watched.improves_answer in asking.answers:
+        if value is None or watched.improves_answer in asking.answers:
+            return
+        if watched.criterion is not None and not is_finite(value):
             return
         to_beat = self.policy.to_beat(self.state)
         asking.answers[watched.improves_answer] = self.is_improvement(0, value, to_beat)

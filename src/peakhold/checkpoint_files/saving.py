@@ -242,7 +242,6 @@ class Saving(HandingOver):
         before, is_given, self._is_given = self.state, self._is_given, False
         self._goes_on = not self.is_loaded and self._turns.continue_on(run.subject)
         super().needs(run)
-        self.hands_over = bool(self._asks - {"_set_monitor_op"})
         self._earlier = None  # what `initial_epoch` goes on from stands in files
         if self.is_loaded:
             return
@@ -264,10 +263,10 @@ class Saving(HandingOver):
         later = self.background
         if later is None:
             fit_alone = run.driven and run.trained.runs_fit()
-            later = fit_alone and not run.user_callbacks_follow()
+            later = fit_alone and not self.hands_over and not run.user_callbacks_follow()
         elif later and self.hands_over:
             later = False
-            self._tell_why_here(f"its class overrides {', '.join(sorted(self._asks))}")
+            self._tell_why_here(self.why_handed_over)
         self._writer.placement = Placement(in_background=later)
         return self._writer.placement.buffers_needed(
             run.host, run.pool, self._files.template.suffix, self._tell_why_here

@@ -7,7 +7,9 @@ names of metrics are known"):
 2. The direction is known, or asked for as soon as the metrics are known: on train begin where the
    host can list them, else after the first evaluation, at the latest at the end of the first epoch.
 3. A user's subclass may read its metric, compare, and set the comparison, as with Keras's classes
-   (`comparing.py`): it is asked in `measure`, and its answers are recorded with the moment.
+   (`comparing.py`): it is asked in `measure`, and its answers are recorded with the moment. So is a
+   comparison of somebody's own that was set as `monitor_op`. What it calls better is; the direction
+   then serves only for what it is not asked of (files of other runs), and need not be known.
 4. A monitor that nobody logs is at most a warning on train begin, for a user's callback may add it.
    When it is missed is the policy's business (`_core/monitor.py`); the words are made here.
 """
@@ -15,7 +17,7 @@ names of metrics are known"):
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar, final
 
@@ -46,12 +48,17 @@ from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs, Par
 from peakhold.runtime.run_view import RunView
 from peakhold.speech import warn
 
-__all__ = ["READ", "Comparison", "Watch", "Watching", "check_steps_counted"]
+__all__ = ["OWN_OP", "READ", "Comparison", "Watch", "Watching", "check_steps_counted"]
 
 S = TypeVar("S")
 
 READ: Final = "get_monitor_value"
 """The answer of a user's code: this callback's own metric."""
+
+OWN_OP: Final = "monitor_op"
+"""Beside the names of methods that a subclass overrides: a comparison of somebody's own was set."""
+
+_COMPARES: Final = frozenset({"_is_improvement", OWN_OP})
 
 
 @final
@@ -81,6 +88,8 @@ class Watch:
         size, relative = check_delta("min_delta", min_delta)
         self.min_delta: float | Relative = Relative(size) if relative else size
         self.direction: Direction | None = None
+        self.op: Callable[[float, float], Any] | None = None
+        """A comparison of somebody's own, of the value and what it must beat."""
         self.seen = self.is_known = False
         """Whether it was logged in this run; and whether its direction is known, too: then there is
         nothing more to find out about it."""
@@ -88,11 +97,22 @@ class Watch:
     @property
     def criterion(self) -> Criterion | None:
         """What is better; None as long as the direction is not known."""
-        if self.direction is None:
-            return None
+        return None if self.direction is None else self._criterion_of(self.direction)
+
+    def _criterion_of(self, direction: Direction) -> Criterion:
         if isinstance(self.min_delta, Relative):
-            return Criterion(self.direction, self.min_delta.fraction, relative=True)
-        return Criterion(self.direction, self.min_delta)
+            return Criterion(direction, self.min_delta.fraction, relative=True)
+        return Criterion(direction, self.min_delta)
+
+    def improves(self, value: float | None, reference: float | None) -> bool:
+        """Whether a value beats another, as far as anybody can tell."""
+        if self.op is None or value is None:
+            return self.criterion is not None and self.criterion.improves(value, reference)
+        if reference is None:
+            return True
+        # As Keras reckons for every comparison but its own `less`.
+        criterion = self.criterion or self._criterion_of(Direction.MAX)
+        return bool(self.op(criterion.less_its_margin(value, reference), reference))
 
     def reset(self) -> None:
         """A run begins."""
@@ -112,6 +132,8 @@ class Watch:
         """
         if self.direction is None:
             self.direction = infer_direction(self.monitor, run.trained.metric_directions())
+        if self.op is not None:
+            return
         if self.direction is None and names and self.monitor.removeprefix("val_") in names:
             raise DirectionUnknownError.for_monitor(name, self.monitor)
 
@@ -120,46 +142,50 @@ class Comparison:
     """The comparison in use, None before it is known; with several metrics, a list.
 
     In `fit` it is Keras's own function object. It may be set, as Keras's may: to `np.less`,
-    `np.greater` or their like, which is what `mode="min"` and `"max"` say.
+    `np.greater` or their like, which is what `mode="min"` and `"max"` say; or to any function of
+    two numbers that says whether the first beats the second.
     """
 
     def __get__(self, callback: Any, owner: type) -> Any:
         if callback is None:
             return self
         watches: list[Watch] = callback._peakhold_link.participant.watches
+        seam = callback._peakhold_seam
         shown = [
-            None if one.direction is None else callback._peakhold_seam.comparison(one.direction)
+            one.op or (None if one.direction is None else seam.comparison(one.direction))
             for one in watches
         ]
         return shown if len(shown) > 1 else shown[0]
 
     def __set__(self, callback: Any, comparison: Any) -> None:
-        watches: list[Watch] = callback._peakhold_link.participant.watches
+        watching: Watching[Any] = callback._peakhold_link.participant
+        watches = watching.watches
         given = comparison if isinstance(comparison, (list, tuple)) else [comparison] * len(watches)
-        for watch, one in zip(watches, given, strict=True):
-            direction = None if one is None else _direction_of(one)
-            watch.mode = "auto" if direction is None else str(direction)
-            watch.direction = direction
-        callback._peakhold_link.participant.is_op_set = comparison is not None
+        for watch, one in zip(watches, map(_checked, given), strict=True):
+            direction = _DIRECTIONS.get(getattr(one, "__name__", ""))
+            watch.op = one if direction is None else None
+            if watch.op is None:
+                watch.mode = "auto" if direction is None else str(direction)
+                watch.direction = direction
+        watching.is_op_set = comparison is not None
+        watching.note_op()
 
 
 _DIRECTIONS = {
     "less": Direction.MIN, "lt": Direction.MIN, "greater": Direction.MAX, "gt": Direction.MAX,
 }  # fmt: skip
+"""Which way is better by a comparison that is known by its name, as NumPy's and Keras's are."""
 
 
-def _direction_of(comparison: Any) -> Direction:
-    """Which way is better by a comparison that is known by its name, as NumPy's and Keras's are."""
-    direction = _DIRECTIONS.get(getattr(comparison, "__name__", ""))
-    if direction is None:
+def _checked(comparison: Any) -> Any:
+    if comparison is not None and not callable(comparison):
         raise InvalidArgumentError.for_argument(
             "monitor_op",
             comparison,
-            "np.less, np.greater, or Keras's, PyTorch's or Python's of that name",
-            hint="pass mode='min' or mode='max', and min_delta for a margin; for a rule of your "
-            "own override _is_improvement(monitor_value, reference_value).",
+            "np.less, np.greater, or a function of your own of the value and the best so far",
+            hint="pass mode='min' or mode='max', and min_delta for a margin.",
         )
-    return direction
+    return comparison
 
 
 class Watching(Deciding[S]):
@@ -242,6 +268,7 @@ class Watching(Deciding[S]):
         super().needs(run)
         self._said, self._last_logs = set(), {}
         self._asks = overridden(run.callback)
+        self.note_op()
         for watch in self.watches:
             watch.reset()
         if self.ranks:
@@ -288,6 +315,16 @@ class Watching(Deciding[S]):
 
     # What a user's subclass is asked
 
+    def note_op(self) -> None:
+        """A comparison of somebody's own may have been set, or taken back."""
+        own = {OWN_OP} if any(watch.op is not None for watch in self.watches) else set[str]()
+        self._asks = (self._asks - {OWN_OP}) | own
+
+    @property
+    def compares(self) -> bool:
+        """Whether a user's code says what is better."""
+        return not self._asks.isdisjoint(_COMPARES)
+
     @property
     def _sets_op(self) -> bool:
         """Whether a user's `_set_monitor_op` is still to be called: as in Keras, once."""
@@ -303,7 +340,7 @@ class Watching(Deciding[S]):
 
     def _answered(self, moment: Moment, answers: dict[str, Answer]) -> Measured:
         """All that it has answered in this moment, how the metrics compare at last."""
-        if "_is_improvement" in self._asks and moment.event is Event.EPOCH_END:
+        if self.compares and moment.event is Event.EPOCH_END:
             answers |= self._comparisons(moment)
         return Measured(answers={f"{self.run.name}.{key}": one for key, one in answers.items()})
 
@@ -325,7 +362,12 @@ class Watching(Deciding[S]):
         return {}
 
     def is_improvement(self, at: int, value: float, reference: float | None) -> bool:
-        """What a user's `_is_improvement` says of two values of a metric."""
+        """What a user's `_is_improvement`, or comparison, says of two values of a metric.
+
+        Nobody is asked of what is not finite: that is never better.
+        """
+        if not is_finite(value):
+            return False
         self._compared = at
         try:
             return bool(self.run.callback._is_improvement(value, reference))
@@ -341,7 +383,7 @@ class Watching(Deciding[S]):
         watch = self.watches[self._compared]
         self.find_direction(watch)
         number, other = (None if one is None else to_number(one) for one in (value, reference))
-        return watch.criterion is not None and watch.criterion.improves(number, other)
+        return watch.improves(number, other)
 
     def find_direction(self, watch: Watch) -> None:
         """Find which way is better.
@@ -355,7 +397,7 @@ class Watching(Deciding[S]):
             watch.resolve(self.name, self.run, (watch.monitor.removeprefix("val_"),))
         elif watch.direction is None:
             watch.direction = infer_direction(watch.monitor)
-            if watch.direction is None:
+            if watch.direction is None and watch.op is None:
                 raise DirectionUnknownError.for_monitor(self.name, watch.monitor)
 
     def view(self, moment: Moment) -> Moment:

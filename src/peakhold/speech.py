@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["depth_of_user", "say", "warn"]
+__all__ = ["depth_of_user", "listed", "say", "warn"]
 
 _BETWEEN = frozenset({"contextlib", "functools"})
 """Modules of Python's whose frames lie between ours."""
@@ -72,6 +72,16 @@ def depth_of_user() -> int:
             break
         depth, frame = depth + 1, frame.f_back
     return depth
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+        ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)
 
 
 def _in_its_letters(text: str, stream: Any) -> str:

@@ -258,26 +258,94 @@ def ranked(monitor, folder):
         *(pytest.param(n, marks=of_no_framework) for n in ("val_acc", "val_acuracy", "accurracy")),
     ],
 )
-def test_one_typo_is_one_warning_and_one_error(tmp_path, monitor):
+def test_one_typo_is_one_error_and_nothing_else(tmp_path, monitor):
+    """Before the first batch, where the model tells its metrics: TensorFlow's does so after it."""
     net = model(metrics=["accuracy"])
+    alert = pk.SlackAlert("http://127.0.0.1:9/x", when=f"{monitor} > 2")
     right = "val_accuracy" if monitor.startswith("val_") else "accuracy"
     with (
         warnings.catch_warnings(record=True) as caught,
         pytest.raises(MonitorNotFoundError, match=f"Hint: did you mean '{right}'") as raised,
     ):
         warnings.simplefilter("always")
-        fit(net, ranked(monitor, tmp_path), 3)
+        fit(net, [alert, *ranked(monitor, tmp_path)], 3)
 
     told = [str(one.message) for one in caught if issubclass(one.category, PeakholdWarning)]
-    if keras.backend.backend() == "tensorflow":  # which knows its metrics after the first batch
+    notes = "\n".join(getattr(raised.value, "__notes__", []))
+    assert f"got monitor={monitor!r} in ReduceLROnPlateau." in str(raised.value)
+    if keras.backend.backend() == "tensorflow":
         assert not [line for line in told if "E2" not in line or f"'val_{monitor}'" in line]
+        assert notes == "The same holds for EarlyStopping."
     else:
-        (line,) = told
-        assert line.startswith(
-            f"ReduceLROnPlateau and EarlyStopping and ModelCheckpoint monitor {monitor!r}, which is"
-        )
-        assert line.endswith(f"did you mean {right!r}?")
-    assert getattr(raised.value, "__notes__", []) == ["The same holds for EarlyStopping."]
+        assert told == []
+        assert notes == "The same holds for EarlyStopping, ModelCheckpoint and SlackAlert."
+        assert not (tmp_path / "m.keras").exists()
+
+
+@of_no_framework
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_typo_that_nobody_can_know_before_is_one_error_too(tmp_path, epochs):
+    """A callback of the user's own might log it."""
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(MonitorNotFoundError):
+        warnings.simplefilter("always")
+        fit(model(), [keras.callbacks.Callback(), Hears(), *ranked("val_los", tmp_path)], epochs)
+
+    assert not [one for one in caught if issubclass(one.category, PeakholdWarning)]
+
+
+@of_no_framework
+def test_in_a_fit_of_one_epoch_checkpoints_of_one_typo_say_it_once(tmp_path):
+    def saver(name):
+        return pk.ModelCheckpoint(tmp_path / name, "val_los", mode="min", save_best_only=True)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model(), [Hears(), saver("a.keras"), saver("b.keras")], 1)
+    (one,) = [str(w.message) for w in caught if issubclass(w.category, PeakholdWarning)]
+
+    assert "got monitor='val_los' in ModelCheckpoint." in one and "did you mean 'val_loss'?" in one
+
+
+class Hears(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        """A hook of the user's own, which may add to the logs."""
+
+
+@of_no_framework
+def test_what_a_callback_of_ours_logs_is_no_typo():
+    """`lr` is another name for `learning_rate`, which ReduceLROnPlateau logs."""
+    net = model(metrics=[keras.metrics.MeanAbsoluteError(name="lr")])
+    plateau = pk.ReduceLROnPlateau("val_loss", patience=9)
+    fit(net, [plateau, pk.EarlyStopping("learning_rate", mode="min", patience=5)], 2)
+
+
+class Counts(keras.metrics.Metric):
+    """Gives several values, which Keras logs under their own names."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        pass
+
+    def result(self):
+        return {"hits": 1.0, "misses": 0.0}
+
+
+@of_no_framework
+def test_a_metric_that_gives_several_values_is_known_by_their_names():
+    net, stopper = model(metrics=[Counts()]), pk.EarlyStopping("val_hits", mode="max", patience=9)
+    fit(net, [stopper], 1)
+    assert stopper.best == 1.0
+
+    with pytest.raises(MonitorNotFoundError, match="Hint: did you mean 'val_hits'?"):
+        fit(net, [pk.EarlyStopping("val_hit", mode="max", patience=9)], 1)
+
+
+@of_no_framework
+def test_advice_that_holds_for_several_callbacks_is_given_once(said, tmp_path):
+    told, _ = said(ranked("val_loss", tmp_path), 5)  # mode="max"
+
+    (one,) = [line for line in told if "E3" in line]
+    names = "EarlyStopping, ReduceLROnPlateau and ModelCheckpoint"
+    assert one.startswith(f"{names} take the largest 'val_loss' for the best")
 
 
 @of_no_framework

@@ -23,7 +23,8 @@ def run(callback, logged, *, ends=True):
         get_state=lambda: params, set_state=params.update,
         get_learning_rate=lambda: rate["lr"], set_learning_rate=lambda new: rate.update(lr=new),
     )  # fmt: skip
-    callbacks = peakhold.CallbackList(callback, host=host, verbose=0)
+    several = callback if isinstance(callback, list) else [callback]
+    callbacks = peakhold.CallbackList(several, host=host, verbose=0)
     callbacks.on_train_begin()
     for epoch, logs in enumerate(logged):
         callbacks.on_epoch_begin(epoch)
@@ -68,3 +69,41 @@ def test_what_never_came_is_said_at_the_end_with_what_there_was(tmp_path, kind):
 
     assert said
     assert all("available" in text.lower() and "loss,time" in text for text in said), said
+
+
+def test_one_typo_is_one_warning_whoever_looks_at_it(tmp_path):
+    for logged in ([{"loss": 1.0}] * 3, [{"loss": 1.0}]):
+        callbacks = [make("val_los", tmp_path) for make in KINDS.values()]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run(callbacks, logged)
+        said = [str(w.message) for w in caught if issubclass(w.category, MonitorWarning)]
+
+        (one,) = said
+        words = "conditioned on metric `val_los` which is not available."
+        metrics = "Available metrics are: loss,learning_rate."
+        others = "The same holds for ReduceLROnPlateau and ModelCheckpoint."
+        assert one == f"Early stopping {words} {metrics} {others}"
+
+
+def test_and_one_error_from_the_epoch_that_tells(tmp_path):
+    callbacks = [make("val_los", tmp_path) for make in KINDS.values()]
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(MonitorNotFoundError) as one:
+        warnings.simplefilter("always")
+        run(callbacks, [{"loss": 1.0, "val_loss": 1.0}] * 2)
+
+    assert not [w for w in caught if issubclass(w.category, MonitorWarning)]
+    assert one.value.__notes__ == ["The same holds for ReduceLROnPlateau."]
+
+
+def test_two_typos_are_two(tmp_path):
+    callbacks = [
+        KINDS["EarlyStopping"]("val_los", tmp_path),
+        KINDS["ReduceLROnPlateau"]("val_f1", tmp_path),
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(callbacks, [{"loss": 1.0}] * 2)
+    said = [str(w.message) for w in caught if issubclass(w.category, MonitorWarning)]
+
+    assert len(said) == 2 and not any("The same" in line for line in said)

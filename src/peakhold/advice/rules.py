@@ -17,6 +17,7 @@ from typing import Literal, final
 from peakhold._core.monitor import Direction, infer_direction
 from peakhold._core.patience import Patience, Seconds, Steps
 from peakhold.advice.settings import RunSettings, Stopper
+from peakhold.speech import listed
 
 __all__ = ["Advice", "advise_on", "differing", "silence"]
 
@@ -39,33 +40,52 @@ class Advice:
 
 def training_metric(facts: RunSettings) -> Iterator[Advice]:
     """E2: a training metric is monitored while a validation one exists."""
-    if facts.validates:
-        for name, monitor, _ in facts.monitored():
-            known = infer_direction(monitor, facts.directions) is not None
-            is_there = facts.names is None or monitor in facts.names  # else 'val_…' is not, either
-            if known and is_there and not monitor.startswith("val_"):
-                # TensorFlow knows the names after the first batch: the one given may be mistyped.
-                is_sure = facts.names is not None or monitor == "loss"
-                right = repr(f"val_{monitor}") if is_sure else "the val_ metric in its place"
-                yield Advice(
-                    "E2",
-                    "warning",
-                    f"{name} monitors {monitor!r}, which keeps improving while the model overfits; "
-                    f"this fit validates: monitor {right}.",
-                )
+    if not facts.validates:
+        return
+    for monitor, names in _who(facts.monitored()):
+        known = infer_direction(monitor, facts.directions) is not None
+        if known and _is_there(facts, monitor) and not monitor.startswith("val_"):
+            # TensorFlow knows the names after the first batch: the one given may be mistyped.
+            is_sure = facts.names is not None or monitor == "loss"
+            right = repr(f"val_{monitor}") if is_sure else "the val_ metric in its place"
+            yield Advice(
+                "E2",
+                "warning",
+                f"{listed(names)} {'monitors' if len(names) == 1 else 'monitor'} {monitor!r}, "
+                "which keeps improving while the model overfits; "
+                f"this fit validates: monitor {right}.",
+            )
 
 
 def contradiction(facts: RunSettings) -> Iterator[Advice]:
     """E3: `mode` says the opposite of what the metric, or else its name, says."""
+    wrong = []
     for name, monitor, mode in facts.monitored():
         direction = infer_direction(monitor, facts.directions)
         if mode in {"min", "max"} and direction is not None and direction != Direction(mode):
-            yield Advice(
-                "E3",
-                "warning",
-                f"{name} takes the {'smallest' if mode == 'min' else 'largest'} {monitor!r} for "
-                f"the best; if that is not meant, write mode='{direction}'.",
-            )
+            wrong.append((name, monitor, mode))
+    for monitor, names in _who(wrong):
+        direction = infer_direction(monitor, facts.directions)
+        yield Advice(
+            "E3",
+            "warning",
+            f"{listed(names)} {'takes' if len(names) == 1 else 'take'} the "
+            f"{'largest' if direction is Direction.MIN else 'smallest'} {monitor!r} for "
+            f"the best; if that is not meant, write mode='{direction}'.",
+        )
+
+
+def _who(monitored: Iterable[tuple[str, str, str]]) -> Iterable[tuple[str, list[str]]]:
+    """Each metric, and the classes that look at it: what holds for several is said once."""
+    found: dict[str, dict[str, None]] = {}
+    for name, monitor, _ in monitored:
+        found.setdefault(monitor, {})[name] = None
+    return ((monitor, list(names)) for monitor, names in found.items())
+
+
+def _is_there(facts: RunSettings, monitor: str) -> bool:
+    """Whether the model has this metric, as far as anybody knows; then there is 'val_…', too."""
+    return facts.names is None or monitor in facts.names
 
 
 def last_weights(facts: RunSettings) -> Iterator[Advice]:

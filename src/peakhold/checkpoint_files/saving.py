@@ -47,7 +47,6 @@ from peakhold.checkpoint_files.writer import CheckpointWriter, Placement, bad_no
 from peakhold.errors import (
     InvalidArgumentError,
     MonitorNotFoundError,
-    MonitorWarning,
     SaveError,
     SaveWarning,
 )
@@ -476,13 +475,13 @@ class Saving(HandingOver):
             error, self._missing = self._missing, None
             self.wait()  # whoever catches it finds the file
             raise error or self.not_found(decision.monitor, logs)
-        if moment.event is Event.TRAIN_END:
-            self.forget_said()
-        elif self.state.missing:
+        if moment.event is not Event.TRAIN_END and self.state.missing:
             self._missing = self.not_found(decision.monitor, logs)
             self._why_not = f"{decision.monitor!r} was not logged"
             return
         self.miss(decision, logs)
+        if moment.event is Event.TRAIN_END:
+            self.forget_said()
 
     def path_of(
         self, number: int, batch: int | None, logs: Mapping[str, Any], moment: Moment
@@ -652,7 +651,7 @@ class Saving(HandingOver):
             self.wait()
             unraised, self._missing = self._missing, None
             if unraised is not None:  # no epoch has begun after the one that missed it
-                self.warn_once(str(unraised), MonitorWarning)
+                self.warn_missing(unraised.monitor, str(unraised))
 
     def settle(self) -> None:
         """What the disk refused is tried once more."""

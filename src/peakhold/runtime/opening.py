@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, final
 
+from peakhold import speech
 from peakhold._core.observation import Event
-from peakhold.errors import AdviceWarning
+from peakhold.errors import AdviceWarning, MonitorNotFoundError
 from peakhold.runtime.narration import advice_for
 from peakhold.runtime.participant import (
     CONTINUES,
@@ -57,12 +58,18 @@ class Opening:
         self._has_put_back = False
         self._suspects: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
         """Who looks at a name that seems mistyped: by that name, what is meant, what there is."""
+        self._mistyped: list[tuple[str, MonitorNotFoundError]] = []
+        """Who looks at one that certainly is."""
 
     def suspect(self, who: str, monitor: str, suggestion: str, known: Sequence[str]) -> None:
         """A metric that somebody looks at seems mistyped."""
         names = self._suspects.setdefault((monitor, suggestion, tuple(known)), [])
         if who not in names:
             names.append(who)
+
+    def mistyped(self, who: str, error: MonitorNotFoundError) -> None:
+        """A metric that somebody looks at is certainly mistyped."""
+        self._mistyped.append((who, error))
 
     def prepare(self) -> None:
         """All that comes before the first batch, for those who have just joined."""
@@ -114,6 +121,7 @@ class Opening:
         session = self._session
         session.unprepared = []  # also if one of them raises: it has been said
         needs = [seat.participant.needs(seat.view) for seat in self._fresh]
+        self._raise_mistyped()
         if any(need.rates for need in needs):
             session.progress.ask_rates = session.learning_rates
             if hasattr(session.driver, "note_rates") and not session.host.runs_fit():
@@ -122,6 +130,24 @@ class Opening:
         for pool in session.pools.values():
             known = [] if pool.budget is None else [pool.budget]
             pool.budget = min([*budgets, *known], default=None)
+
+    def _raise_mistyped(self) -> None:
+        """Raise the first, with who else looks at that name, and the others."""
+        mistyped, self._mistyped = self._mistyped, []
+        if not mistyped:
+            return
+        who, first = mistyped[0]
+        suspecting = ((one, told[0]) for told, names in self._suspects.items() for one in names)
+        looking = [*((name, error.monitor) for name, error in mistyped), *suspecting]
+        same = [name for name, monitor in looking if monitor == first.monitor]
+        others = [name for name in dict.fromkeys(same) if name != who]
+        self._suspects = {}
+        if others:
+            first.add_note(f"The same holds for {speech.listed(others)}.")
+        for name, error in mistyped:
+            if error.monitor != first.monitor:
+                first.add_note(f"and in {name}: {error}")
+        raise first
 
     def buffers(self) -> None:
         """What will be held in memory is booked and allocated."""
@@ -133,9 +159,9 @@ class Opening:
         session = self._session
         suspects, self._suspects = self._suspects, {}
         for (monitor, suggestion, known), names in suspects.items():
-            verb = "monitors" if len(names) == 1 else "monitor"
+            who = f"{speech.listed(names)} {'monitors' if len(names) == 1 else 'monitor'}"
             session.warn(
-                f"{' and '.join(names)} {verb} {monitor!r}, which is not among the metrics of this "
+                f"{who} {monitor!r}, which is not among the metrics of this "
                 f"model ({', '.join(known)}); did you mean {suggestion!r}?",
                 AdviceWarning,
             )

@@ -249,6 +249,10 @@ class Participant:
     def summary(self) -> Best | str | None:
         """What it holds for the best, or a sentence why it holds nothing."""
 
+    def looks_at(self, monitor: str) -> bool:
+        """Whether it misses a metric that nobody logs."""
+        return False
+
     # State
 
     def header(self) -> dict[str, Any]:

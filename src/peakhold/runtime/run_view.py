@@ -13,6 +13,7 @@ from peakhold.runtime.callback import host_of
 from peakhold.snapshots.pool import SnapshotPool
 
 if TYPE_CHECKING:
+    from peakhold.errors import MonitorNotFoundError
     from peakhold.host.extras import Extras
     from peakhold.runtime.seat import Seat
     from peakhold.runtime.session import Session
@@ -337,6 +338,24 @@ class RunView:
             known: The names of the model's metrics.
         """
         self._session.opening.suspect(self._seat.participant.name, monitor, suggestion, known)
+
+    def mistyped(self, error: MonitorNotFoundError) -> None:
+        """A metric's name is certainly mistyped; raised once for all who look at it."""
+        self._session.opening.mistyped(self._seat.participant.name, error)
+
+    def others_missing(self, monitor: str) -> list[str] | None:
+        """Who else misses a metric; None if that was said in this run.
+
+        Args:
+            monitor: Its name.
+        """
+        missed, own = self._session.missed, self._seat.participant.name
+        if monitor in missed:
+            return None
+        missed.add(monitor)
+        looking = [seat.participant for seat in self._session.seats]
+        names = dict.fromkeys(one.name for one in looking if one.looks_at(monitor))
+        return [name for name in names if name != own]
 
     def ending(self) -> Any:
         """How the run stands, as if it ended now."""

@@ -118,6 +118,8 @@ class Session:
         self.interrupted = False
         self.is_agreed = False
         """Whether what is carried out now, all workers carry out."""
+        self.missed: set[str] = set()
+        """Metrics of which it was said that nobody logs them."""
         self._follows_epoch_0 = False
         """Whether a callback of this run has seen one that ended with epoch 0."""
         self._clock = time.monotonic()

@@ -8,10 +8,12 @@ names of metrics are known"):
    host can list them, else after the first evaluation, at the latest at the end of the first epoch.
 3. A user's subclass may read its metric, compare, and set the comparison, as with Keras's classes
    (`comparing.py`): it is asked in `measure`, and its answers are recorded with the moment. So is a
-   comparison of somebody's own that was set as `monitor_op`. What it calls better is; the direction
-   then serves only for what it is not asked of (files of other runs), and need not be known.
-4. A monitor that nobody logs is at most a warning on train begin, for a user's callback may add it.
-   When it is missed is the policy's business (`_core/monitor.py`); the words are made here.
+   comparison of somebody's own that was set as `monitor_op`. What it calls better is; a direction
+   serves only for what it is not asked of (files of other runs) then, and need not be known.
+4. One typo is one message, whoever looks at the name. A monitor that was mistyped is an error
+   before the first batch only where it is known what `fit` will log, and no user's callback may add
+   to that. Else when it is missed is the policy's business (`_core/monitor.py`); the words are made
+   here, once for all who miss it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import Any, Final, TypeVar, final
 
 from peakhold._core.arguments import check_delta, check_monitor
 from peakhold._core.decisions import Missing
-from peakhold._core.moments import Answer, Moment
+from peakhold._core.gradient_facts import GRADIENT_NORM
+from peakhold._core.moments import Answer, Moment, rate_key
 from peakhold._core.monitor import (
     Criterion,
     Direction,
@@ -46,7 +49,7 @@ from peakhold.host.contract import to_number
 from peakhold.runtime.callback import overridden
 from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs, Participant
 from peakhold.runtime.run_view import RunView
-from peakhold.speech import warn
+from peakhold.speech import listed, warn
 
 __all__ = ["OWN_OP", "READ", "Comparison", "Watch", "Watching", "check_steps_counted"]
 
@@ -277,16 +280,16 @@ class Watching(Deciding[S]):
         return Needs()
 
     def _check(self, watch: Watch, run: RunView) -> None:
-        names = run.trained.metric_names()
+        host = run.trained
+        names = host.metric_names()
         if not self._sets_op:
             watch.resolve(self.name, run, names)
-        if names is None or watch.monitor.removeprefix("val_") in names or run.has_user_callbacks:
+        if names is None or run.has_user_callbacks or not host.runs_fit():
             return
-        prefix = "val_" if watch.monitor.startswith("val_") else ""
-        known = [f"{prefix}{name}" for name in names]
-        suggestion = closest_name(watch.monitor, known)
-        if suggestion is not None:
-            run.suspect(watch.monitor, suggestion, known)
+        known = [*names, *(f"val_{name}" for name in names if host.validates() is not False)]
+        logged = {*known, GRADIENT_NORM, *map(rate_key, host.learning_rates())}
+        if watch.monitor not in logged and closest_name(watch.monitor, known) is not None:
+            run.mistyped(self.not_found(watch.monitor, dict.fromkeys(known)))
 
     # At each moment
 
@@ -427,6 +430,8 @@ class Watching(Deciding[S]):
         if raw is None:
             return None
         value = moment.metrics.get(watch.monitor)
+        if value is None:  # it may have been measured in this very moment
+            value = to_number(raw)
         if value is None:
             raise NotAScalarError.for_value(self.name, watch.monitor, raw)
         if watch.direction is None:
@@ -451,7 +456,21 @@ class Watching(Deciding[S]):
         logs = self.logged(logs)
         if decision.fatal:
             raise self.not_found(decision.monitor, logs)
-        self.warn_once(self.missing_words(decision.monitor, logs), MonitorWarning)
+        self.warn_missing(decision.monitor, self.missing_words(decision.monitor, logs))
+
+    def warn_missing(self, monitor: str, words: str) -> None:
+        """Warn of a metric that is missing, once in a run, for all who look at it."""
+        others = self.run.others_missing(monitor)
+        if others is None:
+            return
+        if others:
+            words = f"{words.rstrip('.')}. The same holds for {listed(others)}."
+        self.run.warn(words, MonitorWarning)
+
+    def looks_at(self, monitor: str) -> bool:
+        """Whether it ranks by a metric that somebody logs."""
+        derives = READ in self._asks and self.watches[0].monitor == monitor
+        return self.ranks and not derives and any(w.monitor == monitor for w in self.watches)
 
     def logged(self, logs: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was logged when a metric was missed last: a loop's end of training logs nothing."""

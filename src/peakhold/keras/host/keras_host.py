@@ -11,7 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any, BinaryIO, TypeVar
 
@@ -444,7 +444,7 @@ class KerasHost:
         if type(model).train_step is not _stock_train_step(model):
             return None  # its logs may have any keys
         try:
-            return tuple(sorted(model.get_metrics_result()))
+            return tuple(sorted(_logged(model.get_metrics_result())))
         except (ValueError, AttributeError, TypeError):  # not built, or not compiled
             return None
 
@@ -585,6 +585,12 @@ def _average_variables(optimizer: Any) -> list[Any]:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     averages = getattr(inner, "_model_variables_moving_average", ()) if _averages(optimizer) else ()
     return [variable for variable in averages if variable is not None]
+
+
+def _logged(results: Mapping[str, Any]) -> Iterator[str]:
+    """Names in the logs: of a metric that gives several values, each has its own."""
+    for name, value in results.items():
+        yield from _logged(value) if isinstance(value, Mapping) else [name]
 
 
 def _stock_train_step(model: Any) -> Any:

@@ -70,7 +70,7 @@ train()
 
 
 WORDS = """
-import os, faulthandler, logging, pickle, sys, traceback, warnings
+import copy, os, faulthandler, logging, pickle, sys, traceback, warnings
 import numpy as np
 import peakhold
 
@@ -84,11 +84,14 @@ def show(kind, error, trace):
 
 sys.excepthook = show
 
+def url():
+    return os.environ["WORDS"]
+
+def bad(epoch, logs):
+    raise RuntimeError("cannot reach " + url() + " as " + url().partition("://")[2][:17])
+
 def train():
     params = {"w": np.zeros(3)}
-    url = lambda: os.environ["WORDS"]
-    def bad(epoch, logs):
-        raise RuntimeError("cannot reach " + url() + " as " + url().partition("://")[2][:17])
     callbacks = [
         (peakhold.SlackAlert if url().startswith("http") else peakhold.Alert)(
             url(), when=bad, on=("best", "stop", "failure"), monitor="loss", timeout_s=0.3, tries=1,
@@ -107,6 +110,16 @@ def train():
     print(callbacks, [vars(one) for one in callbacks], [one.state_dict() for one in callbacks])
     with open("run/alert.pickle", "wb") as file:
         pickle.dump(callbacks[0], file)
+    monitor = callbacks[1]
+    for one in (monitor, copy.copy(monitor), copy.deepcopy(monitor), pickle.loads(pickle.dumps(monitor))):
+        own = one._peakhold_link.participant
+        assert (one.root, one.headers) == (os.environ["SERVER"], monitor.headers)  # it sends there
+        print(one, [one], vars(one), own, vars(own))
+    warnings.simplefilter("error")
+    try:
+        copy.copy(monitor).on_epoch_end(0, {"loss": 1.0})
+    except Warning:
+        show(*sys.exc_info())
     raise RuntimeError("in the middle of " + url())
 
 try:
@@ -137,6 +150,8 @@ def test_an_address_of_plain_words_is_in_no_file_and_no_line(address, tmp_path):
 
     assert search(tmp_path, output) == []
     if address.startswith(("http", "mailto", "json")):
+        assert done.returncode == 0, output[-3000:]
+        assert "RemoteWarning: Could not reach" in output, "made an error, with all variables"
         assert "failed at epoch 1 with RuntimeError: cannot reach ***" in output
         assert "Could not reach RemoteMonitor" in output
         assert os.listdir(tmp_path / "run" / "backup")

@@ -39,7 +39,8 @@ class RemoteMonitor(Participating):
     Called by hand, `on_epoch_end` sends at once.
 
     It needs no package: `requests` is not used. A proxy is taken from the environment
-    (`http_proxy`), a name and password from the URL.
+    (`http_proxy`), a name and password from the URL. Nothing shows `root`, `path` and `headers`;
+    but a pickle holds them, or it could not send.
 
     Args:
         root: URL of the server, `http` or `https`. Defaults to `"http://localhost:9000"`.
@@ -96,10 +97,34 @@ class RemoteMonitor(Participating):
         timeout = check_number(
             "timeout", timeout, "seconds, at least 0.001", at_least=0.001, hint="pass timeout=5."
         )
-        sending = _Sending(
-            address.reveal(), where.value, field, sent.value, bool(send_as_json), timeout
-        )
+        sending = _Sending(field, bool(send_as_json), timeout)
+        sending.hidden = {"root": _Hidden(address.reveal()), "path": where, "headers": sent}
         super().__init__(sending)
+
+
+@final
+class _Hidden:
+    """A value that is not shown."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(Secret())
+
+
+def _hidden(name: str) -> Any:
+    """An attribute that is kept where no print shows it."""
+
+    def show(sending: _Sending) -> Any:
+        return sending.hidden[name].value
+
+    def take(sending: _Sending, value: Any) -> None:
+        sending.hidden[name] = _Hidden(value)
+
+    return property(show, take)
 
 
 class _Sending(Participant):
@@ -107,22 +132,19 @@ class _Sending(Participant):
 
     records_only = True
 
-    def __init__(
-        self,
-        root: str,
-        path: str,
-        field: str,
-        headers: Mapping[str, str] | None,
-        send_as_json: bool,
-        timeout: float,
-    ) -> None:
-        self.root, self.path, self.field = root, path, field
-        self.headers, self.send_as_json, self.timeout = headers, send_as_json, timeout
+    def __init__(self, field: str, send_as_json: bool, timeout: float) -> None:
+        self.hidden: dict[str, _Hidden] = {}
+        """`root`, `path` and `headers`, which no print of this object shows; a pickle holds them,
+        as it must to send anything."""
+        self.field, self.send_as_json, self.timeout = field, send_as_json, timeout
         self.sender: RequestSender | None = None
         self._told = False
 
+    root, path, headers = _hidden("root"), _hidden("path"), _hidden("headers")
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "sender": None}
+        # What is set on a copy must not be set on the original.
+        return {**super().__getstate__(), "hidden": dict(self.hidden), "sender": None}
 
     def needs(self, run: RunView) -> Needs:
         """Begin anew: a failure is told once for each run."""
@@ -153,14 +175,18 @@ class _Sending(Participant):
     def _tell_failure(self, reason: str | None) -> None:
         if reason is not None and not self._told:
             self._told = True
-            secrets = [self.root, *map(str, (self.headers or {}).values())]
-            for secret in secrets if self.path == _PATH else [*secrets, self.path]:
-                reason = Secret(secret).mask(reason)
             self.run.warn(
                 f"Could not reach RemoteMonitor root server at {_server_of(self.root)}: "
-                f"{reason}. Training goes on.",
+                f"{self._masked(reason)}. Training goes on.",
                 RemoteWarning,
             )
+
+    def _masked(self, text: str) -> str:
+        """A text without what nobody should read; in a frame of its own, which raises nothing."""
+        secrets = [self.root, *map(str, (self.headers or {}).values())]
+        for secret in secrets if self.path == _PATH else [*secrets, self.path]:
+            text = Secret(secret).mask(text)
+        return text
 
     # What is sent
 
@@ -206,19 +232,6 @@ def _joined(container: Any, keys: Sequence[Any], children: list[Any], path: str)
 def _strict(value: Any) -> Any:
     """The same without NaN and infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@final
-class _Hidden:
-    """A value that is not shown."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return repr(Secret())
 
 
 def _check_root(root: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import keras
+from keras_helpers import fit, model
 from peakhold import keras as pk
 
 pytestmark = pytest.mark.torch_is_enough("what an argument means is said by Python")
@@ -224,3 +225,14 @@ def test_a_best_that_was_set_in_a_fit_is_not_that_of_the_next(tmp_path):
     assert not (tmp_path / "best.keras").exists()
     compiled().fit(ones, ones, epochs=2, verbose=0, callbacks=[Losses(), saver])
     assert saver.best == 0.4
+
+
+def test_a_fit_counts_from_0_whatever_its_list_was_told():
+    def listed(net, first_epoch):
+        stopper = pk.EarlyStopping("val_loss", patience=2)
+        return pk.CallbackList([stopper], True, model=net, first_epoch=first_epoch)
+
+    net = model()
+    with pytest.raises(ValueError, match=r"expected 0 in fit.*, got first_epoch=1\.\nHint: leave"):
+        fit(net, listed(net, 1), 3)
+    fit(net, listed(net, 0), 3)

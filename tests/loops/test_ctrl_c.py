@@ -104,3 +104,48 @@ def test_a_notebook_s_stream_gets_the_words(tmp_path):
     program += "say(sys.stderr.getvalue())\n"
 
     assert run(tmp_path, 1, program=program)[-2:] == [WORDS, ""]
+
+
+OVERRIDES = {
+    "an override": "def on_train_begin(self, logs=None):\n        super().on_train_begin(logs)",
+    "an override by a helper": (
+        "def on_train_begin(self, logs=None):\n        self.start()\n\n"
+        "    def start(self):\n        super().on_train_begin()"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OVERRIDES)
+def test_a_subclass_of_the_list_does_not_hide_the_loop(tmp_path, kind):
+    """Its frame is gone when Ctrl-C comes, and nobody knew whose loop that was."""
+    program = PROGRAM.replace(
+        "callbacks = peakhold.CallbackList(",
+        f"class Own(peakhold.CallbackList):\n    {OVERRIDES[kind]}\n\n\ncallbacks = Own(",
+    )
+
+    assert run(tmp_path, 1, program=program) == [
+        "press 1", WORDS, "goes on", "after epoch 3", "mine: 2", "over",
+    ]  # fmt: skip
+
+
+def test_nor_does_one_that_hands_hooks_on(tmp_path):
+    program = PROGRAM.replace(
+        "def say",
+        "class Mine:\n    def on_train_begin(self):\n        callbacks.on_train_begin()\n\n\ndef say",
+        1,
+    ).replace(
+        "        callbacks.on_train_begin()\n        for",
+        "        Mine().on_train_begin()\n        for",
+    )
+    assert program.count("on_train_begin()") == 2
+
+    assert run(tmp_path, 1, program=program)[-2:] == ["mine: 2", "over"]
+
+
+def test_a_loop_within_the_list_s_own_class_is_its_loop(tmp_path):
+    program = PROGRAM.replace(
+        "callbacks = peakhold.CallbackList(",
+        "class Own(peakhold.CallbackList):\n    def train(self):\n        main()\n\n\ncallbacks = Own(",
+    ).replace("main()\nsay", "callbacks.train()\nsay")
+
+    assert run(tmp_path, 1, program=program)[-2:] == ["mine: 2", "over"]

@@ -144,7 +144,7 @@ class CallbackList(LoopList, Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
         self._peakhold_host.clear_stop()
-        self._peakhold_host.remember_loop(frame_of_loop(1))
+        self._peakhold_host.remember_loop(frame_of_loop(1, self))
         self.note_rates = None
         self._call("on_train_begin", _numbers(logs))
         self._peakhold_has_begun = True

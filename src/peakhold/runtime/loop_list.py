@@ -119,16 +119,29 @@ def _where_it_belongs(name: str, value: Any) -> str:
     return f'pass extra={{"{name}": {name}}}; a backup then holds its state.'
 
 
-def frame_of_loop(depth: int) -> FrameType:
-    """The frame that calls a hook of a list, past what was put ahead of it.
+def frame_of_loop(depth: int, owner: Any = None) -> FrameType:
+    """The frame of the loop that begins: past what was put ahead of a hook, and past overrides.
+
+    A method named `on_train_begin` is never the loop, but somebody's own, around ours.
 
     Args:
         depth: As for `sys._getframe`.
+        owner: The list; whatever lies between two calls of its hook is no loop, either.
     """
     frame = sys._getframe(depth + 1)
-    while frame.f_back is not None and frame.f_globals.get("__name__") == _AHEAD:
+    while frame.f_back is not None and (
+        frame.f_globals.get("__name__") == _AHEAD or frame.f_code.co_name == _BEGINS
+    ):
         frame = frame.f_back
+    outer: FrameType | None = frame
+    while outer is not None:
+        names = outer.f_code.co_varnames[:1]
+        own = owner is not None and names and outer.f_locals.get(names[0]) is owner
+        if outer.f_code.co_name == _BEGINS and own and outer.f_back is not None:
+            frame = outer.f_back
+        outer = outer.f_back
     return frame
 
 
+_BEGINS = "on_train_begin"
 _AHEAD = "peakhold.runtime.driver"

@@ -8,6 +8,7 @@ from typing import Any, cast
 from keras.callbacks import CallbackList as KerasOwn
 
 from peakhold.callbacks.callback_list import flatten
+from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host
 from peakhold.host.extras import Extras
 from peakhold.host.finding import host_for
@@ -99,8 +100,19 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
-        self._peakhold_host.remember_loop(frame_of_loop(1))
+        """Call it before the first epoch. An earlier loop's request to stop is forgotten.
+
+        Raises:
+            InvalidArgumentError: For `first_epoch=1` in `fit`.
+        """
+        if self.first_epoch and self._peakhold_host.runs_fit():
+            raise InvalidArgumentError.for_argument(
+                "first_epoch",
+                self.first_epoch,
+                "0 in fit, which counts its epochs from 0",
+                hint="leave first_epoch out; it says how a loop of your own counts.",
+            )
+        self._peakhold_host.remember_loop(frame_of_loop(1, self))
         self._peakhold_host.clear_stop()
         self.note_rates = None
         super().on_train_begin(logs)

@@ -82,6 +82,37 @@ def _what_was_recorded_is_decided_again():
     assert [words for _, words in in_children] == []
 
 
+@pytest.fixture(autouse=True)
+def _a_warning_points_at_the_users_line(request, monkeypatch):
+    """Every warning of every test (`pointing.py`)."""
+    from peakhold import speech
+    from pointing import Pointing, note
+
+    pointing = Pointing()
+    monkeypatch.setattr(speech, "warnings", pointing)
+    yield
+    note(pointing, request.node.nodeid)
+    test = request.node.nodeid.partition("[")[0]
+    WARNED.setdefault(test, set()).update(site for site, *_ in pointing.seen)
+    assert pointing.wrong == []
+
+
+WARNED = {}
+"""For each test, the places of ours that have warned in any of its cases."""
+
+
+def pytest_sessionfinish(session):
+    """A test that `warning_sites.py` names for a warning still shows it, where all of it has run."""
+    from warning_sites import missed
+
+    option = session.config.option
+    if option.keyword or option.markexpr or session.testsfailed or "::" in str(session.config.args):
+        return
+    for line in missed(WARNED):
+        print(line)
+        session.exitstatus = 1
+
+
 def pytest_terminal_summary(terminalreporter):
     """One process of the suite stays under 3 GB: say how much it took, and fail beyond."""
     import resource

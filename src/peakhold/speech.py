@@ -6,7 +6,8 @@ Rules of this file:
    here: a closed pipe, a program without a console, letters that a console does not have.
 2. A warning that somebody has made an error (`python -W error`) is one: that is what was asked for.
    It comes up where the warning would have, which may be in the middle of training.
-3. A warning points at the user's own line.
+3. A warning points at the user's own line; one from a thread of ours at the line where the user's
+   part of it ended, or else at the program.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import FrameType
+from typing import Any, TypeAlias
 
-__all__ = ["depth_of_user", "listed", "say", "warn"]
+__all__ = ["UserLine", "depth_of_user", "line_of_user", "listed", "say", "warn"]
 
-_BETWEEN = frozenset({"contextlib", "functools"})
-"""Modules of Python's whose frames lie between ours."""
+_BETWEEN = frozenset({"contextlib", "functools", "threading", "weakref"})
+"""Modules of Python's whose frames lie between ours, or below them."""
+
+UserLine: TypeAlias = tuple[str, int]
+"""A line of the user's: its file, and its number."""
 
 
 def say(text: str, show: Callable[[str], Any] | None = None) -> None:
@@ -45,33 +50,64 @@ def say(text: str, show: Callable[[str], Any] | None = None) -> None:
             print(text, flush=True)
 
 
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
+def warn(
+    message: str, category: type[Warning] = UserWarning, *, line: UserLine | None = None
+) -> None:
     """Warn, as from the user's own line.
+
+    Args:
+        message: The text.
+        category: Its class.
+        line: The line, for a thread that has none of the user's; None: that of this call.
 
     Raises:
         Warning: If the user's filters make an error of it; nothing else is raised.
     """
+    depth = depth_of_user()
     try:
-        warnings.warn(message, category, stacklevel=depth_of_user())
+        if depth is not None:
+            warnings.warn(message, category, stacklevel=depth)
+        else:
+            warnings.warn_explicit(message, category, *(line or _program()))
     except category:
         raise
     except Exception:  # noqa: S110 - of what shows it: there is nowhere left to say so
         pass
 
 
-def depth_of_user() -> int:
-    """The `stacklevel` of the first frame that is neither ours nor the framework's.
+def depth_of_user() -> int | None:
+    """The `stacklevel` of the first frame that is neither ours nor the framework's; None: no such.
 
     To be called by the function that warns.
     """
-    depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None:
-        name = frame.f_globals.get("__name__", "")
-        ours = name.startswith(("peakhold.", "keras.")) or name in _BETWEEN
-        if not ours or name.startswith("peakhold.demo"):
-            break
+    depth = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _is_users(frame):
+            return depth
         depth, frame = depth + 1, frame.f_back
-    return depth
+    return None
+
+
+def line_of_user() -> UserLine | None:
+    """The user's own line that leads here, to be remembered for a thread of ours; None: no such."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _is_users(frame):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def _is_users(frame: FrameType) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    ours = name.startswith(("peakhold.", "keras.")) or name in _BETWEEN
+    return not ours or name.startswith("peakhold.demo")
+
+
+def _program() -> UserLine:
+    main = sys.modules.get("__main__")  # which at the end of the process has lost its names
+    return getattr(main, "__file__", None) or sys.argv[0] or sys.executable, 1
 
 
 def listed(names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, final
 from peakhold.checkpoint_files import words
 from peakhold.checkpoint_files.requests import SaveOutcome
 from peakhold.errors import SaveWarning
-from peakhold.speech import say, warn
+from peakhold.speech import UserLine, line_of_user, say, warn
 
 __all__ = ["Unheard", "told_at_its_end"]
 
@@ -36,6 +36,8 @@ class Unheard:
     is_alone = False
     """Whether nobody will ask for it."""
     _name = ""
+    _line: UserLine | None = None
+    """Where the user's code let go of it: the writer's thread is on no line of it."""
 
     def is_left_alone(self, name: str) -> None:
         """Nobody will ask.
@@ -43,7 +45,8 @@ class Unheard:
         Args:
             name: The class of the callback that would have.
         """
-        self._name, self.is_alone = name, True
+        self._name, self._line = name, line_of_user()
+        self.is_alone = True
         if self.outcome is not None:
             self.tell()
 
@@ -54,7 +57,7 @@ class Unheard:
         if text is None or vars(self).setdefault("_teller", me) is not me:
             return
         try:
-            warn(text, SaveWarning)
+            warn(text, SaveWarning, line=self._line)
         except SaveWarning:  # as an error it would end in a thread where nobody sees it
             say(text, partial(print, file=sys.stderr))
 

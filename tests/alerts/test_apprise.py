@@ -132,7 +132,7 @@ def test_the_callback(monkeypatch):
 
     assert repr(alert) == "Alert(json, when='loss < 0.5', on=('stop',))"
     assert [text.partition("] ")[2].partition("\n")[0] for text in slack.taken] == [
-        "epoch 2: loss < 0.5", "training ended after epoch 3: all epochs were run",
+        "epoch 2: loss < 0.5", "training ended after epoch 3: the loop ended",
     ]  # fmt: skip
     participant = alert._peakhold_link.participant
     shown = f"{vars(alert)} {vars(participant)} {vars(participant.outbox)}"

@@ -62,8 +62,8 @@ def test_another_learning_rate_is_said_and_the_backups_counts(tmp_path, capsys, 
     (line,) = resumed(capsys, tmp_path, net, [], verbose=verbose)
 
     assert line == (
-        f"learning_rate is 0.01 in this program and 0.001 in the backup, which counts; to begin "
-        f"anew, delete {str(tmp_path)!r}, to go on with 0.01, add "
+        f"learning_rate is 0.01 in this program and 0.001 in the backup, which counts. To begin "
+        f"anew, delete {str(tmp_path)!r}; to go on with 0.01, add "
         "`LearningRateScheduler(lambda epoch, rate: 0.01)`."
     )
     assert float(net.optimizer.learning_rate) == pytest.approx(0.001)

@@ -24,7 +24,12 @@ ENDS = {
         {"n_epochs_done": 0, "last_epoch": None, "interrupted": True}, "without an epoch: Ctrl-C"
     ),
     "no epoch was left": ({"n_epochs_done": 0, "last_epoch": None, "epochs": 0}, "without an epoch: none was run"),
-    "a loop that says no epochs": ({"epochs": None}, "after epoch 3: all epochs were run"),
+    "a loop that says no epochs": ({"epochs": None, "was_asked": False}, "after epoch 3: the loop ended"),
+    "one that was stopped": ({"epochs": None}, "after epoch 3: something set stop_training"),
+    "an epoch that never ended": (
+        {"n_epochs_done": 0, "last_epoch": None, "running_epoch": 0, "was_asked": False},
+        "in epoch 1 of 9: the loop was left",
+    ),
 }  # fmt: skip
 TOOK = {
     "all were run": ({"n_epochs_done": 9, "last_epoch": 8}, "9 epochs took 6.0 s."),

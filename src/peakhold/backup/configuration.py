@@ -72,7 +72,7 @@ class Configuration:
             elif live.get(argument, now) != now:
                 yield (
                     f"{argument} is {now} in this program and {live[argument]} in the backup, "
-                    f"which counts; to begin anew, delete {backup_dir!r}, to go on with {now}, "
+                    f"which counts. To begin anew, delete {backup_dir!r}; to go on with {now}, "
                     f"{self._resumption.how_to_set(argument, now)}."
                 )
 

@@ -103,7 +103,9 @@ def why(ending: Ending) -> str:
         return f"{text}: Ctrl-C."
     if ending.reason is not None:
         return f"{text}: {ending.reason}."
-    if ending.epochs is not None and (last is None or ending.number(last) < ending.epochs):
+    if ending.epochs is None:  # nobody knows how many there were to be
+        return f"{text}: {'something set stop_training' if ending.was_asked else 'the loop ended'}."
+    if last is None or ending.number(last) < ending.epochs:
         by = "something set stop_training" if ending.was_asked else "the loop was left"
         return f"{text}: {by}."
     return f"{text}: all epochs were run."

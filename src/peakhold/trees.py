@@ -291,7 +291,12 @@ def leaves(tree: Any, prefix: str = "", *, convert: bool = True) -> Iterable[tup
     return ((name, to_host(leaf)) for name, leaf in found) if convert else found
 
 
-def merge(tree: Any, live: Any, leaf: Callable[[Any, Any], Any]) -> Any:
+def merge(
+    tree: Any,
+    live: Any,
+    leaf: Callable[[Any, Any], Any],
+    is_leaf: Callable[[Any], bool] = lambda _: False,
+) -> Any:
     """The values of a plain tree in the containers of a live one.
 
     Args:
@@ -299,7 +304,10 @@ def merge(tree: Any, live: Any, leaf: Callable[[Any, Any], Any]) -> Any:
         live: The tree whose containers count; what it lacks keeps its own.
         leaf: Called with each leaf and its counterpart, or `NOTHING`; also with a container whose
             counterpart is a leaf.
+        is_leaf: Which containers of the tree stand for one leaf, whatever their counterpart is.
     """
+    if is_leaf(tree):
+        return leaf(tree, live)
     theirs: Mapping[Any, Any] = {}
     kind = kind_of(live)
     if kind != _LEAF:
@@ -312,14 +320,14 @@ def merge(tree: Any, live: Any, leaf: Callable[[Any, Any], Any]) -> Any:
         there = [key for key in theirs if key in tree] if named else []
         keys = [*there, *(key for key in tree if not (named and key in theirs))]
         merged = {
-            key: merge(tree[key], theirs.get(key, NOTHING) if named else NOTHING, leaf)
+            key: merge(tree[key], theirs.get(key, NOTHING) if named else NOTHING, leaf, is_leaf)
             for key in keys
         }
         return _rebuilt(live, kind, merged) if named else merged
     if isinstance(tree, (list, tuple)):
         listed = kind in {_LISTED, _FIELDS, _NODE}
         items = [
-            merge(child, theirs.get(number, NOTHING) if listed else NOTHING, leaf)
+            merge(child, theirs.get(number, NOTHING) if listed else NOTHING, leaf, is_leaf)
             for number, child in enumerate(tree)
         ]
         if listed and len(theirs) == len(items):

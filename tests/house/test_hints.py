@@ -22,6 +22,7 @@ import peakhold.distributed
 import peakhold.keras as pk
 import peakhold.store
 import peakhold.tensorboard
+from peakhold.distributed.torch_store import TorchChannel
 
 SOURCE = pathlib.Path(peakhold.__file__).parent
 
@@ -143,6 +144,7 @@ NAMES = {
     **{name: getattr(pk, name) for name in pk.__all__},
     **{name: getattr(peakhold.store, name) for name in peakhold.store.__all__},
     **{name: getattr(peakhold.distributed, name) for name in ("Max", "Mean", "Min", "Sum", "alone")},
+    "TorchChannel": TorchChannel,
     "keras": keras, "peakhold": peakhold, "np": np, "callbacks": peakhold.CallbackList,
 }  # fmt: skip
 FIT = [keras.Model.fit, keras.Model.compile]
@@ -169,6 +171,7 @@ ABOUT = {  # by file, or folder, or the error's class: what keywords may be of
     "keras/production.py": [pk.production_callbacks],
     "keras/profiler.py": [pk.TensorBoard],
     "host": LOOP,
+    "distributed": LOOP,
     "keras/host": LOOP,
     "runtime/watching.py": [*WATCH, *LOOP],
     "runtime": LOOP,

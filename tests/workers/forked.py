@@ -105,15 +105,21 @@ def _work(module, function, rank, ports, arguments, timeout, answer):
     status = 1
     try:
         called = getattr(importlib.import_module(module), function)
-        os.write(answer, json.dumps([called(rank, ports, *arguments), None]).encode())
+        _write(answer, [called(rank, ports, *arguments), None])
         status = 0
     except BaseException as error:
         traceback.print_exc()
-        os.write(answer, json.dumps([None, [type(error).__name__, str(error)]]).encode())
+        _write(answer, [None, [type(error).__name__, str(error)]])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _write(answer, value):
+    """In a file of its own in memory: a pipe that nobody empties takes 64 KiB."""
+    with os.fdopen(os.dup(answer), "wb") as file:
+        file.write(json.dumps(value).encode())
 
 
 def _serve():
@@ -129,29 +135,29 @@ def _serve():
         assert n_threads == 1, f"{n_threads} threads: what was imported runs already"
         ports, workers, began = _free_ports(size), [], time.monotonic()
         for rank in range(size):
-            words, (reading, writing) = os.memfd_create("words"), os.pipe()
+            words, answer = os.memfd_create("words"), os.memfd_create("answer")
             pid = os.fork()
             if not pid:
                 os.dup2(words, 1)
                 os.dup2(words, 2)
-                _work(module, function, rank, ports, arguments, timeout, writing)
-            os.close(writing)
-            workers.append((pid, reading, words))
+                _work(module, function, rank, ports, arguments, timeout, answer)
+            workers.append((pid, answer, words))
         print(json.dumps(_wait(workers, began, timeout)), file=answers, flush=True)
 
 
 def _wait(workers, began, timeout):
     ended = {}
     while len(ended) < len(workers):
-        for pid, reading, words in workers:
+        for pid, answered, words in workers:
             if pid in ended:
                 continue
             if time.monotonic() - began > timeout + 30:
                 os.kill(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
-                with os.fdopen(reading) as pipe:
-                    answer = pipe.read()
+                with os.fdopen(answered, "rb") as file:
+                    file.seek(0)
+                    answer = file.read()
                 with os.fdopen(words, "rb") as file:
                     file.seek(0)
                     said = file.read()[-6000:].decode(errors="replace")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, final
+from typing import Any, Final, final
 
 from peakhold._core.policies.keep_backups import KeepBackups
 from peakhold.errors import (
@@ -59,6 +59,8 @@ class BackupFolder:
         StoreOwnedError: If a run that is still going on, here or elsewhere, writes backups there.
         SaveError: If the folder cannot be made or written.
     """
+
+    in_pieces: Final = False
 
     def __init__(self, path: str, owns_frame: Callable[[FrameType], bool]) -> None:
         self.path = os.path.realpath(path)
@@ -140,6 +142,12 @@ class BackupFolder:
             self.last_step = step
             # The writer does one job after the other: when this one runs, the files are written.
             submit(partial(_release, held))
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the last backup of this run is on disk; waits for it."""
+        pending = self._pending
+        return self.wait() and pending is not None and pending.failure is None
 
     @property
     def is_new(self) -> bool:

@@ -23,6 +23,7 @@ from peakhold.snapshots.pool import Held
 if TYPE_CHECKING:
     from peakhold.backup.folder import BackupFolder, Place
     from peakhold.backup.followed import FollowedFolder
+    from peakhold.backup.sharded import ShardedFolder
 
 __all__ = ["STATE", "Interrupted"]
 
@@ -55,9 +56,9 @@ class Interrupted:
         self.extra: dict[str, Any] = dict(checked_extra(parts.pop(EXTRA, None), path))
         """The states of what was given to the list as `extra`, by name."""
         workers = self.state.get("workers") or [None]
-        self.n_workers = len(workers)
+        self.n_workers = int(self.state.get("n_workers") or len(workers))
         self._has_generators = rank == 0
-        if self.n_workers == n_workers > 1:
+        if len(workers) == n_workers > 1:
             with used("what each worker had for itself", path):
                 self._take_own(workers[rank], parts)
         self._parts = parts
@@ -150,7 +151,7 @@ class Interrupted:
     def give_snapshots(
         self,
         callbacks: Mapping[str, Any],
-        folder: BackupFolder | FollowedFolder,
+        folder: BackupFolder | FollowedFolder | ShardedFolder,
         warn: Callable[[str], None],
     ) -> dict[int, dict[str, Place]]:
         """Give what was held in memory to those who held it.

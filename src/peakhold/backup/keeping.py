@@ -46,7 +46,7 @@ from peakhold.snapshots.pool import Held, SnapshotPool, held_weakly
 if TYPE_CHECKING:
     from peakhold.backup.folder import BackupFolder, Place
     from peakhold.backup.followed import FollowedFolder
-    from peakhold.store import Checkpoint
+    from peakhold.backup.sharded import ShardedFolder
 
 __all__ = ["Keeping"]
 
@@ -106,8 +106,12 @@ class Keeping(Keeper):
         if self._kept is not None:  # of a fit that raised
             self._kept.folder.close()
         host = run.host
-        folder: BackupFolder | FollowedFolder
-        if run.follows:
+        folder: BackupFolder | FollowedFolder | ShardedFolder
+        if host.is_sharded() or os.path.isdir(os.path.join(self.backup_dir, "rank-1")):
+            from peakhold.backup.sharded import ShardedFolder
+
+            folder = ShardedFolder(self.backup_dir, run.rank, run.n_workers, run.trained.owns_frame)
+        elif run.follows:
             from peakhold.backup.followed import FollowedFolder
 
             folder = FollowedFolder(self.backup_dir)
@@ -127,13 +131,11 @@ class Keeping(Keeper):
 
     def _take_over(self, kept: _Run, run: RunView) -> None:
         self._tell_what_is_not_exact(kept, run)
-        checkpoint = self._newest(kept, run)
-        if checkpoint is None:
+        found = self._newest(kept, run)
+        if found is None:
             self._take_foreign(kept)
             return
-        kept.interrupted = was = Interrupted(
-            checkpoint.parts, str(checkpoint.entry.path), run.rank, run.n_workers
-        )
+        kept.interrupted = was = Interrupted(*found, run.rank, run.n_workers)
         state = was.state
         run.resumes(state["run_id"], state["timestamp"])
         if not was.begins or not run.is_told_how_it_counts:
@@ -163,13 +165,18 @@ class Keeping(Keeper):
         if is_filled:
             self._tell_differences(kept)
 
-    def _newest(self, kept: _Run, run: RunView) -> Checkpoint | None:
+    def _newest(self, kept: _Run, run: RunView) -> tuple[dict[str, Any], str] | None:
         """The newest backup; of several workers, rank 0 says which, and all take that one."""
-        if run.n_workers == 1:
-            return kept.folder.newest()
-        checkpoint = None if run.follows else kept.folder.newest()
-        step = run.agree("the backup to go on from", checkpoint and checkpoint.entry.step)
-        return kept.folder.at(step) if run.follows and step is not None else checkpoint
+        folder = kept.folder
+        if folder.in_pieces:
+            return cast("ShardedFolder", folder).agreed(run)
+        folder = cast("BackupFolder | FollowedFolder", folder)
+        checkpoint = None if run.follows else folder.newest()
+        if run.n_workers > 1:
+            step = run.agree("the backup to go on from", checkpoint and checkpoint.entry.step)
+            if run.follows and step is not None:
+                checkpoint = folder.at(step)
+        return None if checkpoint is None else (checkpoint.parts, str(checkpoint.entry.path))
 
     def share(self, gather: Callable[[Any], list[Any]]) -> None:
         """Random generators are each worker's own, and what else differs."""
@@ -177,6 +184,9 @@ class Keeping(Keeper):
         if kept is not None:
             from peakhold.backup.own import collect
 
+            if kept.folder.in_pieces:
+                pieces = cast("ShardedFolder", kept.folder)
+                pieces.all_have(gather(pieces.durable()))
             self._shared = collect(self.run.host, kept.resumption.more(), kept.extras, gather)
 
     def _still_stopped(self, was: Interrupted) -> Sequence[str]:
@@ -430,10 +440,10 @@ class Keeping(Keeper):
         kept, run = self._kept, self.run
         if kept is None:
             return
-        if run.follows:
+        host, folder, resumption = run.host, kept.folder, kept.resumption
+        if run.follows and not folder.in_pieces:
             run.enter_save()
             return
-        host, folder, resumption = run.host, kept.folder, kept.resumption
         folder.wait()  # also tells whether what this one would refer to is there
         trouble = folder.trouble()
         if trouble is not None:
@@ -463,6 +473,7 @@ class Keeping(Keeper):
             "names": resumption.names(),
             "more": resumption.more(),
             "random": random_state(),
+            "n_workers": run.n_workers,
             "workers": self._shared if run.n_workers > 1 else [],
             "callbacks": filing.collect(members),
             "held": best,
@@ -488,6 +499,9 @@ class Keeping(Keeper):
 
     def _record_beginning(self, kept: _Run) -> None:
         """Which rows were in the logs before: a run killed in its first epoch writes again."""
+        if self.run.follows:
+            cast("ShardedFolder", kept.folder).skip()
+            return
         writers = {
             name: one
             for name, one in self._filed().items()
@@ -568,7 +582,14 @@ class Keeping(Keeper):
         kept.resumption.set_first_epoch(None)
         kept.resumption.note_end()
         if self.delete_checkpoint and not self.run.state_unusable:
-            kept.folder.remove(kept.foreign)
+            if kept.folder.in_pieces:  # rank 0's is deleted last: it holds the others
+                if not self.run.follows:
+                    self.run.gather("the end of the backups", None)
+                kept.folder.remove(kept.foreign)
+                if self.run.follows:
+                    self.run.gather("the end of the backups", None)
+            else:
+                kept.folder.remove(kept.foreign)
         else:
             kept.folder.close()
 
@@ -647,7 +668,7 @@ class _Run:
 
     def __init__(
         self,
-        folder: BackupFolder | FollowedFolder,
+        folder: BackupFolder | FollowedFolder | ShardedFolder,
         resumption: Resumption,
         configured: Configuration,
         extras: Extras,

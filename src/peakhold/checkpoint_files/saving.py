@@ -226,6 +226,7 @@ class Saving(HandingOver):
         self._writer.queue.give_up()
         self._begin_turn(run)
         self._forget_run()
+        self._check_all_save_alike(run)
         if self.writes:
             self._files.prepare(run, self.name, self._accepted, counts_batches=self._counts_batches)
         self._tell_going_on(run)
@@ -235,6 +236,24 @@ class Saving(HandingOver):
             if self._exempt:
                 self.warn_once(words.exempt(self.name, self._exempt), SaveWarning)
         return Needs(memory_budget=self.memory_budget)
+
+    def _check_all_save_alike(self, run: RunView) -> None:
+        """Saves that all workers gather for must be due on all of them at once.
+
+        Raises:
+            InvalidArgumentError: If a clock, or each worker's own metrics, would say when.
+        """
+        trigger = self._schedule.trigger
+        by_clock = isinstance(trigger, Every) and trigger.seconds is not None
+        by_own_metrics = self._schedule.needs_batches and self.ranks
+        if run.n_workers > 1 and run.host.is_sharded() and (by_clock or by_own_metrics):
+            raise InvalidArgumentError.for_argument(
+                "save_freq",
+                self.save_freq,
+                "saves at the ends of epochs, or each so many batches without ranking: the weights "
+                "lie on several workers, which gather them together",
+                hint="pass save_freq='epoch'.",
+            )
 
     def _begin_turn(self, run: RunView) -> None:
         """From nothing, or from where the last fit on this very model has ended."""
@@ -461,7 +480,8 @@ class Saving(HandingOver):
             elif decision.retry is not None:
                 self._write_once_more(decision)
             else:
-                self._write(decision, moment, logs)
+                with self.run.gathering():
+                    self._write(decision, moment, logs)
         elif isinstance(decision, Skip) and decision.bad:
             self._refuse(moment.at.number, decision.reason)
         elif isinstance(decision, Skip):

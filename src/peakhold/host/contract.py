@@ -122,6 +122,13 @@ class HostState(Protocol):
         names that `leaves` gives to `borrow`'s.
         """
 
+    before_gathering: Callable[[], Any] | None
+    """Called by `write` right before it gathers what lies on several workers, which is collective;
+    set by whoever has all of them take part."""
+
+    def is_sharded(self) -> bool:
+        """Whether workers hold pieces of the weights, and `write` gathers them."""
+
     def enter_save(self) -> None:
         """Another worker reads the state to write it; does what of that all workers must do."""
 

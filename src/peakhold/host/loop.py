@@ -26,6 +26,7 @@ from peakhold.host.module_names import ModuleNames
 from peakhold.host.named_file import check_named, safetensors_of
 from peakhold.host.onto_live import taken_apart
 from peakhold.host.optimizers import Optimizers
+from peakhold.host.pieces import is_in_pieces, whole_tensors, write_whole
 from peakhold.host.resume import LoopResumption, Resumption
 from peakhold.host.state_dicts import module_like
 from peakhold.host.torch_tensors import is_lazy
@@ -94,6 +95,7 @@ class LoopHost:
         given = None if get_gradients is None else lambda: leaves(get_gradients())
         self._gradients = LoopGradients(self.models, self.optimizers, given)
         self._code: CodeType | None = None
+        self.before_gathering: Callable[[], Any] | None = None
         self.stop_training = False
 
     def describe(self) -> str:
@@ -167,12 +169,25 @@ class LoopHost:
     def unsynced_weights(self) -> frozenset[str]:
         return self.models.buffers() if self._get_state == self.models.get_state else frozenset()
 
+    def is_sharded(self) -> bool:
+        return any(map(is_in_pieces, leaf_list(self._get_state() if self._get_state else None)))
+
     def enter_save(self) -> None:
-        """Each process reads its own."""
+        """Whole tensors are gathered by all; alone each process reads its own."""
+        if self.is_sharded():
+            for _ in whole_tensors(self._live_named()):
+                pass
+
+    def _live_named(self) -> list[tuple[str, Any]]:
+        """Names and tensors as they live, in the order of the module."""
+        state = self._names.to_plain(self._get_state()) if self._get_state else None
+        return list(leaves(state, convert=False))
 
     def state_bytes(self) -> int | None:
         if not self._get_state or not self.ensure_built([WEIGHTS]):
             return None
+        if self.is_sharded():  # a file holds the whole
+            return sum(int(one.nelement() * one.element_size()) for _, one in self._live_named())
         return sum(getattr(leaf, "nbytes", 8) for _, leaf in leaves(self._weights()))
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:
@@ -267,6 +282,11 @@ class LoopHost:
         import shutil
         import tempfile
 
+        if self._save is None and self.is_sharded():
+            if self.before_gathering is not None:
+                self.before_gathering()
+            write_whole(file, self._live_named())
+            return
         if self._save is None:
             file.write(safetensors_of(self._weights() or {}))
             return
@@ -282,11 +302,15 @@ class LoopHost:
         if not self._get_state:
             raise CannotPlanError("there is no state to copy")
         self.check_file(suffix)
+        if self.is_sharded():
+            raise CannotPlanError("its weights lie on several workers, which gather them")
         return _PlannedSafetensors()
 
     def check_file(self, suffix: str) -> None:
         if self._save is None and self._get_state:
-            check_named(self._weights())
+            state = self._get_state()
+            sharded = self.is_sharded()
+            check_named(self._names.to_plain(state) if sharded else self._weights())
 
     def runs_fit(self) -> bool:
         return False

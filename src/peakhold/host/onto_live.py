@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from peakhold.errors import InvalidArgumentError
+from peakhold.host.pieces import is_in_pieces, is_piece, tensor_of_pieces
 from peakhold.host.torch_tensors import (
     UnreadableError,
     is_lazy,
@@ -116,7 +117,7 @@ def like_live(loaded: Any, live: Any, stray: Any = None) -> Any:
     """
     if stray is None:
         stray = next(filter(library_of, leaf_list(live)), None)
-    return merge(taken_apart(loaded), live, partial(_leaf_like, stray=stray))
+    return merge(taken_apart(loaded), live, partial(_leaf_like, stray=stray), is_piece)
 
 
 # Leaves
@@ -145,11 +146,9 @@ def _of_numpy(leaf: Any) -> Any:
 
 def _leaf_like(value: Any, live: Any, stray: Any) -> Any:
     """A copy of a plain leaf in the type of the live one; or of what stands in its place."""
-    if is_sparse_parts(value) and library_of(live) == "torch":
-        parts = {
-            key: tensor_of(one).clone() if library_of(one) else one for key, one in value.items()
-        }
-        return sparse_like(parts, live)
+    made = _of_parts(value, live, stray)
+    if made is not None:
+        return made
     if is_container(value):
         return merge(value, NOTHING, partial(_leaf_like, stray=stray))
     library, number = library_of(value), isinstance(value, NUMBERS)
@@ -162,6 +161,22 @@ def _leaf_like(value: Any, live: Any, stray: Any) -> Any:
     if isinstance(live, NUMBERS):
         return _number_like(value, live)
     return _MAKERS[library_of(stray) or library](value, None)
+
+
+def _of_parts(value: Any, live: Any, stray: Any) -> Any:
+    """A tensor of what was copied in its place; None where there is no such."""
+    parts: Any = value
+    if not is_sparse_parts(value):
+        return None
+    if is_piece(value) and "torch" in {library_of(live), library_of(stray)}:
+        several = isinstance(value["values"], (list, tuple))
+        values = [tensor_of(one) for one in (value["values"] if several else [value["values"]])]
+        parts = {**value, "values": values if several else values[0]}
+        return tensor_of_pieces(parts, live, stray)
+    if library_of(live) != "torch":
+        return None
+    parts = {key: tensor_of(one).clone() if library_of(one) else one for key, one in value.items()}
+    return sparse_like(parts, live)
 
 
 def _number_like(value: Any, live: Any) -> Any:
@@ -217,6 +232,9 @@ def _tensor_like(value: Any, live: Any) -> Any:
     tensor = tensor_of(value).detach()
     if live is None or is_lazy(live):
         return tensor.clone()
+    if is_in_pieces(live):
+        whole = {"layout": "piece", "size": tensor.shape, "offset": [0] * tensor.ndim}
+        return tensor_of_pieces({**whole, "shards": [], "values": tensor}, live, None)
     dtype = live.dtype if torch.can_cast(tensor.dtype, live.dtype) else tensor.dtype
     if live.layout is torch.strided and live.shape == tensor.shape:
         tensor = torch.empty_like(live, dtype=dtype, requires_grad=False).copy_(tensor)

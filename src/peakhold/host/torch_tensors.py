@@ -1,9 +1,10 @@
 """Tensors of PyTorch that are not simply numbers in a row: what is copied in their place, and back.
 
 A conjugate or negative view has its sign in a flag; its values are computed. A sparse tensor is
-taken apart into dense ones (`layout`, `size`, `indices`, `values`). What has no values, or values
-that only PyTorch's own functions can read, is refused, with what to do. A tensor of a lazy module
-is there, but has no shape yet: whoever asks waits (`is_lazy`).
+taken apart into dense ones (`layout`, `size`, `indices`, `values`); one that lies on several
+workers is its piece (`pieces.py`). What has no values, or values that only PyTorch's own functions
+can read, is refused, with what to do. A tensor of a lazy module is there, but has no shape yet:
+whoever asks waits (`is_lazy`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
+
+from peakhold.host.pieces import is_in_pieces, piece_of
 
 __all__ = ["UnreadableError", "is_lazy", "is_sparse_parts", "readable", "sparse_like"]
 
@@ -72,11 +75,8 @@ def _other_form(tensor: Any) -> Any:
     """What is copied in the place of a tensor of this type and dtype; None: the tensor itself."""
     if is_lazy(tensor):
         return tensor
-    if hasattr(tensor, "full_tensor"):
-        raise UnreadableError(
-            "each worker holds a piece of it",
-            "pass LoopHost(get_state=...) that gathers it with `full_tensor()`.",
-        )
+    if is_in_pieces(tensor):
+        return piece_of(tensor)
     if tensor.is_meta:
         raise UnreadableError(
             "it is on the meta device and has no values",

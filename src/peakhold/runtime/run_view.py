@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, final
 
 from peakhold._core.moments import Moment, number_of
 from peakhold._core.observation import Event
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from peakhold.runtime.session import Session
 
 __all__ = ["RunView"]
+
+_GATHER: Final = "a save of weights that lie on several workers"
 
 
 @final
@@ -127,7 +130,43 @@ class RunView:
 
     def enter_save(self) -> None:
         """Another worker writes the state of all; reading it may be collective: take part."""
-        self._session.host.enter_save()
+        if not self.host.is_sharded() or self._session.coordinator.agree(_GATHER, False):
+            self.host.enter_save()
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """A save that may gather what lies on several workers.
+
+        The others wait to hear whether it does: it may fail before, and nobody would come.
+        """
+        host = self.host
+        if self.n_workers == 1 or not host.is_sharded():
+            yield
+            return
+        gathers = False
+
+        def begin() -> None:
+            nonlocal gathers
+            if not gathers:
+                gathers = True
+                self._session.coordinator.agree(_GATHER, True)
+
+        host.before_gathering = begin
+        try:
+            yield
+        finally:
+            host.before_gathering = None
+            if not gathers:
+                self._session.coordinator.agree(_GATHER, False)
+
+    def gather(self, what: str, value: Any) -> list[Any]:
+        """The values of all workers, by rank, plain JSON. Outside of a moment; all must ask.
+
+        Args:
+            what: What it is, for messages.
+            value: This worker's.
+        """
+        return self._session.coordinator.gather(what, value)
 
     def agree(self, what: str, value: Any) -> Any:
         """Rank 0's value for all workers, plain JSON. Before the first epoch; all must ask.

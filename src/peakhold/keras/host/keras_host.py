@@ -257,6 +257,12 @@ class KerasHost:
         weights = self.model.weights
         return frozenset(str(i) for i, one in enumerate(weights) if id(one) not in trained)
 
+    before_gathering: Callable[[], Any] | None = None
+
+    def is_sharded(self) -> bool:
+        """Of Keras's variables each process has the whole, or none can be read."""
+        return False
+
     def enter_save(self) -> None:
         """Each process reads its own."""
 
@@ -590,7 +596,7 @@ def _average_variables(optimizer: Any) -> list[Any]:
 def _logged(results: Mapping[str, Any]) -> Iterator[str]:
     """Names in the logs: of a metric that gives several values, each has its own."""
     for name, value in results.items():
-        yield from _logged(value) if isinstance(value, Mapping) else [name]
+        yield from value if isinstance(value, Mapping) else [name]
 
 
 def _stock_train_step(model: Any) -> Any:

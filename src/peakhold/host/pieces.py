@@ -1,0 +1,213 @@
+"""Tensors that lie in pieces on several workers: PyTorch's `DTensor`, as FSDP2 makes them.
+
+Problem. Each worker holds a piece of a tensor. A copy of the piece is no copy of the tensor, and a
+file of it would load as if it were the whole. To see the whole all workers must take part.
+
+Solution. What is copied is the piece, with where it lies (`layout`, `size`, `offset`, `values`), as
+the parts of a sparse tensor are. Put back it becomes what the live tensor is: of one piece, where
+that has the same place; of several (`offsets`, lists of `values`), where the workers were others.
+
+Rules of this file:
+
+1. Nothing here is collective but what says so: `whole_tensors`, which all workers go through alike.
+2. A tensor of which a part is missing is an error, never zeros.
+3. Private of PyTorch: `__create_chunk_list__` (DCP asks it, too) and
+   `compute_local_shape_and_global_offset`. They stand here alone, and a test says that they are
+   there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Final
+
+from peakhold.errors import InvalidArgumentError
+
+__all__ = [
+    "is_in_pieces",
+    "is_piece",
+    "joined",
+    "piece_of",
+    "tensor_of_pieces",
+    "whole_tensors",
+    "write_whole",
+]
+
+_LAYOUTS: Final = frozenset({"piece", "pieces"})
+_CODES: Final = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64", "complex64": "C64", "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
+"""safetensors' names of PyTorch's dtypes."""
+
+
+def is_in_pieces(tensor: Any) -> bool:
+    """Whether a live tensor lies on several workers."""
+    return hasattr(tensor, "full_tensor")
+
+
+def is_piece(parts: Any) -> bool:
+    """Whether this is what stands for such a tensor in a copy."""
+    return isinstance(parts, Mapping) and parts.get("layout") in _LAYOUTS and "values" in parts
+
+
+def piece_of(tensor: Any) -> dict[str, Any]:
+    """This worker's piece, and where it lies; a view of the live memory."""
+    values = tensor.to_local().detach()
+    chunks = tensor.__create_chunk_list__()
+    offset = list(chunks[0].offsets) if chunks else [0] * tensor.ndim
+    return {
+        "layout": "piece",
+        "size": list(tensor.shape),
+        "offset": [int(one) for one in offset],
+        "shards": [getattr(one, "dim", None) for one in tensor.placements],
+        "values": values,
+    }
+
+
+def joined(pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The pieces of all workers as one leaf."""
+    first = pieces[0]
+    return {
+        "layout": "pieces",
+        "size": list(first["size"]),
+        "shards": list(first["shards"]),
+        "offsets": [list(one["offset"]) for one in pieces],
+        "values": [one["values"] for one in pieces],
+    }
+
+
+def tensor_of_pieces(parts: Mapping[str, Any], live: Any, stray: Any) -> Any:
+    """A tensor like the live one, from pieces whose values are tensors.
+
+    Args:
+        parts: What `piece_of` or `joined` returned.
+        live: The tensor that it takes the place of; anything else if there is none.
+        stray: A tensor of the same model: moments are laid out on its workers.
+
+    Raises:
+        InvalidArgumentError: If a part that this worker needs is in none of the pieces.
+    """
+    torch = importlib.import_module("torch")
+    model = live if isinstance(live, torch.Tensor) else stray
+    size = torch.Size(int(length) for length in parts["size"])
+    several = parts["layout"] == "pieces"
+    values = list(parts["values"]) if several else [parts["values"]]
+    offsets = list(parts["offsets"]) if several else [parts["offset"]]
+    dtype = values[0].dtype
+    if isinstance(live, torch.Tensor) and torch.can_cast(dtype, live.dtype):
+        dtype = live.dtype
+    if not is_in_pieces(model):
+        whole = torch.empty(size, dtype=dtype, device=getattr(model, "device", "cpu"))
+        _fill(whole, [0] * len(size), values, offsets, size)
+        return _as(live, whole, torch)
+    placed = importlib.import_module("torch.distributed.tensor")
+    place = importlib.import_module("torch.distributed.tensor._utils")
+    mesh = model.device_mesh
+    placements = model.placements
+    if model is not live:
+        shards = [None if dim is None else int(dim) for dim in parts["shards"]]
+        shards = (shards + [None] * mesh.ndim)[: mesh.ndim]
+        placements = tuple(
+            placed.Replicate() if dim is None else placed.Shard(dim) for dim in shards
+        )
+    shape, offset = place.compute_local_shape_and_global_offset(size, mesh, placements)
+    local = torch.empty(tuple(shape), dtype=dtype, device=model.to_local().device)
+    _fill(local, list(offset), values, offsets, size)
+    stride = torch.empty(size, device="meta").stride()
+    made = placed.DTensor.from_local(
+        local, mesh, placements, run_check=False, shape=size, stride=stride
+    )
+    return _as(live, made, torch)
+
+
+def _as(live: Any, made: Any, torch: Any) -> Any:
+    if isinstance(live, torch.nn.Parameter):
+        return torch.nn.Parameter(made, live.requires_grad)
+    return made
+
+
+def _fill(
+    local: Any, offset: Sequence[int], values: Sequence[Any], offsets: Sequence[Any], size: Any
+) -> None:
+    """Copy into a box of the tensor what of it lies in the pieces."""
+    if not local.numel():
+        return
+    covered = 0
+    seen: set[tuple[tuple[int, int], ...]] = set()
+    for value, at in zip(values, offsets, strict=True):
+        box = []
+        for axis, length in enumerate(local.shape):
+            begin = max(int(at[axis]), int(offset[axis]))
+            end = min(int(at[axis]) + value.shape[axis], int(offset[axis]) + length)
+            box.append((begin, end))
+        if any(begin >= end for begin, end in box):
+            continue
+        key = tuple(box)
+        if key in seen:  # a copy of it on another worker
+            continue
+        seen.add(key)
+        here = tuple(slice(b - int(o), e - int(o)) for (b, e), o in zip(box, offset, strict=True))
+        there = tuple(slice(b - int(o), e - int(o)) for (b, e), o in zip(box, at, strict=True))
+        local[here].copy_(value[there])
+        covered += math.prod(end - begin for begin, end in box)
+    if covered < local.numel():
+        raise InvalidArgumentError.for_argument(
+            "state",
+            f"{covered} of {local.numel()} values",
+            f"all that this worker holds of a tensor of shape {tuple(size)}",
+            hint="the state was saved by another number of workers: load the pieces of all.",
+        )
+
+
+def whole_tensors(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Each tensor whole, one at a time; collective: all workers go through all of them.
+
+    Only one whole tensor is in memory at a time, if whoever is given it lets it go.
+    """
+    for name, tensor in named:
+        yield name, tensor.full_tensor().detach() if is_in_pieces(tensor) else tensor
+
+
+def write_whole(file: BinaryIO, named: Sequence[tuple[str, Any]]) -> None:
+    """Write tensors, whole, in the format of safetensors, one after the other; collective.
+
+    An error of the disk does not end it: the others wait in the same collectives. It is raised when
+    all have gone through.
+
+    Args:
+        file: Open for writing.
+        named: Names and live tensors, in the order in which all workers go through them.
+    """
+    header, at = {}, 0
+    for name, tensor in named:
+        end = at + math.prod(tensor.shape) * tensor.element_size()
+        code = _CODES[str(tensor.dtype)[6:]]
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
+    error: OSError | None = None
+    plain = json.dumps(header, separators=(",", ":")).encode()
+    plain += b" " * (-len(plain) % 8)
+    try:
+        file.write(len(plain).to_bytes(8, "little") + plain)
+    except OSError as first:
+        error = first
+    for _, tensor in whole_tensors(named):
+        if error is None:
+            try:
+                file.write(_bytes_of(tensor))
+            except OSError as first:
+                error = first
+    if error is not None:
+        raise error
+
+
+def _bytes_of(tensor: Any) -> Any:
+    torch = importlib.import_module("torch")
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b""

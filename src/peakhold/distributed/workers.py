@@ -138,6 +138,8 @@ class Workers:
         self._processes: list[Any] = []
         """Host, number and beginning of each worker's process, by rank."""
         self._closed, self._pid = False, os.getpid()
+        self._is_cut_off = False
+        """Whether the group is gone: nobody can be told anything."""
         for earlier in [one for one in _open if one._channel is channel]:
             earlier.close()  # of a run that raised
         _hear_of_ends()
@@ -277,6 +279,7 @@ class Workers:
         try:
             yield
         except ConnectionError as error:
+            self._is_cut_off = True
             raise WorkerLostError.of_rank(
                 rank,
                 f"expected the group of workers, got no connection to it: {error}; the process "
@@ -344,7 +347,9 @@ class Workers:
 
     def fail(self, error: BaseException) -> None:
         """Tell all others that this worker ends with an error; never raises."""
-        if self._closed or self._pid != os.getpid() or isinstance(error, WorkerFailedError):
+        if self._closed or self._is_cut_off or self._pid != os.getpid():
+            return
+        if isinstance(error, WorkerFailedError):
             return
         message = f"{type(error).__name__}: {error}"
         with contextlib.suppress(Exception):
@@ -360,8 +365,9 @@ class Workers:
         self._closed = True
         _open.discard(self)
         self._life.end()
-        with contextlib.suppress(Exception):
-            self._channel.set(f"{self._prefix}left/{self.rank}", b"1")
+        if not self._is_cut_off:
+            with contextlib.suppress(Exception):
+                self._channel.set(f"{self._prefix}left/{self.rank}", b"1")
 
 
 def _hear_of_ends() -> None:

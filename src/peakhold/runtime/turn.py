@@ -65,7 +65,7 @@ class Errors:
         except Exception as error:
             if self.first is None:
                 self.first = error
-            elif error is not self.first:
+            elif str(error) != str(self.first):  # as where all hear of one that failed
                 self.first.add_note(_also(self.first, seat.participant.name, error))
             return None
 

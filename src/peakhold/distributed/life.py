@@ -34,6 +34,7 @@ __all__ = ["Life", "gone", "this_process"]
 
 _TICK_S: Final = 0.005
 """Between two looks while something moves at the border; a look costs 0.1 ms for each worker."""
+_WAITS: Final = ", waiting for rank "
 _SLOWER: Final = 1.5
 _SLOWEST_S: Final = 0.25
 
@@ -118,7 +119,7 @@ class Life:
 
     def _said(self) -> str:
         where, rank = self._where(), self.waiting_for
-        return where if rank is None else f"{where}, waiting for rank {rank}"
+        return where if rank is None else f"{where}{_WAITS}{rank}"
 
     def _look(self, channel: Channel) -> None:
         """See the newest signs of all others."""
@@ -145,6 +146,10 @@ class Life:
         for rank, process in enumerate(self.processes):
             if rank != self._channel.rank and rank not in self._losses and gone(process):
                 self._losses[rank] = f"rank {rank} is gone: its process has ended"
+
+    def waits(self, rank: int) -> bool:
+        """Whether a worker waits for another one, as far as it has told."""
+        return _WAITS in self._seen.get(rank, (0, 0.0, ""))[2]
 
     def process_of(self, rank: int) -> list[Any] | None:
         """The process of a worker that has given a sign of life."""

@@ -38,6 +38,7 @@ from peakhold.errors import (
     WorkerFailedError,
     WorkerLostError,
     WorkersDifferError,
+    WorkersError,
     WorkersTimeoutError,
 )
 from peakhold.process import at_exit
@@ -235,7 +236,14 @@ class Workers:
                     value = self._channel.get(key, min(_SLICE_S, limit))
                 if value is not None:
                     return _unpacked(value)
-                self._look_for_trouble(rank)
+                try:
+                    self._look_for_trouble(rank)
+                except WorkersError:
+                    # It may have told this one, and ended, since it was looked for.
+                    value = None if self._is_cut_off else self._channel.get(key, 0)
+                    if value is None:
+                        raise
+                    return _unpacked(value)
                 told = self._look_at_clock(rank, what, began, told, limit)
         finally:
             self._life.waiting_for = None
@@ -266,7 +274,8 @@ class Workers:
             raise self._late(rank, what, limit)
         if now < told:
             return told
-        if self.rank == min(r for r in range(self.size) if r != rank):
+        is_first = self.rank == min(r for r in range(self.size) if r != rank)
+        if is_first and not self._life.waits(rank):  # else that one says for whom
             say(
                 f"Peakhold: waiting for {self._named(rank)}, for {now - began:.0f} s; "
                 f"rank {self.rank} is at {what}."

@@ -133,7 +133,8 @@ class Proposals:
             try:
                 work(number)
             except BaseException as error:
-                session.coordinator.fail(error)
+                if not self.is_terminated.is_set():  # or all end, each by the signal
+                    session.coordinator.fail(error)
                 raise
             return result
 

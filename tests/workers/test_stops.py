@@ -1,13 +1,22 @@
 """Whoever of several workers wants to stop, all end after the same batch, or at an epoch's end."""
 
 import math
+import sys
 import threading
 import time
 
 import pytest
 
-from peakhold import BackupAndRestore, Callback, CSVLogger, EarlyStopping, TerminateOnNaN
+from peakhold import (
+    BackupAndRestore,
+    Callback,
+    CallbackList,
+    CSVLogger,
+    EarlyStopping,
+    TerminateOnNaN,
+)
 from peakhold.store import Reader
+from peakhold.testing import FakeHub, run_workers
 from workers_rig import At, Loops, session_of
 
 pytestmark = pytest.mark.torch_is_enough("no framework has a part in it")
@@ -281,3 +290,32 @@ def test_batches_are_not_looked_at_unless_somebody_wants_to_end():
     loops.run()
 
     assert seen == [False, False]
+
+
+def calls_of_a_batch(run):
+    """How many functions are called for a batch, after the first ones."""
+    for batch in range(3):
+        run.on_train_batch_end(batch)
+    calls = []
+    sys.setprofile(lambda frame, event, argument: calls.append(event))
+    try:
+        run.on_train_batch_end(3)
+    finally:
+        sys.setprofile(None)
+    return calls.count("call") + calls.count("c_call")
+
+
+def test_a_batch_with_nothing_due_is_what_it_is_alone():
+    hub = FakeHub(2)
+
+    def begun(channel):
+        stopper = EarlyStopping("loss", patience=9, restore_best_weights=False)
+        run = CallbackList([stopper], epochs=9, verbose=0, workers=channel)
+        run.on_train_begin()
+        run.on_epoch_begin(0)
+        return run
+
+    first, _ = run_workers(2, lambda rank: begun(hub.channel(rank)))
+
+    assert calls_of_a_batch(first) == calls_of_a_batch(begun(None))
+    session_of(first).coordinator.close()

@@ -188,6 +188,11 @@ def ends_early(worker):
     worker.train(after_epoch=leave)
 
 
+def has_fewer_batches(worker):
+    worker.begin([stopper()], notice=1.0)
+    worker.train(5 - worker.rank)
+
+
 def differs(worker):
     worker.begin([EarlyStopping("loss", patience=2 + worker.rank, restore_best_weights=False)])
     worker.train()

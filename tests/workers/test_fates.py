@@ -77,6 +77,7 @@ FATES = {
         ["WorkerFailedError: rank 1 ended with ValueError: the callback's own"],
     ),
     "ends_early": ([1, 1], ["WorkersDifferError", "rank 1 at the end of training, after epoch 2"]),
+    "has_fewer_batches": ([1, 1], ["RuntimeError", "gloo"]),
     "differs": ([1, 1], ["WorkersDifferError", "on rank 0, and 3 on rank 1"]),
     "ctrl_c_on_one": ([INTERRUPTED] * 3, ["KeyboardInterrupt"]),
     "sigterm_to_one": ([TERMINATED] * 2, []),
@@ -102,6 +103,14 @@ def test_of_a_group_that_is_gone_with_rank_0_the_others_say_so(fates):
     said = fates["killed_in_a_save"]["said"][1]
 
     assert "WorkerLostError: expected the group of workers, got no connection to it" in said
+
+
+def test_whoever_has_fewer_batches_names_the_one_that_is_still_in_one(fates):
+    said = fates["has_fewer_batches"]["said"][1]
+
+    assert "Peakhold: waiting for rank 0 (" in said
+    assert "rank 1 is at the end of epoch 1 (EarlyStopping(loss))" in said
+    assert "WorkerFailedError: rank 0 ended with RuntimeError: " in said
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ class _Lead:
         return found
 
     def _pick(self, channel: Channel, key: str) -> bool:
-        epoch, batch = max(self._places.values())
+        epoch, batch = max(self._places[rank] for rank in range(self._size))
         if batch == END:
             return self._say(channel, key, None)
         margin = max(2 * self._moved, 2**self._n_picked)  # twice as far as they came meanwhile

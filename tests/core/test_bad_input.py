@@ -61,6 +61,7 @@ CASES = [
     ("ModelCheckpoint", {"initial_value_threshold": math.nan}),
     ("ModelCheckpoint", {"initial_value_threshold": "0.9"}),
     ("ModelCheckpoint", {"on_save_error": "ignore"}),
+    ("ModelCheckpoint", {"buffers": "rank1"}),
     ("ModelCheckpoint", {"monitor": 1}),
     ("CSVLogger", {"filename": ""}),
     ("CSVLogger", {"filename": None}),

@@ -88,6 +88,49 @@ def test_a_plain_loop_with_ddp(ground, tmp_path, size):
     assert [said(one) for one in ended[1:]] == [""] * (size - 1)
 
 
+def test_statistics_that_differ_are_said_once_and_filed_by_rank(ground, tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    unbroken.mkdir()
+    broken.mkdir()
+    ended = ground.run("torch_programs", "train", 2, [str(unbroken), 6, None, "rank0"])
+    first, second = whole = [one.result for one in ended]
+    assert first["weights"]["0.weight"] == second["weights"]["0.weight"]
+    assert first["weights"]["3.running_mean"] != second["weights"]["3.running_mean"]
+    assert said(ended[0]).count("3.running_mean, 3.running_var differ between workers") == 1
+    assert said(ended[1]) == ""
+    file = load_file(unbroken / "best.safetensors")
+    assert file["3.running_mean"].tolist() == first["weights"]["3.running_mean"]
+
+    killed = ground.run("torch_programs", "train", 2, [str(broken), 6, [1, 3, 1], "rank0"])
+    assert killed[1].status == -9
+    resumed = ground.results("torch_programs", "train", 2, [str(broken), 6, None, "rank0"])
+    for before, after in zip(whole, resumed, strict=True):
+        assert after["weights"] == before["weights"]
+        assert after["shown"] == before["shown"][-len(after["shown"]) :]
+        assert len(after["shown"]) < len(before["shown"])
+
+
+def test_the_mean_of_statistics_is_in_the_file_and_in_every_model(ground, tmp_path):
+    ended = ground.run("torch_programs", "train", 2, [str(tmp_path), 5, None, "mean"])
+    first, second = [one.result for one in ended]
+    assert first["weights"] == second["weights"]
+    assert "differ between workers" not in ended[0].words
+    file = load_file(tmp_path / "best.safetensors")
+    assert {name: array.tolist() for name, array in file.items()} == first["weights"]
+
+
+def test_a_run_goes_on_with_another_number_of_workers_and_says_what_that_means(ground, tmp_path):
+    killed = ground.run("torch_programs", "train", 2, [str(tmp_path), 5, [0, 3, 1]])
+    assert killed[0].status == -9
+    ended = ground.run("torch_programs", "train", 3, [str(tmp_path), 5])
+    assert all(one.status == 0 for one in ended), ended
+    first, *others = [one.result for one in ended]
+    assert all(one["weights"] == first["weights"] for one in others)
+    assert len(first["shown"]) in {2, 3}  # the last backup may have been under way
+    assert said(ended[0]).count("the run that is resumed had 2 workers, this one has 3") == 1
+    assert [row["epoch"] for row in rows_of(tmp_path / "log.csv")] == list("01234")
+
+
 @pytest.fixture(scope="module")
 def keras_ground():
     ground = Ground(["torch", "tensorflow", "torch_keras_programs"], {"KERAS_BACKEND": "torch"})
@@ -168,8 +211,8 @@ def check_it_went_on(unbroken, folder, results):
 def test_torchrun_goes_on_from_a_killed_worker_to_the_bits_of_the_unbroken_run(unbroken, tmp_path):
     results, done = torchrun(tmp_path / "run", 10, 1, 4, 1)
     check_it_went_on(unbroken, tmp_path / "run", results)
-    assert len(results[0]["shown"]) == len(unbroken[0][0]["shown"]) - 4
-    assert done.stdout.count("goes on with epoch 5 of 10") == 1
+    assert len(results[0]["shown"]) < len(unbroken[0][0]["shown"])
+    assert done.stdout.count("BackupAndRestore goes on with epoch") == 1
 
 
 @pytest.mark.exhaustive

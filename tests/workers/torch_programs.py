@@ -1,6 +1,8 @@
 """Programs of several workers on PyTorch, each a function of its rank: `forked.py` runs them."""
 
+import inspect
 import os
+import signal
 import time
 
 import numpy as np
@@ -31,6 +33,11 @@ def join(rank, ports, store=None):
         RANK=str(rank), WORLD_SIZE=str(len(ports)),
     )  # fmt: skip
     dist.init_process_group("gloo")
+
+
+UNSYNCED = {"forward_sync_buffers": False}
+if "forward_sync_buffers" not in inspect.signature(DistributedDataParallel).parameters:
+    UNSYNCED = {"broadcast_buffers": False}  # torch before 2.13
 
 
 class Group:
@@ -171,13 +178,17 @@ def loop(training, callbacks, epochs, *, on_batch=None, on_epoch=None):
     return shown
 
 
-def all_of_them(folder, patience=3):
+def all_of_them(folder, patience=3, **saving):
     """The callbacks of the first page, in one folder."""
     return [
         ReduceLROnPlateau("val_loss", factor=0.5, patience=1, verbose=1),
         EarlyStopping("val_loss", patience=patience, restore_best_weights=True, verbose=1),
         ModelCheckpoint(
-            f"{folder}/best.safetensors", monitor="val_loss", save_best_only=True, verbose=1
+            f"{folder}/best.safetensors",
+            monitor="val_loss",
+            save_best_only=True,
+            verbose=1,
+            **saving,
         ),
         CSVLogger(f"{folder}/log.csv"),
         BackupAndRestore(f"{folder}/backup"),
@@ -194,12 +205,20 @@ def seen(callbacks):
     }
 
 
-def train(rank, ports, folder, epochs=30):
-    """A plain loop with DDP."""
+def train(rank, ports, folder, epochs=30, victim=None, buffers=None):
+    """A plain loop with DDP; with `buffers` the net has statistics, which no collective syncs."""
+
+    def perhaps_die(epoch, batch):
+        if victim == [rank, epoch, batch]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     with Group(rank, ports):
-        training = Training(rank, len(ports))
-        callbacks = all_of_them(folder)
-        shown = loop(training, callbacks, epochs)
+        if buffers is None:
+            training, callbacks = Training(rank, len(ports)), all_of_them(folder)
+        else:
+            training = Training(rank, len(ports), batchnorm=True, **UNSYNCED)
+            callbacks = all_of_them(folder, buffers=buffers)
+        shown = loop(training, callbacks, epochs, on_batch=perhaps_die)
         rate = training.optimizer.param_groups[0]["lr"]
         return {
             "shown": shown, "weights": training.state(), "seen": seen(callbacks), "rate": rate,

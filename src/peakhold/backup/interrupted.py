@@ -58,6 +58,8 @@ class Interrupted:
         workers = self.state.get("workers") or [None]
         self.n_workers = int(self.state.get("n_workers") or len(workers))
         self._has_generators = rank == 0
+        self._own: Mapping[str, Any] = {}
+        """What this worker had for itself."""
         if len(workers) == n_workers > 1:
             with used("what each worker had for itself", path):
                 self._take_own(workers[rank], parts)
@@ -78,6 +80,7 @@ class Interrupted:
     def _take_own(self, own: Mapping[str, Any], parts: dict[str, Any]) -> None:
         from peakhold.backup.own import extras_of, put_into  # of several workers alone
 
+        self._own = own
         put_into(own, parts, self.state)
         self.extra.update(extras_of(own))
         self._has_generators = True
@@ -171,6 +174,13 @@ class Interrupted:
                 except PeakholdError as error:
                     warn(f"BackupAndRestore lost what {name} held in memory ({called}): {error}")
                     continue
+                if self._own:
+                    from peakhold.backup.own import held_of  # of several workers alone
+
+                    parts = {
+                        part: held_of(self._own, name, called, part, tree)
+                        for part, tree in parts.items()
+                    }
                 taken[called] = held = Held.of(parts)
                 found[held.token] = {p: (int(w[0]), w[1]) for p, w in places.items()}
             link = link_of(callbacks[name])

@@ -187,7 +187,10 @@ class Keeping(Keeper):
             if kept.folder.in_pieces:
                 pieces = cast("ShardedFolder", kept.folder)
                 pieces.all_have(gather(pieces.durable()))
-            self._shared = collect(self.run.host, kept.resumption.more(), kept.extras, gather)
+            links = {name: link_of(one) for name, one in self._filed().items()}
+            held = {name: link.participant.snapshots() for name, link in links.items() if link}
+            more = kept.resumption.more()
+            self._shared = collect(self.run.host, more, kept.extras, held, gather)
 
     def _still_stopped(self, was: Interrupted) -> Sequence[str]:
         """Why training was over, as far as it still is: somebody may have been given patience."""

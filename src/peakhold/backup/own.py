@@ -20,15 +20,21 @@ from typing import Any, Final
 from peakhold.host.contract import WEIGHTS, Host
 from peakhold.host.extras import EXTRA, Extras
 from peakhold.runtime.random_state import from_plain, random_state, to_plain
-from peakhold.trees import fold, leaves, map_tree, to_host, with_leaves
+from peakhold.runtime.statistics import checksum, differing, replaced, statistics
+from peakhold.snapshots.pool import Held
+from peakhold.trees import leaves, map_tree, to_host
 
-__all__ = ["checksum", "collect", "differs", "extras_of", "put_into", "statistics"]
+__all__ = ["collect", "extras_of", "held_of", "put_into"]
 
 _ALWAYS: Final = ("random", "more")
 
 
 def collect(
-    host: Host, more: Any, extras: Extras, gather: Callable[[Any], Sequence[Any]]
+    host: Host,
+    more: Any,
+    extras: Extras,
+    held: Mapping[str, Mapping[str, Held]],
+    gather: Callable[[Any], Sequence[Any]],
 ) -> list[dict[str, Any]]:
     """What each worker has for itself, by rank; all workers must ask.
 
@@ -36,63 +42,46 @@ def collect(
         host: The model.
         more: What its framework has besides (`Resumption.more`).
         extras: What the run takes along.
+        held: What callbacks hold in memory, by their names and what they call it.
         gather: The values of all workers, by rank, of what each gives.
     """
     own: dict[str, Any] = {"random": random_state(), "more": more}
-    perhaps = _perhaps(host, extras)
+    perhaps = _perhaps(host, extras, held)
     said = {name: to_plain(map_tree(own[name], to_host)) for name in _ALWAYS}
     said["sums"] = {name: checksum(value) for name, value in perhaps.items()}
     shared = [dict(each) for each in gather(said)]
-    differing = differs([each.pop("sums") for each in shared])
-    if differing:
+    names = differing([each.pop("sums") for each in shared])
+    if names:
         given = {
-            name: to_plain(map_tree(perhaps[name], to_host))
-            for name in differing
-            if name in perhaps
+            name: to_plain(map_tree(perhaps[name], to_host)) for name in names if name in perhaps
         }
         for each, further in zip(shared, gather(given), strict=True):
             each["others"] = further
     return [from_plain(each) for each in shared]
 
 
-def _perhaps(host: Host, extras: Extras) -> dict[str, Any]:
-    """What may be the same on all workers: statistics of the model, and extras, by name."""
-    found = statistics(host)
+def _perhaps(host: Host, extras: Extras, held: Mapping[str, Mapping[str, Held]]) -> dict[str, Any]:
+    """What may be the same on all workers: statistics of models, and extras, by name."""
+    now = statistics(host)
+    found: dict[str, Any] = {f"{WEIGHTS}/{name}": array for name, array in now.items()}
+    for called, snapshots in held.items() if now else ():
+        for which, snapshot in snapshots.items():
+            arrays = leaves(snapshot.parts.get(WEIGHTS), convert=False)
+            found[_held(called, which)] = {name: one for name, one in arrays if name in now}
     if extras.names:
         for name, state in extras.borrow([EXTRA])[EXTRA].items():
             found[f"{EXTRA}/{name}"] = state
     return found
 
 
-def statistics(host: Host) -> dict[str, Any]:
-    """Arrays of the weights that each worker changes for itself, by `weights/` and their names."""
-    names = host.unsynced_weights()
-    if not names:
-        return {}
-    tree = host.borrow([WEIGHTS])[WEIGHTS]
-    return {
-        f"{WEIGHTS}/{name}": array for name, array in leaves(tree, convert=False) if name in names
-    }
+def _held(callback: str, called: str) -> str:
+    return f"held/{callback}/{called}"
 
 
-def differs(sums: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names of what is not the same on all workers."""
-    names = dict.fromkeys(name for each in sums for name in each)
-    return [name for name in names if len({each.get(name) for each in sums}) > 1]
-
-
-def checksum(tree: Any) -> str:
-    """A short text that is the same for equal trees."""
-    import numpy as np
-    import xxhash
-
-    total = xxhash.xxh3_64()
-    for name, leaf in leaves(tree):
-        array = np.asarray(leaf)
-        raw = array.tobytes() if array.dtype.kind not in "OUS" else repr(leaf).encode()
-        total.update(f"{name}:{array.dtype}:{array.shape}".encode())
-        total.update(raw)
-    return str(total.hexdigest())
+def held_of(own: Mapping[str, Any], callback: str, called: str, part: str, tree: Any) -> Any:
+    """A part of a snapshot that a callback held, as it was on this worker."""
+    others = own.get("others", {}).get(_held(callback, called))
+    return replaced(tree, others) if others and part == WEIGHTS else tree
 
 
 def put_into(own: Mapping[str, Any], parts: dict[str, Any], state: dict[str, Any]) -> None:
@@ -106,7 +95,9 @@ def put_into(own: Mapping[str, Any], parts: dict[str, Any], state: dict[str, Any
     state.update({name: own[name] for name in _ALWAYS})
     others = own.get("others", {})
     if WEIGHTS in parts:
-        parts[WEIGHTS] = _replaced(parts[WEIGHTS], others)
+        before = f"{WEIGHTS}/"
+        arrays = {n.removeprefix(before): v for n, v in others.items() if n.startswith(before)}
+        parts[WEIGHTS] = replaced(parts[WEIGHTS], arrays)
 
 
 def extras_of(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,23 +105,3 @@ def extras_of(own: Mapping[str, Any]) -> dict[str, Any]:
     before = f"{EXTRA}/"
     others: Iterable[tuple[str, Any]] = own.get("others", {}).items()
     return {name.removeprefix(before): v for name, v in others if name.startswith(before)}
-
-
-def _replaced(tree: Any, others: Mapping[str, Any]) -> Any:
-    values = [
-        leaf if name is None else others.get(f"{WEIGHTS}/{name}", leaf)
-        for name, leaf in _named(tree)
-    ]
-    return with_leaves(tree, values)
-
-
-def _named(tree: Any) -> list[tuple[str | None, Any]]:
-    """Names and leaves in the order of `leaf_list`; of what is None there is no name."""
-    found: list[tuple[str | None, Any]] = []
-    fold(
-        tree,
-        lambda leaf, path: found.append((None if leaf is None else path or "0", leaf)),
-        lambda *_: None,
-        separator=".",
-    )
-    return found

@@ -74,6 +74,9 @@ class ModelCheckpoint(Comparing, BatchHooks):
             both, a file stays that either of the two keeps. `None`: all.
         sigterm_timeout: Seconds for which SIGTERM waits for a file that is being written. Defaults
             to `20.0`.
+        buffers: Of several workers whose statistics differ (batch normalization): `"rank0"`: those
+            of rank 0 are saved, which is said; `"mean"`: at the end of each epoch the mean of all
+            is put into the model, on all workers. Defaults to `"rank0"`.
 
     Attributes:
         best: With `save_best_only` the value to beat: that of the best file, one that is being
@@ -126,6 +129,7 @@ class ModelCheckpoint(Comparing, BatchHooks):
         keep_last: int | None = None,
         keep_best: int | None = None,
         sigterm_timeout: float = 20.0,
+        buffers: str = "rank0",
     ) -> None:
         name, accepted = type(self).__name__, self._peakhold_seam.file_suffixes
         saving = Saving(name, Watch(name, monitor, mode), accepted)
@@ -147,6 +151,7 @@ class ModelCheckpoint(Comparing, BatchHooks):
         saving.keep_last = arguments.check_keep("keep_last", keep_last, saving.filepath)
         saving.keep_best = arguments.check_keep("keep_best", keep_best, saving.filepath)
         saving.sigterm_timeout = arguments.check_sigterm_timeout(sigterm_timeout)
+        saving.buffers = arguments.check_buffers(buffers)
         super().__init__(saving)
 
     filepath = Setting[str]("The file, with its placeholders.")
@@ -168,6 +173,7 @@ class ModelCheckpoint(Comparing, BatchHooks):
     keep_last = Setting[Any]("Number of newest files to keep.")
     keep_best = Setting[Any]("Number of best files to keep.")
     sigterm_timeout = Setting[float]("Seconds for which SIGTERM waits for a file.")
+    buffers = Setting[str]("`rank0` or `mean`: whose statistics count, of several workers.")
     best = Setting[Any]("The value to beat: of the best file, one under way included.")
     best_path = Setting[Any]("Path of the best committed file; None before.")
     best_epoch = Setting[Any]("Its epoch, from 0, or as the loop counts.")

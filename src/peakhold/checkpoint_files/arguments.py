@@ -91,6 +91,18 @@ def check_sigterm_timeout(value: Any) -> float:
     return check_number("sigterm_timeout", value, at_least=0.0, hint="pass seconds, 0 not to wait.")
 
 
+def check_buffers(value: Any) -> str:
+    """Whose statistics count."""
+    if value not in {"rank0", "mean"}:
+        raise InvalidArgumentError.for_argument(
+            "buffers",
+            value,
+            "'rank0' or 'mean'",
+            hint="'mean' puts the mean of all workers' statistics into the model.",
+        )
+    return str(value)
+
+
 def check_keep(name: str, value: Any, filepath: str) -> int | None:
     """A number of files; only a name with placeholders makes several."""
     if value is None:

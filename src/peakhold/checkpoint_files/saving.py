@@ -79,6 +79,8 @@ class Saving(HandingOver):
     memory_budget: int | None = None
     keep_last: int | None = None
     keep_best: int | None = None
+    buffers = "rank0"
+    saves_weights = True
     _is_given = False
     """Whether somebody has set `best` since the last run."""
 
@@ -195,6 +197,11 @@ class Saving(HandingOver):
     def needs_finite(self) -> bool:  # type: ignore[override]
         """What is written must be finite on all workers."""
         return self.check_finite
+
+    @property
+    def averages_statistics(self) -> bool:  # type: ignore[override]
+        """Before anything is kept of an epoch."""
+        return self.buffers == "mean"
 
     @property
     def writes(self) -> bool:

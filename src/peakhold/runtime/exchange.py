@@ -40,6 +40,7 @@ from peakhold.errors import AdviceWarning
 from peakhold.host.contract import AVERAGE, WEIGHTS
 from peakhold.runtime.progress import numbers_in
 from peakhold.runtime.proposals import carry_out
+from peakhold.runtime.statistics import average, checksum, statistics, tell
 
 if TYPE_CHECKING:
     from peakhold.runtime.proposals import Proposals
@@ -87,6 +88,9 @@ class Exchange:
             proposals.epoch_ended(turn.moment.at.epoch)
         elif turn.moment.event is Event.TRAIN_END:
             proposals.training_ended()
+        if _asks(turn, "averages_statistics"):
+            average(session, f"{what}, statistics")
+            session.statistics_are_told = True
         reports = session.coordinator.aggregate(what, _report(turn))
         if reports is None:
             self._take(turn, session.coordinator.decide(what))
@@ -105,6 +109,9 @@ class Exchange:
         if partial:
             _tell_partial(turn.session, partial, measured)
         _show(turn.logs, metrics)
+        session = turn.session
+        if not session.statistics_are_told:
+            session.statistics_are_told = tell(session, [each["statistics"] for each in reports])
         bad = [(rank, each["bad"]) for rank, each in enumerate(reports) if each["bad"]]
         turn.moment = moved(
             turn.moment,
@@ -126,6 +133,7 @@ class Exchange:
             },
             "states": {seat.name: seat.participant.shared_state() for seat in turn.cast.deciding},
             "wanted": self._wanted,
+            "statistics": turn.session.statistics_are_told,
         }
         self._coordinator.decide(self._what, answer)
 
@@ -133,6 +141,7 @@ class Exchange:
 
     def _take(self, turn: Turn, answer: Mapping[str, Any]) -> None:
         self._answer = answer
+        turn.session.statistics_are_told = answer["statistics"]
         turn.moment = moment_from_json(answer["moment"])
         _show(turn.logs, turn.moment.metrics)
         self._wanted = answer["wanted"]
@@ -176,7 +185,22 @@ def _report(turn: Turn) -> dict[str, Any]:
         "cut_short": moment.epoch_cut_short,
         "bad": _not_finite(turn),
         "wants": cast("Proposals", session.proposals).withdraw(),
+        "statistics": _checksums(turn),
     }
+
+
+def _asks(turn: Turn, flag: str) -> bool:
+    """Whether somebody wants something of statistics, at the end of an epoch."""
+    if turn.moment.event is not Event.EPOCH_END:
+        return False
+    return any(getattr(seat.participant, flag) for seat in turn.cast.exchanging)
+
+
+def _checksums(turn: Turn) -> dict[str, str]:
+    """Of statistics that may differ, as long as nobody knows that they do."""
+    if turn.session.statistics_are_told or not _asks(turn, "saves_weights"):
+        return {}
+    return {name: checksum(one) for name, one in statistics(turn.session.host).items()}
 
 
 def _not_finite(turn: Turn) -> str | None:

@@ -132,6 +132,8 @@ class Participant:
         has_own_files: Whether each of several workers writes files of its own, and so warns of its
             own troubles; else rank 0 says what is to be said.
         needs_finite: Whether what it decides hangs on whether the state is finite, on any worker.
+        saves_weights: Whether it writes files of the model, with the statistics of one worker.
+        averages_statistics: Whether it wants the mean of all workers' in the model before.
         decides_early: Whether it decides when an epoch begins.
         is_loaded: Whether a state was loaded that counts for the next run.
     """
@@ -147,6 +149,8 @@ class Participant:
     records_only = False
     has_own_files = False
     needs_finite = False
+    saves_weights = False
+    averages_statistics = False
     decides_early = False
     sigterm_timeout = 20.0
     """Seconds that `finish_by` may take."""

@@ -139,6 +139,8 @@ class Session:
         """Snapshots by model, under the `id` of its host."""
         self.told_partial: set[str] = set()
         """Metrics of which it has been said that not all workers have them."""
+        self.statistics_are_told = False
+        """Whether it has been said that those of the workers differ."""
         self._take_in(callbacks)
 
     # Who takes part

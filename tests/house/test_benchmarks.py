@@ -56,6 +56,7 @@ ROWS = {
         "cuts the connection",
         "refuses",
     ],
+    "workers": ["a round, 2 workers"],
     "store": [
         "peakhold",
         "peakhold, immutable=True",

@@ -88,6 +88,18 @@ def test_a_plain_loop_with_ddp(ground, tmp_path, size):
     assert [said(one) for one in ended[1:]] == [""] * (size - 1)
 
 
+def test_the_example_for_ddp(ground, tmp_path):
+    example = os.path.join(HERE, "..", "..", "examples", "ddp.py")
+    ended = ground.run("torch_programs", "example", 2, [os.path.abspath(example), str(tmp_path)])
+    assert all(one.status == 0 for one in ended), ended
+    assert said(ended[0]).count("Peakhold: best val_loss") == 1
+    assert said(ended[1]) == ""
+    folder = tmp_path / "runs" / "ddp"
+    values = [float(row["val_loss"]) for row in rows_of(folder / "log.csv")]
+    sidecar = (folder / "best.safetensors.peakhold.json").read_text()
+    assert str(min(values)) in sidecar
+
+
 def test_statistics_that_differ_are_said_once_and_filed_by_rank(ground, tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     unbroken.mkdir()
@@ -129,6 +141,29 @@ def test_a_run_goes_on_with_another_number_of_workers_and_says_what_that_means(g
     assert len(first["shown"]) in {2, 3}  # the last backup may have been under way
     assert said(ended[0]).count("the run that is resumed had 2 workers, this one has 3") == 1
     assert [row["epoch"] for row in rows_of(tmp_path / "log.csv")] == list("01234")
+
+
+def test_a_full_disk_on_the_writer_is_a_failed_save_on_all(ground, tmp_path):
+    for name, full in {"to the end": [2, 6], "for a while": [2, 4]}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        ended = ground.run("torch_programs", "disk", 2, [str(folder), *full])
+        assert all(one.status == 0 for one in ended), ended
+        first, second = [one.result for one in ended]
+        assert first["best"] == second["best"]
+        assert first["files"][:2] == second["files"][:2]
+        best_epoch = 1 if full[1] == 6 else 5
+        assert first["files"][0] == best_epoch
+        assert first["best"] == pytest.approx(1 / (1 + best_epoch) + 0.5)
+        assert load_file(first["files"][1])["weight"].max() == 10 * best_epoch
+        assert any("could not save epoch 3" in one for one in first["said"])
+        assert not second["said"]
+        # and each worker's own file is its own
+        assert load_file(folder / "own-1.safetensors")["weight"].max() == 51
+        assert load_file(folder / "own-0.safetensors")["weight"].max() == 10 * best_epoch
+        sidecar = (folder / "own-worker.safetensors.peakhold.json").read_text()
+        assert '"own-0.safetensors"' in sidecar
+        assert '"own-1.safetensors"' in sidecar
 
 
 @pytest.fixture(scope="module")

@@ -80,3 +80,64 @@ def fit(rank, ports, folder, epochs=12, victim=None):
             "weights": [one.tolist() for one in model.get_weights()],
             "seen": seen(callbacks),
         }
+
+
+def stock_file(rank, ports, folder, tries):
+    """Keras's own `ModelCheckpoint` on every worker, and one path; how often it has raised."""
+    failed = 0
+    with Group(rank, ports):
+        model = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(2000)])
+        saving = keras.callbacks.ModelCheckpoint(f"{folder}/m.weights.h5", save_weights_only=True)
+        saving.set_model(model)
+        for epoch in range(tries):
+            dist.barrier()
+            try:
+                saving.on_epoch_end(epoch, {})
+            except OSError:
+                failed += 1
+        dist.barrier()
+    return failed
+
+
+def stock_fit(rank, ports, seed, patience):
+    """Keras's own `EarlyStopping`, by each worker's own metric; the epochs that it has trained."""
+    with Group(rank, ports):
+        model = build(rank)
+        stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience)
+        history = model.fit(
+            *data(seed + rank, 48), batch_size=16, epochs=30, verbose=0,
+            validation_data=data(seed + rank + 10, 32), callbacks=[stopping],
+        )  # fmt: skip
+    return history.epoch
+
+
+def our_fit(rank, ports, seed, patience):
+    """Ours, on the same."""
+    with Group(rank, ports):
+        model = build(rank)
+        stopping = peakhold.keras.EarlyStopping(
+            "val_loss", patience=patience, restore_best_weights=True
+        )
+        history = model.fit(
+            *data(seed + rank, 48), batch_size=16, epochs=30, verbose=0,
+            validation_data=data(seed + rank + 10, 32), callbacks=[stopping],
+        )  # fmt: skip
+    weights = [one.tolist() for one in model.get_weights()]
+    return [history.epoch, history.history["val_loss"], stopping.best, stopping.best_epoch, weights]
+
+
+def stock_histories(rank, ports, histories, patience):
+    """Where Keras's own `EarlyStopping` stops, and what it holds for best, on each history."""
+    found = []
+    for history in histories:
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience)
+        stopping.set_model(model)
+        model.stop_training = False
+        stopping.on_train_begin()
+        for epoch, value in enumerate(history):
+            stopping.on_epoch_end(epoch, {"val_loss": value})
+            if model.stop_training:
+                break
+        found.append([epoch, stopping.best_epoch])
+    return found

@@ -2,12 +2,16 @@
 
 import inspect
 import os
+import resource
+import runpy
 import signal
 import time
+import warnings
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 from peakhold import (
@@ -57,7 +61,10 @@ class Group:
 
 
 def rounds(rank, ports, count):
-    """Seconds of a round of aggregate and decide, the median of as many."""
+    """Seconds of a round (aggregate and decide), and of the same by gloo's own exchange of objects.
+
+    The medians of as many, taking turns.
+    """
     from peakhold.distributed.torch_store import torch_channel, torch_group
     from peakhold.distributed.workers import Workers
 
@@ -65,16 +72,25 @@ def rounds(rank, ports, count):
         workers = Workers(torch_channel(torch_group()))
         workers.meet({})
         report = {"metrics": {"loss": 0.25, "val_loss": ["mean", 0.5, 640.0]}, "stops": []}
-        taken = []
-        for _ in range(count):
-            dist.barrier()
-            began = time.perf_counter()
+
+        def ours():
             workers.aggregate("a round", report)
             workers.decide("a round", report if rank == 0 else None)
-            taken.append(time.perf_counter() - began)
+
+        def gloos():
+            dist.gather_object(report, [None] * len(ports) if rank == 0 else None)
+            dist.broadcast_object_list([report], src=0)
+
+        taken = {ours: [], gloos: []}
+        for _ in range(count):
+            for exchange, seconds in taken.items():
+                dist.barrier()
+                began = time.perf_counter()
+                exchange()
+                seconds.append(time.perf_counter() - began)
         dist.barrier()
         workers.close()
-    return float(np.median(taken))
+    return [float(np.median(seconds)) for seconds in taken.values()]
 
 
 # The store of a group
@@ -223,3 +239,75 @@ def train(rank, ports, folder, epochs=30, victim=None, buffers=None):
         return {
             "shown": shown, "weights": training.state(), "seen": seen(callbacks), "rate": rate,
         }  # fmt: skip
+
+
+def example(rank, ports, script, folder):
+    """A script as `torchrun` starts it."""
+    os.chdir(folder)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(ports[0]),
+        RANK=str(rank), WORLD_SIZE=str(len(ports)),
+    )  # fmt: skip
+    runpy.run_path(script, run_name="__main__")
+
+
+# Files
+
+
+def disk(rank, ports, folder, full_from, full_to):
+    """From one epoch to another the disk takes no more than a hundred bytes, on rank 0 alone."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    # Recorded: what is printed goes into a file, which is full as well.
+    with Group(rank, ports), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = torch.nn.Linear(8, 8)
+        stopping = EarlyStopping("val_loss", patience=3)
+        saving = ModelCheckpoint(f"{folder}/best.safetensors", save_best_only=True)
+        own = ModelCheckpoint(f"{folder}/own-{{worker}}.safetensors", save_best_only=True)
+        run = CallbackList([stopping, saving, own], model=model, epochs=6, verbose=1)
+        run.on_train_begin()
+        for epoch in range(6):
+            run.on_epoch_begin(epoch)
+            torch.nn.init.constant_(model.weight, 10 * epoch + rank)
+            full = rank == 0 and full_from <= epoch < full_to
+            limits = 100 if full else hard, hard
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            run.on_epoch_end(epoch, {"val_loss": 1 / (1 + epoch) + rank})
+        run.on_train_end()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        files = [saving.best_epoch, saving.best_path, own.best_epoch, own.best_path]
+        said = [str(one.message) for one in caught]
+        return {"said": said, "best": saving.best, "files": files, "of_stopping": stopping.best}
+
+
+def one_file(rank, ports, folder, tries, ours):
+    """All workers save to one path at one moment; how often the file is not what rank 0 had."""
+    path, bad = f"{folder}/model.safetensors" if ours else f"{folder}/model.pt", 0
+    with Group(rank, ports):
+        model = torch.nn.Linear(1000, 2000)  # 8 MB
+        saving = ModelCheckpoint(path, "loss")
+        run = CallbackList([saving] * ours, model=model, epochs=tries, verbose=0)
+        run.on_train_begin()
+        for epoch in range(tries):
+            run.on_epoch_begin(epoch)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.fill_(10 * epoch + rank)
+            dist.barrier()
+            if not ours:
+                torch.save(model.state_dict(), path)
+            run.on_epoch_end(epoch, {"loss": 0.5})
+            dist.barrier()
+            if rank == 0:
+                bad += _numbers_in(path, ours) != {10.0 * epoch}
+            dist.barrier()
+        run.on_train_end()
+    return bad
+
+
+def _numbers_in(path, ours):
+    try:
+        state = load_file(path) if ours else torch.load(path)
+    except Exception as error:  # whatever a torn file does to its reader
+        return {type(error).__name__}
+    return {number for array in state.values() for number in array.unique().tolist()}

@@ -139,6 +139,14 @@ Each line in a fresh process, in turns with the bare interpreter. `import peakho
 along when it is first used."""
 
 
+WORKERS = """\
+## An exchange between workers
+
+One round at the end of an epoch, aggregate and decide, on local processes over the store of a
+`torch.distributed` group; 2 ms are asked for. Beside it the same by torch's own exchange of objects,
+taking turns; medians, of the slowest worker."""
+
+
 def callbacks(rounds):
     import import_time
 
@@ -172,6 +180,17 @@ def alerting(rounds):
     alerts.main(QUICK or ["--rounds", str(rounds), "--write"])
 
 
+def working(rounds):
+    import workers
+
+    if QUICK:
+        workers.main(QUICK)
+        return
+    table = workers.table(min(rounds, 5))
+    print(table)
+    write_section("workers", f"{machine()}\n\n{WORKERS}\n\n{table}")
+
+
 def storing(rounds):
     import store
 
@@ -185,6 +204,7 @@ SECTIONS = {
     "saving": saving,
     "alerts": alerting,
     "store": storing,
+    "workers": working,
 }
 
 

@@ -273,6 +273,7 @@ def test_a_run_asks_the_coordinator_and_carries_out_what_it_says():
                 "decided": {"Held()": decisions_to_json([Stop("rank 0 says so")])},
                 "states": {},
                 "wanted": [],
+                "statistics": False,
             }
 
         def fail(self, error):

@@ -58,8 +58,8 @@ def torch_group() -> weakref.ref[Any] | None:
             None,
             "expected a torch.distributed group with a store of keys, got one of "
             f"backend={torch_distributed.get_backend()!r} without.",
-            hint="pass workers=TorchChannel(torch.distributed.TCPStore(...), rank, size) to "
-            "CallbackList; it is in peakhold.distributed.torch_store.",
+            hint="pass the workers of CallbackList: a TorchChannel (of "
+            "peakhold.distributed.torch_store) over a torch.distributed.TCPStore of your own.",
         )
     return weakref.ref(store)
 

@@ -134,6 +134,8 @@ class Workers:
         self._pending: str | None = None
         self._answers: list[str] = []
         """Answers that somebody may not have read yet."""
+        self._read: list[str] = []
+        """Keys that nobody will read again: forgotten when the others have their answer."""
         self.border = Border(self.rank, self.size, self._prefix)
         self._life = Life(channel, self._prefix, self.limits, where, self.border)
         self._processes: list[Any] = []
@@ -196,8 +198,8 @@ class Workers:
             if there != what:
                 self._raise_differing(rank, there, what)
             reports.append(value)
-        with contextlib.suppress(ConnectionError):  # all have read the answers of before
-            self._channel.delete([*self._answers, *[f"{key}/{r}" for r in range(1, self.size)]])
+        # All have read the answers of before.
+        self._read += [*self._answers, *[f"{key}/{r}" for r in range(1, self.size)]]
         self._answers.clear()
         return reports
 
@@ -207,6 +209,9 @@ class Workers:
             with self._connected(0):
                 self._channel.set(key, _packed(what, answer))
             self._answers.append(key)
+            with contextlib.suppress(ConnectionError):
+                self._channel.delete(self._read)
+            self._read.clear()
             return answer
         # Rank 0 may wait for somebody else, whom it can name: it comes to the limit first.
         there, value = self._wait(key, 0, what, time.monotonic(), 1.1 * limit + 1.0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from keras.callbacks import CallbackList as KerasOwn
+from keras.src.utils.python_utils import pythonify_logs
 
+from peakhold._core.aggregates import Max, Mean, Min, Sum
 from peakhold.callbacks.callback_list import flatten
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host
@@ -16,6 +18,9 @@ from peakhold.keras.adapter import adapt
 from peakhold.keras.callback import keep_in_thread
 from peakhold.runtime.callback import Callback, link_of
 from peakhold.runtime.loop_list import LoopList, check_first_epoch, check_params, frame_of_loop
+
+if TYPE_CHECKING:
+    from peakhold.distributed import Channel, Coordinator
 
 __all__ = ["CallbackList"]
 
@@ -38,6 +43,7 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         extra: What else `BackupAndRestore` is to save and bring back, as in `peakhold`'s list.
         first_epoch: What the loop calls its first epoch, 0 or 1, as in `peakhold`'s list; `fit`
             counts from 0.
+        workers: What the processes of this run agree by, as in `peakhold`'s list.
         params: `epochs`, `steps` and `verbose` for the callbacks, and what else they are to see.
 
     Raises:
@@ -63,9 +69,11 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         host: Host | None = None,
         extra: Mapping[str, Any] | None = None,
         first_epoch: int | None = None,
+        workers: Coordinator | Channel | None = None,
         **params: Any,
     ) -> None:
-        check_params(params, ("add_history", "add_progbar"))
+        check_params(params, ("add_history", "add_progbar", "workers"))
+        self.workers = workers
         self.first_epoch, self.extras = check_first_epoch(first_epoch), Extras(extra)
         self._peakhold_host = host or host_for(model, optimizer)
         self._model = cast("Any", None)
@@ -128,6 +136,18 @@ class CallbackList(LoopList, KerasOwn):  # type: ignore[misc]
         super().on_epoch_begin(epoch, logs)
         if self.note_rates is not None:
             self.note_rates()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Call it after an epoch, with its metrics."""
+        weighted = {k: v for k, v in (logs or {}).items() if isinstance(v, (Mean, Sum, Min, Max))}
+        if not weighted:
+            super().on_epoch_end(epoch, logs)
+            return
+        if self._async_train:
+            self._flush_futures()
+        logs = {**pythonify_logs(logs), **weighted}  # which Keras makes plain numbers of
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch, logs)
 
 
 def _fit_for_keras(callback: Any) -> Any:

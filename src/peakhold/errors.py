@@ -200,6 +200,46 @@ class HostError(PeakholdError, TypeError):
         """Say what `callback` needs and what it was given."""
         return cls(_with_hint(f"expected {need} for {callback}, got model={got!r}.", hint))
 
+    @classmethod
+    def spread(cls, name: str, shape: tuple[int, ...], processes: int) -> HostError:
+        """Say which array no process has as a whole."""
+        return cls(
+            _with_hint(
+                "expected a state that each process holds whole, to copy it or write it to a file, "
+                f"got {name}, of shape {shape}, in parts over {processes} processes.",
+                "keep it whole on each process (keras.distribution.DataParallel; a replicated "
+                "sharding), or use callbacks that copy no weights: EarlyStopping without "
+                "restore_best_weights, ReduceLROnPlateau, CSVLogger.",
+            )
+        )
+
+    @classmethod
+    def joint(cls, name: str) -> HostError:
+        """Say which variable all workers must read at once."""
+        return cls(
+            _with_hint(
+                "expected a state that each worker reads by itself, to copy it or write it to a "
+                f"file, got {name}, which only all workers together can read "
+                "(synchronization on_read).",
+                "make it one that is not summed up when it is read, or keep it out of the model's "
+                "weights.",
+            )
+        )
+
+    @classmethod
+    def unfit(cls) -> HostError:
+        """Say that Keras's `fit` cannot train with several workers of TensorFlow."""
+        return cls(
+            _with_hint(
+                "expected a loop of your own under MultiWorkerMirroredStrategy, got model.fit, "
+                "which cannot train with it in Keras 3 "
+                "(https://github.com/keras-team/keras/issues/20585).",
+                "write the loop with strategy.run, and drive peakhold.keras.CallbackList in it; or "
+                "use MirroredStrategy in one process; or KERAS_BACKEND=jax with "
+                "keras.distribution.",
+            )
+        )
+
 
 class NeutralCallbackError(PeakholdError, TypeError):
     """A callback made for loops was given to `model.fit`."""

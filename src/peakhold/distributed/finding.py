@@ -15,7 +15,9 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from peakhold.distributed.contract import Channel, Coordinator
+from peakhold.distributed.jax_service import jax_channel, jax_group
 from peakhold.distributed.local import LocalCoordinator
+from peakhold.distributed.tf_service import tensorflow_channel, tensorflow_group
 from peakhold.distributed.torch_store import torch_channel, torch_group
 from peakhold.distributed.workers import Workers
 
@@ -28,6 +30,8 @@ _Engine = tuple[Callable[[], Any], Callable[[Any], Channel | None]]
 
 _ENGINES: Final[Mapping[str, _Engine]] = {
     "torch": (torch_group, torch_channel),
+    "jax": (jax_group, jax_channel),
+    "tensorflow": (tensorflow_group, tensorflow_channel),
 }
 """By the framework's name, as a host tells its versions."""
 

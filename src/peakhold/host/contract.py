@@ -210,6 +210,9 @@ class HostLoop(Protocol):
         Nobody knows what a loop that a user wrote does right after an event.
         """
 
+    def check_workers(self) -> None:
+        """Raise now if this loop cannot train with several workers."""
+
     def validates(self) -> bool | None:
         """Whether validation will run. A hint: never a ground for an error."""
 

@@ -331,6 +331,9 @@ class LoopHost:
     def metric_directions(self) -> dict[str, Direction | None]:
         return {}
 
+    def check_workers(self) -> None:
+        """It is the user's own."""
+
     def validates(self) -> bool | None:
         return None
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.pieces import is_in_pieces, is_piece, tensor_of_pieces
+from peakhold.host.spread import refuse_spread
 from peakhold.host.torch_tensors import (
     UnreadableError,
     is_lazy,
@@ -142,6 +143,9 @@ def _of_numpy(leaf: Any) -> Any:
     except TypeError:  # NumPy cannot see typed keys of JAX
         of_jax = library_of(leaf) == "jax"
         return np.asarray(sys.modules["jax"].random.key_data(leaf)) if of_jax else leaf
+    except RuntimeError as error:  # JAX's
+        refuse_spread("an array", leaf, error)
+        raise
 
 
 def _leaf_like(value: Any, live: Any, stray: Any) -> Any:

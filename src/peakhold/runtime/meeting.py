@@ -38,6 +38,7 @@ def meet(session: Session, fresh: Sequence[Seat]) -> None:
     Raises:
         WorkersDifferError: On all workers, if their programs say different things.
     """
+    session.host.check_workers()
     own = _offer(session, fresh)
     offers = session.coordinator.meet(own)
     for rank, offer in enumerate(offers):

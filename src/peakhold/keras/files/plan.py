@@ -34,6 +34,7 @@ from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import CannotPlanError
 from peakhold.keras.files.hdf5_image import Structure, image_of
 from peakhold.keras.files.stand_ins import Later, NotedFile, Unread, noting
+from peakhold.keras.files.undistributed import undistributed
 from peakhold.keras.host.gradients import own_variables
 
 __all__ = ["FilePlan", "plan"]
@@ -297,7 +298,7 @@ def _skipset(kind: str) -> frozenset[str]:
     """Keras builds a layer, a metric, … at each step of its walk to know these names."""
     from keras.src.saving import saving_lib as lib
 
-    return frozenset(lib.get_attr_skipset(kind))
+    return frozenset(undistributed(lib.get_attr_skipset, kind))
 
 
 def _names_to_walk(saveable: Any) -> list[str]:

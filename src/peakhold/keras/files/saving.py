@@ -18,6 +18,7 @@ import keras
 from peakhold.files.scratch import scratch_folder
 from peakhold.host.contract import CannotPlanError
 from peakhold.keras.files.plan import plan
+from peakhold.keras.files.undistributed import undistributed
 
 __all__ = ["SUFFIXES", "write"]
 
@@ -39,7 +40,7 @@ def _by_own_method(model: Any, file: BinaryIO, suffix: str, scratch: str) -> Non
     name = f"model{suffix}"
     with scratch_folder(scratch, name) as folder:
         path = os.path.join(folder, name)
-        getattr(model, method)(path)
+        undistributed(getattr(model, method), path)
         with open(path, "rb") as written:
             shutil.copyfileobj(written, file, 1 << 20)
 

@@ -32,11 +32,14 @@ from peakhold.host.contract import (
 )
 from peakhold.host.finite import nonfinite_names
 from peakhold.host.gradients import GradientFacts
+from peakhold.host.spread import refuse_spread
 from peakhold.keras.files import plan as file_plan
 from peakhold.keras.files import saving
 from peakhold.keras.files.planned_file import PlannedKerasFile, places_of
+from peakhold.keras.files.undistributed import is_distributed
 from peakhold.keras.fit.frame import first_validation, fit_runs, is_fit_of, validation_runs
 from peakhold.keras.host.gradients import own_variables, watch_of
+from peakhold.keras.host.joint import own_part, refuse_joint, spans_workers
 from peakhold.keras.host.resume import KerasResumption
 from peakhold.snapshots.arrays import source_of
 from peakhold.trees import map_tree
@@ -154,6 +157,8 @@ class KerasHost:
             if part not in known:
                 continue
             variables = self._variables(part)
+            if part != METRICS:
+                refuse_joint(variables)
             arrays = [_live(variable) for variable in variables]
             keyed = part == OPTIMIZER
             trees[part] = dict(zip(_keys(variables), arrays, strict=True)) if keyed else arrays
@@ -251,10 +256,11 @@ class KerasHost:
         return nonfinite_names(self.named(WEIGHTS, snapshot.get(WEIGHTS)))
 
     def unsynced_weights(self) -> frozenset[str]:
-        if keras.backend.backend() != "torch":
+        model = self.model
+        if keras.backend.backend() != "torch" and not _spans_workers(model):
             return frozenset()  # one program of all workers keeps them equal
-        trained = {id(variable) for variable in self.model.trainable_weights}
-        weights = self.model.weights
+        trained = {id(variable) for variable in model.trainable_weights}
+        weights = model.weights
         return frozenset(str(i) for i, one in enumerate(weights) if id(one) not in trained)
 
     before_gathering: Callable[[], Any] | None = None
@@ -264,7 +270,11 @@ class KerasHost:
         return False
 
     def enter_save(self) -> None:
-        """Each process reads its own."""
+        """Each process reads its own: what only all could read is refused when a run begins."""
+
+    def check_workers(self) -> None:
+        if self.runs_fit() and _spans_workers(self.model):
+            raise HostError.unfit()
 
     def state_bytes(self) -> int | None:
         model = self.model
@@ -449,6 +459,8 @@ class KerasHost:
         model = self.model
         if type(model).train_step is not _stock_train_step(model):
             return None  # its logs may have any keys
+        if _spans_workers(model):
+            return None  # Keras tells names with values, and those only all workers can read
         try:
             return tuple(sorted(_logged(model.get_metrics_result())))
         except (ValueError, AttributeError, TypeError):  # not built, or not compiled
@@ -490,10 +502,11 @@ def _live(variable: Any) -> Any:
     """
     value = variable.value
     if hasattr(value, "read_value"):  # TensorFlow's: `numpy()` would copy
+        value = own_part(value)
         try:
             return np.asarray(memoryview(value.read_value()))
         except (TypeError, ValueError, BufferError):  # bfloat16, strings, another device
-            return np.asarray(keras.ops.convert_to_numpy(variable))
+            return np.asarray(keras.ops.convert_to_numpy(value))
     if hasattr(value, "detach"):
         value = value.detach()
         try:
@@ -507,6 +520,9 @@ def _live(variable: Any) -> Any:
         return np.asarray(value)
     except TypeError:
         return np.asarray(keras.ops.convert_to_numpy(variable))
+    except RuntimeError as error:  # JAX's
+        refuse_spread(variable.path, value, error)
+        raise
 
 
 def _own(array: Any) -> Any:
@@ -552,7 +568,11 @@ def _assign(part: str, variables: list[Any], arrays: list[Any]) -> None:
 
 def _distributed(model: Any) -> bool:
     strategy = getattr(model, "distribute_strategy", None)
-    return getattr(strategy, "num_replicas_in_sync", 1) > 1
+    return is_distributed() or getattr(strategy, "num_replicas_in_sync", 1) > 1
+
+
+def _spans_workers(model: Any) -> bool:
+    return spans_workers(getattr(model, "distribute_strategy", None))
 
 
 def _is_float(variable: Any) -> bool:

@@ -306,6 +306,8 @@ class Workers:
         with self._connected(rank):
             failed = self._channel.get(f"{self._prefix}failed", 0)
             left = self._channel.get(f"{self._prefix}left/{rank}", 0)
+            if failed is None and left is not None:  # said before it left: since we looked, or late
+                failed = self._channel.get(f"{self._prefix}failed", _SLICE_S)
         if failed is not None:
             who, message = json.loads(failed)
             raise WorkerFailedError.of_rank(who, f"rank {who} ended with {message}")

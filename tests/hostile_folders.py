@@ -20,11 +20,20 @@ def case(function):
 
 
 class Hostile:
-    """A good checkpoint's manifest and files, to be changed and sealed again."""
+    """A good checkpoint's manifest and files, to be changed and sealed again.
 
-    def __init__(self, folder, outside):
+    Args:
+        folder: Of the checkpoint.
+        outside: A file that is none of its business.
+        part: The part that is changed; it has two tensors.
+        other: A part that stays.
+    """
+
+    def __init__(self, folder, outside, part="model", other="train"):
         self.folder = folder
         self.outside = outside
+        self.part, self.other = part, other
+        self.tensor_file, self.tree_file = f"{part}.safetensors", f"{part}.json"
         self.manifest = json.loads((folder / "manifest.json").read_bytes())
         del self.manifest["xxh3_128"]
 
@@ -35,6 +44,16 @@ class Hostile:
     @property
     def tensors(self):
         return self.manifest["tensors"]
+
+    @property
+    def its_tensors(self):
+        """Those of the part that is changed."""
+        return [tensor for tensor in self.tensors if tensor["file"] == self.tensor_file]
+
+    @property
+    def tensor(self):
+        """The name of its first."""
+        return self.its_tensors[0]["name"]
 
     def put(self, name, data):
         """Write a file and make the manifest agree with it."""
@@ -48,14 +67,14 @@ class Hostile:
 
     def header(self, change=None, text=None, length=None):
         """Rewrite the tensor file's header."""
-        data = (self.folder / "model.safetensors").read_bytes()
+        data = (self.folder / self.tensor_file).read_bytes()
         size = struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8 : 8 + size])
         if change:
             change(header)
         text = json.dumps(header).encode() if text is None else text
         length = len(text) if length is None else length
-        self.put("model.safetensors", struct.pack("<Q", length) + text + data[8 + size :])
+        self.put(self.tensor_file, struct.pack("<Q", length) + text + data[8 + size :])
 
     def seal(self, text=None):
         body = (json.dumps(self.manifest, allow_nan=True) if text is None else text)[:-1].encode()
@@ -68,9 +87,9 @@ class Hostile:
 
 def _renamed(name):
     def change(h):
-        h.files["model.safetensors"]["name"] = name
+        h.files[h.tensor_file]["name"] = name
         for tensor in h.tensors:
-            if tensor["file"] == "model.safetensors":
+            if tensor["file"] == h.tensor_file:
                 tensor["file"] = name
         h.seal()
 
@@ -97,9 +116,9 @@ for label, name in {
 
 @case
 def symlink_file(h):
-    (h.folder / "model.safetensors").unlink()
-    (h.folder / "model.safetensors").symlink_to(h.outside)
-    h.files["model.safetensors"].update(size=h.outside.stat().st_size)
+    (h.folder / h.tensor_file).unlink()
+    (h.folder / h.tensor_file).symlink_to(h.outside)
+    h.files[h.tensor_file].update(size=h.outside.stat().st_size)
     h.seal()
 
 
@@ -117,14 +136,14 @@ def symlink_folder(h):
 
 @case
 def symlink_loop(h):
-    (h.folder / "model.json").unlink()
-    (h.folder / "model.json").symlink_to("model.json")
+    (h.folder / h.tree_file).unlink()
+    (h.folder / h.tree_file).symlink_to(h.tree_file)
 
 
 @case
 def fifo_tensors(h):
-    (h.folder / "model.safetensors").unlink()
-    os.mkfifo(h.folder / "model.safetensors")
+    (h.folder / h.tensor_file).unlink()
+    os.mkfifo(h.folder / h.tensor_file)
 
 
 @case
@@ -135,8 +154,8 @@ def fifo_manifest(h):
 
 @case
 def device_file(h):
-    (h.folder / "model.json").unlink()
-    (h.folder / "model.json").symlink_to("/dev/zero")
+    (h.folder / h.tree_file).unlink()
+    (h.folder / h.tree_file).symlink_to("/dev/zero")
 
 
 # -- headers -----------------------------------------------------------------------------------
@@ -144,13 +163,13 @@ def device_file(h):
 
 @case
 def header_bomb_length(h):
-    h.put("model.safetensors", struct.pack("<Q", 2**63) + b"{}")
+    h.put(h.tensor_file, struct.pack("<Q", 2**63) + b"{}")
     h.seal()
 
 
 @case
 def header_bomb_covered(h):
-    h.files["model.safetensors"].update(size=2**40, covered=2**40)
+    h.files[h.tensor_file].update(size=2**40, covered=2**40)
     h.seal()
 
 
@@ -186,13 +205,13 @@ def header_duplicate_keys(h):
 
 @case
 def header_other_dtype(h):
-    h.header(lambda header: header["kernel"].update(dtype="F64"))
+    h.header(lambda header: header[h.tensor].update(dtype="I16"))
     h.seal()
 
 
 @case
 def header_other_shape(h):
-    h.header(lambda header: header["kernel"].update(shape=[25, 40]))
+    h.header(lambda header: header[h.tensor].update(shape=[25, 40]))
     h.seal()
 
 
@@ -207,7 +226,7 @@ def header_extra_tensor(h):
 
 def _tensor(**changes):
     def change(h):
-        h.tensors[0].update(changes)
+        h.its_tensors[0].update(changes)
         h.header(lambda header: None)
         h.seal()
 
@@ -239,7 +258,7 @@ for label, changes in {
 
 @case
 def offsets_overlap(h):
-    first, second = h.tensors[0], h.tensors[1]
+    first, second = h.its_tensors[:2]
     length = second["offsets"][1] - second["offsets"][0]
     second["offsets"] = [first["offsets"][0], first["offsets"][0] + length]
     h.seal()
@@ -325,13 +344,13 @@ def manifest_not_utf8(h):
 
 @case
 def file_listed_twice(h):
-    h.manifest["files"].append(dict(h.files["model.json"]))
+    h.manifest["files"].append(dict(h.files[h.tree_file]))
     h.seal()
 
 
 @case
 def file_lists_the_manifest(h):
-    h.files["model.json"]["name"] = "manifest.json"
+    h.files[h.tree_file]["name"] = "manifest.json"
     h.seal()
 
 
@@ -340,7 +359,7 @@ def file_lists_the_manifest(h):
 
 def _tree(data):
     def change(h):
-        h.put("model.json", data)
+        h.put(h.tree_file, data)
         h.seal()
 
     return change
@@ -375,14 +394,16 @@ for label, data in {
 @case
 def pickle_in_disguise(h):
     """A pickle where the tensor file should be, sized and checksummed like one."""
-    h.put("model.safetensors", pickle.dumps(Exploit()))
+    h.put(h.tensor_file, pickle.dumps(Exploit()))
     h.seal()
 
 
 @case
 def tree_two_for_one_part(h):
-    record = dict(h.files["train.json"], part="model")
-    h.manifest["files"] = [f for f in h.manifest["files"] if f["name"] != "train.json"] + [record]
+    record = dict(h.files[f"{h.other}.json"], part=h.part)
+    h.manifest["files"] = [f for f in h.manifest["files"] if f["name"] != f"{h.other}.json"] + [
+        record
+    ]
     h.seal()
 
 
@@ -414,20 +435,20 @@ for label, changes in {
 
 @case
 def tree_1e400(h):
-    h.put("model.json", b'{"rate":1e400}')
+    h.put(h.tree_file, b'{"rate":1e400}')
     h.seal()
 
 
 @case
 def tree_keyed_by_a_tensor(h):
-    h.put("model.json", b'{"$dict":[[{"$tensor":"kernel"},1]]}')
+    h.put(h.tree_file, b'{"$dict":[[{"$tensor":"kernel"},1]]}')
     h.seal()
 
 
 @case
 def shape_of_nothing_but_too_large(h):
     """No bytes, and a length that no array of eight-byte numbers can have."""
-    first = min(h.tensors, key=lambda tensor: tensor["offsets"][0])
+    first = min(h.its_tensors, key=lambda tensor: tensor["offsets"][0])
     begin = first["offsets"][0]
     empty = {**first, "name": "void", "dtype": "F64", "shape": [0, 2**61 - 1],
              "offsets": [begin, begin], "xxh3_128": xxhash.xxh3_128_hexdigest(b"")}  # fmt: skip
@@ -441,19 +462,19 @@ def shape_of_nothing_but_too_large(h):
 @case
 def size_of_8_tib(h):
     """Sparse: some kilobytes on disk. Nobody has such memory, and nobody is asked for it."""
-    size, path = 8 << 40, h.folder / "model.safetensors"
+    size, path = 8 << 40, h.folder / h.tensor_file
     tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
-    h.put("model.safetensors", _sealed_header({"kernel": tensor}))
-    covered = h.files["model.safetensors"]["covered"]
+    h.put(h.tensor_file, _sealed_header({h.tensor: tensor}))
+    covered = h.files[h.tensor_file]["covered"]
     try:
         os.truncate(path, covered + size)
     except OSError:  # more than a file can have here: the sizes differ, which is seen first
         os.truncate(path, 1 << 40)
-    h.files["model.safetensors"].update(size=covered + size)
-    kept = next(t for t in h.tensors if t["name"] == "kernel")
+    h.files[h.tensor_file].update(size=covered + size)
+    kept = next(t for t in h.tensors if t["name"] == h.tensor and t["file"] == h.tensor_file)
     kept.update(dtype="U8", shape=[size], offsets=[0, size])
     h.manifest["tensors"] = [
-        kept, *(t for t in h.tensors if t["file"] != "model.safetensors")
+        kept, *(t for t in h.tensors if t["file"] != h.tensor_file)
     ]  # fmt: skip
     h.seal()
 

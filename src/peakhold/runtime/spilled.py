@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 from peakhold._core.policies.keep import KeepLast
-from peakhold.errors import CheckpointNotFoundError
+from peakhold.errors import CheckpointNotFoundError, StoreError
 from peakhold.host.contract import HostState
 from peakhold.snapshots.pool import Held
 from peakhold.snapshots.tree import check_storable
@@ -61,14 +61,20 @@ class Spill:
 
         Raises:
             CheckpointNotFoundError: If somebody has cleared the folder away.
+            CheckpointDamagedError: If what is there is not what was saved.
+            PartMissingError: The same, of one part.
+            OSError: If it cannot be looked at now.
         """
         try:
             return self._store.load(step, [part])[part]
-        except CheckpointNotFoundError as error:
+        except (StoreError, OSError) as error:
+            what = "could not be read"
+            if isinstance(error, CheckpointNotFoundError):
+                what = "was deleted while training went on"
             error.add_note(
                 f"{self.folder} held the best weights, for which memory_budget has no room, and "
-                "was deleted while training went on. The model has its last weights. Set TMPDIR "
-                "to a folder that nobody clears, or raise memory_budget."
+                f"{what}. The model has its last weights. Set TMPDIR to a folder that nobody "
+                "clears, or raise memory_budget."
             )
             raise
 

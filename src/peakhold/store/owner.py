@@ -14,11 +14,13 @@ nobody else will ever ask for. So its name is looked at again once it is locked.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final, final
 
 import numpy as np
@@ -89,8 +91,9 @@ class Ownership:
         """Lock the folder; False if the lock file was removed meanwhile."""
         fd = self._open_lock()
         try:
-            self._disk.lock(fd)
             status = self._disk.status(fd)
+            _check_is_file(status)
+            self._disk.lock(fd)
             if self._disk.identity(LOCK_NAME, self.root) != (status.st_dev, status.st_ino):
                 self._disk.close(fd)
                 return False
@@ -102,8 +105,9 @@ class Ownership:
             let_go(self._disk, fd)
             raise
         self._lock = fd
-        self._let_colleagues_in(fd, status.st_mode)
-        self._write_note(fd)
+        if status.st_nlink <= 1:  # else it is somebody's file, or a copy's lock, by another name
+            self._let_colleagues_in(fd, status.st_mode)
+            self._write_note(fd)
         return True
 
     def _open_lock(self) -> int:
@@ -177,6 +181,11 @@ class Ownership:
 
 
 _alive = process.each_in_forked_child(Ownership.abandon)
+
+
+def _check_is_file(status: os.stat_result) -> None:
+    if not S_ISREG(status.st_mode):
+        raise OSError(errno.ENODEV, "it is not a regular file", LOCK_NAME)
 
 
 def make_root(disk: Disk, path: str) -> None:

@@ -57,11 +57,11 @@ from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, c
 from peakhold.store.deletions import Deletions
 from peakhold.store.entry import Checkpoint, Entries, Entry, Findings
 from peakhold.store.opened import open_checkpoint
-from peakhold.store.owner import Ownership, make_root
+from peakhold.store.owner import LOCK_NAME, Ownership, make_root
 from peakhold.store.reader import Reader, Which
 from peakhold.store.saving import Pending, Request, Slot, StoreStats, check_parts
 from peakhold.store.trash import Trash
-from peakhold.store.trouble import as_it_is
+from peakhold.store.trouble import as_it_is, is_damage
 
 __all__ = ["Store"]
 
@@ -139,8 +139,14 @@ class Store:
         try:
             self._own = Ownership(self._disk, str(self.folder))
         except OSError as exc:
+            is_taken = exc.filename == LOCK_NAME and is_damage(exc)
             raise SaveError.for_path(
-                str(self.folder), str(exc), expected="a folder that can be written to"
+                str(self.folder),
+                str(exc),
+                expected="a folder that can be written to",
+                hint=f"move away what is called {LOCK_NAME}: that is the lock's name."
+                if is_taken
+                else None,
             ) from exc
         self._farewell = weakref.finalize(
             self, _farewell, weakref.ref(self), self._own, self._pendings, str(self.folder)

@@ -132,6 +132,12 @@ takes longer, as such a multiple, with what the writer takes from the training t
 thread, so that a core is free for the writer; the saturated rows run beside one busy process for each core. Prepare is
 what train begin takes longer; buffers are the host memory of snapshots, and how often it was allocated."""
 
+SMALL = """\
+## Ten thousand small arrays
+
+CPU of the thread that trains at each save, medians of ten; a loop's state of 20 numbers an array, two arrays a layer.
+What is left above `Store.save` is the loop's state made plain, anew each time."""
+
 IMPORT = """\
 ## Importing
 
@@ -197,6 +203,11 @@ def storing(rounds):
     store.main(QUICK or ["--write"])
 
 
+def small_arrays(_rounds):
+    table = on_this_backend("many_small_arrays.py")
+    write_section("many small arrays", f"{machine()}\n\n{SMALL}\n\n{table}")
+
+
 SECTIONS = {
     "callbacks": callbacks,
     "tensorboard": board,
@@ -205,6 +216,7 @@ SECTIONS = {
     "alerts": alerting,
     "store": storing,
     "workers": working,
+    "many-small-arrays": small_arrays,
 }
 
 

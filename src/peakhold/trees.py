@@ -22,6 +22,8 @@ __all__ = [
     "DEEPEST",
     "NOTHING",
     "NUMBERS",
+    "Likeness",
+    "Outline",
     "RawTensorLike",
     "TooDeepError",
     "fold",
@@ -43,6 +45,8 @@ DEEPEST: Final = 200
 NUMBERS: Final = (bool, int, float, complex)
 NOTHING: Final = object()
 """The counterpart of what another tree has not."""
+_PATIENCE: Final = 3
+"""How many trees in a row may be unlike the last before nothing is expected any more."""
 
 _ARRAYS: Final = {"numpy": ("ndarray", "generic"), "torch": ("Tensor",), "jax": ("Array",)}
 _LEAF, _NAMED, _LISTED, _FIELDS, _RECORD, _NODE = range(6)
@@ -151,6 +155,100 @@ def members(node: Any, kind: int) -> Members:
     flat = _flat_of_jax(node) if kind == _NODE else None
     children = node if flat is None else flat[0]
     return range(len(children)), children
+
+
+class _UnlikeError(Exception):
+    """A tree whose containers are not as they were."""
+
+
+class Outline:
+    """A container as it was: the next tree's leaves are found by passes that C makes.
+
+    Args:
+        container: What it is of; it is not kept.
+        keys: Its keys.
+        children: The outlines of those of its children that are containers; anything for others.
+    """
+
+    def __init__(self, container: Any, keys: Sequence[Any], children: Sequence[Any]) -> None:
+        self.type, self.kind = type(container), kind_of(container)
+        self.keys, self._key_types = list(keys), list(map(type, keys))
+        self.inner = [
+            (number, child) for number, child in enumerate(children) if isinstance(child, Outline)
+        ]
+        """Outlines of the containers in it, with their places."""
+
+    def leaves_of(self, tree: Any) -> list[Any] | None:
+        """All leaves, in the order of `leaf_list`; None if the containers are not as they were."""
+        found: list[Any] = []
+        try:
+            self._collect(tree, found)
+        except Exception:  # whoever walks the tree meets it again
+            return None
+        return found
+
+    def _collect(self, container: Any, leaves: list[Any]) -> None:
+        if type(container) is not self.type:
+            raise _UnlikeError
+        keys, children = self._members(container)
+        if len(children) != len(self.keys) or keys != self.keys:
+            raise _UnlikeError
+        if keys is not self.keys and list(map(type, keys)) != self._key_types:
+            raise _UnlikeError
+        if not self.inner:
+            leaves.extend(children)
+            return
+        children, at = list(children), 0
+        for number, outline in self.inner:
+            leaves.extend(children[at:number])
+            outline._collect(children[number], leaves)
+            at = number + 1
+        leaves.extend(children[at:])
+
+    def _members(self, container: Any) -> tuple[Sequence[Any], Any]:
+        if self.type is dict:
+            return list(container), container.values()
+        if self.type is list or self.type is tuple:
+            return self.keys, container
+        kind = kind_of(container)
+        if kind != self.kind:  # JAX has been told of it meanwhile
+            raise _UnlikeError
+        keys, children = members(container, kind)
+        return list(keys), children
+
+
+class Likeness:
+    """The leaves of trees that come one after the other, most of which are alike."""
+
+    def __init__(self) -> None:
+        self._outline: Outline | None = None
+        self._n_unlike = 0
+        """How many trees in a row were unlike the one before."""
+
+    def leaves_of(self, tree: Any) -> tuple[list[Any], Outline | None]:
+        """All leaves of a tree, as `leaf_list` gives them, and its outline.
+
+        The outline is the one that came with the tree before, the same object, where the two are
+        alike; None for a leaf, and where so many were unlike that nothing is expected any more.
+        """
+        if self._outline is not None:
+            leaves = self._outline.leaves_of(tree)
+            if leaves is not None:
+                self._n_unlike = 0
+                return leaves, self._outline
+            self._n_unlike += 1
+        self._outline = _outline_of(tree) if self._n_unlike <= _PATIENCE else None
+        return leaf_list(tree), self._outline
+
+
+def _outline_of(tree: Any) -> Outline | None:
+    """The outline of a tree; None for a leaf."""
+    found: Outline | None = fold(
+        tree,
+        lambda *_: None,
+        lambda container, keys, children, _: Outline(container, keys, children),
+    )
+    return found
 
 
 # Walks

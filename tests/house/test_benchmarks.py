@@ -69,6 +69,7 @@ ROWS = {
         "peakhold",
         "peakhold, immutable=True",
     ],
+    "many-small-arrays": ["arrays of numpy", "arrays of torch", "arrays of jax"],
 }
 
 

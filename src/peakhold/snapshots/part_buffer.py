@@ -8,25 +8,35 @@ Rules for this file:
    of the store are: a backup writes it from there in one piece. Tensors stay tensors, and those of
    other devices stay there. Everything else is small, and is copied by Python.
 3. What is handed out is read-only, except where it is given away for good.
+4. Training copies the same tree again and again, and taking one apart costs more than copying small
+   arrays: what the last tree looked like is kept, and where the next one's containers, types,
+   dtypes and shapes are the same, the snapshot is the very same tree, with other values in it.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from collections.abc import Sequence
-from typing import Any, final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
 from peakhold.snapshots.arrays import Array, ArraySource, NotStorableError, source_of
 from peakhold.snapshots.copying import LARGE, copy_arrays
 from peakhold.snapshots.memory import HostMemory, file_order
-from peakhold.trees import leaf_list, with_leaves
+from peakhold.trees import Likeness, Outline, leaf_list, with_leaves
+
+if TYPE_CHECKING:
+    from peakhold.host.contract import HostState
 
 __all__ = ["PartBuffer", "fill", "tree_bytes"]
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
+_dtype: Final = attrgetter("dtype")
+_shape: Final = attrgetter("shape")
 
 
 def tree_bytes(tree: Any) -> int:
@@ -73,6 +83,22 @@ class PartBuffer:
         """How often memory was allocated."""
         self.tree: Any = None
         """The snapshot, with read-only arrays."""
+        self._likeness = Likeness()
+        self._dtypes: list[Any] | None = None
+        """Those of the slots, where all are NumPy's and none needs more than a copy."""
+        self._shapes: list[Any] = []
+        self._filled: tuple[Outline, Any] | None = None
+        """A tree of that outline, with what the slots show for leaves."""
+        self._kinds_of_slots: set[type | None] = {None}
+        self._named: tuple[Any, Any, list[tuple[str, Any]]] | None = None
+
+    def named(self, host: HostState) -> list[tuple[str, Any]]:
+        """Name and value of each array of the snapshot, as its model calls it."""
+        known = self._named
+        if known is None or known[0] is not self.tree or known[1]() is not host:
+            known = self.tree, weakref.ref(host), host.named(self.part, self.tree)
+            self._named = known
+        return known[2]
 
     def prepare(self, tree: Any) -> None:
         """Allocate and touch what a snapshot of such a tree needs."""
@@ -99,6 +125,14 @@ class PartBuffer:
 
     def _take(self, leaves: list[Any], arrays: list[tuple[Array, Array]]) -> list[Any]:
         """Copy leaves, but for the arrays that are added to `arrays`; what the snapshot shows."""
+        if (
+            self._dtypes is not None
+            and {np.ndarray}.issuperset(map(type, leaves))
+            and list(map(_dtype, leaves)) == self._dtypes
+            and list(map(_shape, leaves)) == self._shapes
+        ):
+            arrays.extend(zip(self._slots, leaves, strict=True))
+            return self._shown
         self._fit(leaves)
         shown = self._shown.copy()
         for i, (leaf, slot) in enumerate(zip(leaves, self._slots, strict=True)):
@@ -110,11 +144,12 @@ class PartBuffer:
                 arrays.append((_source(slot).array, _source(leaf).array))  # by several threads
             else:
                 slot.copy_(leaf.detach())
-        return shown
+        return shown if None in self._kinds_of_slots else self._shown
 
     def _allocate(self, leaves: list[Any], keys: list[object]) -> None:
         # Let the old memory go before the new one comes.
         self._keys, self._slots, self._shown, self.tree = [], [], [], None
+        self._dtypes = self._filled = self._named = None
         sources = {i: source for i, leaf in enumerate(leaves) if (source := _placeable(leaf))}
         indices = list(sources)
         order = [indices[i] for i in file_order(list(sources.values()))]
@@ -133,6 +168,9 @@ class PartBuffer:
             slots[i] = _slot_in(view, leaves[i])
         self._slots, self._keys = slots, keys
         self._shown = [_read_only(slot) for slot in slots]
+        self._kinds_of_slots = {None if slot is None else type(slot) for slot in slots}
+        if {np.ndarray}.issuperset(map(type, leaves)) and all(map(_is_just_copied, slots)):
+            self._dtypes, self._shapes = list(map(_dtype, leaves)), list(map(_shape, leaves))
         self.nbytes = sum(_n_bytes(leaf) for leaf in leaves)
         self.allocated += 1
 
@@ -140,11 +178,17 @@ class PartBuffer:
 def fill(buffers: Sequence[PartBuffer], trees: Sequence[Any]) -> None:
     """Copy a tree of live arrays into each buffer; afterwards the arrays may change."""
     arrays: list[tuple[Array, Array]] = []
-    taken = [leaf_list(tree) for tree in trees]
-    shown = [buffer._take(leaves, arrays) for buffer, leaves in zip(buffers, taken, strict=True)]
-    filled = [with_leaves(tree, values) for tree, values in zip(trees, shown, strict=True)]
-    for buffer, tree in zip(buffers, filled, strict=True):
-        buffer.tree = tree
+    found = [buffer._likeness.leaves_of(tree) for buffer, tree in zip(buffers, trees, strict=True)]
+    taken = [
+        buffer._take(leaves, arrays) for buffer, (leaves, _) in zip(buffers, found, strict=True)
+    ]
+    for buffer, tree, (_, outline), shown in zip(buffers, trees, found, taken, strict=True):
+        if shown is not buffer._shown or outline is None:
+            buffer.tree = with_leaves(tree, shown)
+            continue
+        if buffer._filled is None or buffer._filled[0] is not outline:
+            buffer._filled = outline, with_leaves(tree, shown)
+        buffer.tree = buffer._filled[1]
     copy_arrays(arrays)
 
 
@@ -192,6 +236,11 @@ def _slot_elsewhere(leaf: Any) -> Any:
     if kind == "array":
         return np.empty(leaf.shape, leaf.dtype)
     return leaf.detach().clone() if kind == "tensor" else None
+
+
+def _is_just_copied(slot: Any) -> bool:
+    """Whether an array of NumPy goes into its slot as it is (see `_as_bits`)."""
+    return slot is not None and slot.dtype.kind != "V"
 
 
 def _read_only(slot: Any) -> Any:

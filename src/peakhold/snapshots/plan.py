@@ -36,7 +36,7 @@ from peakhold.snapshots.arrays import (
 )
 from peakhold.snapshots.host_buffers import PartDraft
 from peakhold.snapshots.tree import Flattener, flatten
-from peakhold.trees import fold, is_container, kind_of, library_of, members
+from peakhold.trees import Outline, fold, is_container, library_of
 
 __all__ = ["Planner"]
 
@@ -72,9 +72,13 @@ class Planner:
         plans, self._plans = self._plans, {}  # rule 4
         kept: dict[str, _Plan] = {}
         misses: dict[str, int] = {}
+        leaves = {
+            name: plans[name].root.leaves_of(tree) for name, tree in parts.items() if name in plans
+        }
         drafts = []
         for name, tree in parts.items():
-            found = plans[name].draft(tree) if name in plans else None
+            its = leaves.get(name)
+            found = None if its is None else plans[name].draft(its)
             misses[name] = 0 if found is not None else self._misses.get(name, 0) + 1
             if found is not None:
                 kept[name] = plans[name]
@@ -116,57 +120,26 @@ class _Value:
 
 
 @final
-class _Container:
+class _Container(Outline):
     """A container: what it must look like, and its JSON."""
 
     def __init__(
         self, container: Any, keys: Sequence[Any], names: Sequence[Any] | None, children: list[Any]
     ) -> None:
-        self.type, self.kind = type(container), kind_of(container)
+        super().__init__(container, keys, children)
         self.is_tuple = isinstance(container, tuple)
-        self.keys, self.key_types = list(keys), list(map(type, keys))
         self.names = names
         """The keys as they are loaded, or None for a list or tuple."""
-        self.inner = [(n, child) for n, child in enumerate(children) if type(child) is _Container]
         self.members = [
             child.json if type(child) in {_Container, _Value} else child for child in children
         ]
         """The JSON of each child."""
         self.above: _Container | None = None
-        for _, node in self.inner:
+        self.nodes = [(n, child) for n, child in enumerate(children) if type(child) is _Container]
+        for _, node in self.nodes:
             node.above = self
         self.is_changed = False
         self.json: Any = None
-
-    def collect(self, container: Any, leaves: list[Any]) -> None:
-        """Add all leaves below, if all containers are as they were."""
-        if type(container) is not self.type:
-            raise _OtherwiseError
-        keys, children = self._members(container)
-        if len(children) != len(self.keys) or keys != self.keys:
-            raise _OtherwiseError
-        if keys is not self.keys and list(map(type, keys)) != self.key_types:
-            raise _OtherwiseError
-        if not self.inner:
-            leaves.extend(children)
-            return
-        children, at = list(children), 0
-        for number, node in self.inner:
-            leaves.extend(children[at:number])
-            node.collect(children[number], leaves)
-            at = number + 1
-        leaves.extend(children[at:])
-
-    def _members(self, container: Any) -> tuple[Sequence[Any], Any]:
-        if self.type is dict:
-            return list(container), container.values()
-        if self.type is list or self.type is tuple:
-            return self.keys, container
-        kind = kind_of(container)
-        if kind != self.kind:  # JAX has been told of it meanwhile
-            raise _OtherwiseError
-        keys, children = members(container, kind)
-        return list(keys), children
 
     def put(self, index: int, json: Any) -> None:
         """Have another JSON for a child."""
@@ -178,7 +151,7 @@ class _Container:
     def write(self, walk: Flattener) -> Any:
         """The JSON, anew where something below has changed: the old one may be being written."""
         if self.is_changed or self.json is None:
-            for number, node in self.inner:
+            for number, node in self.nodes:
                 if node.is_changed:
                     self.members[number] = node.write(walk)
             children = list(self.members)
@@ -372,7 +345,7 @@ class _Plan:
     def __init__(self, part: str, walk: _Noting, draft: PartDraft) -> None:
         if walk.root is None or not walk.has_plan or walk.is_rearranged:
             raise _OtherwiseError
-        self._part, self._root, self._specs = part, walk.root, draft.specs
+        self._part, self.root, self._specs = part, walk.root, draft.specs
         self._walk = Flattener(part)
         self._types = list(map(type, walk.leaves))
         self._is_array, self._is_value = walk.is_array, [not one for one in walk.is_array]
@@ -395,16 +368,17 @@ class _Plan:
         self._order = None if order == list(range(len(numbers))) else order
         """Where each of the draft's is among all; None if these are the same."""
 
-    def draft(self, tree: Any) -> PartDraft | None:
-        """The draft of a tree that is as it was; None if it is not, and the plan is of no use."""
+    def draft(self, leaves: list[Any]) -> PartDraft | None:
+        """The draft of a tree that is as it was, of its leaves as `root` gives them.
+
+        None if one of them is not, and the plan is of no use.
+        """
         try:
-            return self._draft(tree)
+            return self._draft(leaves)
         except Exception:  # rule 1: whoever goes the whole way meets it again
             return None
 
-    def _draft(self, tree: Any) -> PartDraft:
-        leaves: list[Any] = []
-        self._root.collect(tree, leaves)
+    def _draft(self, leaves: list[Any]) -> PartDraft:
         if list(map(type, leaves)) != self._types:
             raise _OtherwiseError
         arrays = leaves
@@ -417,7 +391,7 @@ class _Plan:
             self._take_values(list(compress(leaves, self._is_value)))
         if self._order is not None:
             found = [found[number] for number in self._order]
-        return PartDraft(self._part, self._root.write(self._walk), self._specs, found)
+        return PartDraft(self._part, self.root.write(self._walk), self._specs, found)
 
     def _take_values(self, values: list[Any]) -> None:
         """Write those anew that are not the same objects: nobody can change these."""

@@ -165,7 +165,7 @@ def _named(copies: list[_Copy]) -> list[list[tuple[str, Any]]]:
     for copy in copies:
         if copy.pool is not None:
             host = hosts[copy.pool]
-            named.append(host.named(copy.part, copy.buffer.tree))
+            named.append(copy.buffer.named(host))
     return named
 
 

@@ -1,0 +1,136 @@
+"""Copies of a tree of many small arrays: quick while it is as it was, and right when it is not."""
+
+import numpy as np
+import pytest
+
+from peakhold import LoopHost, trees
+from peakhold.snapshots import part_buffer
+from peakhold.snapshots.pool import SnapshotPool
+
+
+def tree_of(value):
+    return {f"layer {n}": {"w": np.full(3, value), "b": [np.full((), value)]} for n in range(50)}
+
+
+class Model:
+    """A pool of a state that may be replaced."""
+
+    def __init__(self):
+        self.state = tree_of(0.0)
+        self.host = LoopHost(get_state=lambda: self.state, set_state=lambda state: None)
+        self.pool = SnapshotPool(lambda: self.host)
+
+    def take(self):
+        self.pool.is_stale = True
+        return self.pool.take(["weights"])
+
+
+def seen(held):
+    """Names and values, by the pool's own names."""
+    (names,) = [copy.buffer.named(copy.pool.host) for copy in held._copies.values()]
+    return {name: leaf.tolist() for name, leaf in names}
+
+
+def expected(tree):
+    return {
+        f"{layer}.{path}": leaf.tolist()
+        for layer, inner in tree.items()
+        for path, leaf in (("w", inner["w"]), ("b.0", inner["b"][0]))
+    }
+
+
+def test_a_tree_that_is_as_it_was_is_not_taken_apart_again(monkeypatch):
+    model = Model()
+    model.take().release()
+    walks = []
+    for module, name in (
+        (trees, "leaf_list"), (trees, "_outline_of"), (part_buffer, "with_leaves")
+    ):  # fmt: skip
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, real=real, name=name: (walks.append(name), real(*a))[1]
+        )
+    for value in (1.0, 2.0, 3.0):
+        model.state = tree_of(value)  # other arrays of the same looks
+        held = model.take()
+        assert seen(held) == expected(model.state)
+        held.release()
+    assert walks in ([], ["with_leaves"])  # the tree that is shown is put together once
+
+
+def test_two_that_are_held_at_a_time_are_two():
+    model = Model()
+    first = model.take()
+    model.state = tree_of(5.0)
+    second = model.take()
+    assert seen(first) == expected(tree_of(0.0)) and seen(second) == expected(tree_of(5.0))
+
+
+def _other_key(tree):
+    tree["layer x"] = tree.pop("layer 7")
+
+
+def _other_order(tree):
+    tree["layer 7"] = tree.pop("layer 7")
+
+
+def _one_more(tree):
+    tree["layer 7"]["b"].append(np.ones(2))
+
+
+def _other_shape(tree):
+    tree["layer 7"]["w"] = np.full(4, 9.0)
+
+
+def _other_dtype(tree):
+    tree["layer 7"]["w"] = np.full(3, 9, np.int32)
+
+
+def _other_byte_order(tree):
+    tree["layer 7"]["w"] = np.full(3, 9.0, ">f8")
+
+
+def _a_number(tree):
+    tree["layer 7"]["w"] = 3.5
+
+
+def _other_container(tree):
+    tree["layer 7"]["b"] = tuple(tree["layer 7"]["b"])
+
+
+def _nothing(tree):
+    tree["layer 7"]["w"] = np.empty(0)
+
+
+CHANGES = [
+    _other_key, _other_order, _one_more, _other_shape, _other_dtype, _other_byte_order, _a_number,
+    _other_container, _nothing,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_has_changed_is_in_the_next_copy(change):
+    model = Model()
+    for _ in range(2):
+        model.take().release()
+    model.state = tree_of(1.0)
+    change(model.state)
+    for _ in range(3):
+        parts = model.take().parts["weights"]
+        assert list(parts) == list(model.state)
+        for layer, inner in model.state.items():
+            assert repr(parts[layer]) == repr(inner)
+            for got, wanted in zip(
+                [parts[layer]["w"], *parts[layer]["b"]], [inner["w"], *inner["b"]], strict=True
+            ):
+                assert getattr(got, "dtype", None) == getattr(wanted, "dtype", None)
+
+
+def test_a_tree_that_always_changes_is_copied_all_the_same():
+    model = Model()
+    for n in range(12):
+        model.state = tree_of(float(n))
+        model.state[f"more {n}"] = {"w": np.ones(n), "b": [np.ones(())]}
+        held = model.take()
+        assert seen(held) == expected(model.state)
+        held.release()

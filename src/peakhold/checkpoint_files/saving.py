@@ -100,7 +100,12 @@ class Saving(HandingOver):
 
     def __getstate__(self) -> dict[str, Any]:
         # What is set on a copy must not be set on the original.
-        return {**super().__getstate__(), "_files": copy.copy(self._files), "_turns": Turns()}
+        return {
+            **super().__getstate__(),
+            "_files": copy.copy(self._files),
+            "_writer": copy.copy(self._writer),
+            "_turns": Turns(),
+        }
 
     def _forget_run(self) -> None:
         """What belongs to one run, at its beginning."""

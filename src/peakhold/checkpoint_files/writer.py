@@ -108,8 +108,12 @@ class CheckpointWriter:
     """
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self.queue = SaveQueue(name)
         self.placement = Placement()
+
+    def __reduce__(self) -> tuple[type[CheckpointWriter], tuple[str]]:
+        return CheckpointWriter, (self._name,)  # a copy has nothing under way, and is in no run
 
     def carry_out(
         self,

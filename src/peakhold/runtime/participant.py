@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 S = TypeVar("S")
+_GROWING = (list, dict, set)
 
 
 @final
@@ -165,7 +166,12 @@ class Participant:
         return "run" in self.__dict__
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: one for key, one in self.__dict__.items() if key not in {"run", "is_idle"}}
+        # What is added to a list of a copy must not be in that of the original.
+        return {
+            key: one.copy() if type(one) in _GROWING else one
+            for key, one in self.__dict__.items()
+            if key not in {"run", "is_idle"}
+        }
 
     # Before the first batch
 

@@ -128,6 +128,14 @@ class Boarding(Sparse):
             raise SaveError.for_path(
                 self.log_dir, error.strerror or str(error), expected="a folder that can be written"
             ) from error
+        for path in (os.path.join(self.log_dir, kind) for kind in (TRAIN, VALIDATION)):
+            if os.path.lexists(path) and not os.path.isdir(path):
+                raise SaveError.for_path(
+                    path,
+                    "what stands there is no folder",
+                    expected="a folder for events, or nothing",
+                    hint="move it away, or pass another log_dir.",
+                )
         return Needs(rates=True)
 
     def advise(self, settings: RunSettings) -> RunSettings:

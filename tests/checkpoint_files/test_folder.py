@@ -168,3 +168,21 @@ def test_in_a_folder_of_each_run_those_of_earlier_turns_are_found(tmp_path):
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.safetensors")] == [
         "r2/w_0.safetensors"
     ]
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_sweep_never_leaves_the_folder(is_link, tmp_path):
+    """What `previous` leads to, if it is a link, is somebody else's."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    folder.mkdir()
+    if is_link:
+        (folder / "previous").symlink_to(elsewhere)
+    else:
+        (folder / "previous").mkdir()
+    left = folder / "previous" / ".w.keras.0a1b2c3d.peakhold-tmp"
+    left.write_bytes(b"torn")
+    Model(folder, "w.safetensors").folder.sweep()
+
+    assert left.exists() is is_link
+    left.unlink(missing_ok=True)

@@ -166,7 +166,7 @@ class CheckpointFolder:
         """Delete what killed writers left behind."""
         for folder in self._folders(goes_on=True):
             files.sweep(folder, disk=self._disk)
-            files.sweep(os.path.join(folder, ASIDE), disk=self._disk)
+            files.sweep(folder, ASIDE, disk=self._disk)
 
     def save(self, request: SaveRequest, write: Function[[BinaryIO], Any]) -> SaveOutcome:
         """Commit one file, then delete those that need not stay any more.

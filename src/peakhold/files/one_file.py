@@ -305,14 +305,26 @@ def keep_aside(path: str, aside: str, *, disk: Disk | None = None) -> None:
         disk.sync(root)
 
 
-def sweep(folder: str, *, disk: Disk | None = None) -> list[str]:
+def sweep(folder: str, inside: str | None = None, *, disk: Disk | None = None) -> list[str]:
     """Delete what dead writers left behind; returns its names.
 
     A second link to a file whose own name is gone is the last copy: it gets that name back.
+
+    Args:
+        folder: Where; a link is followed.
+        inside: Name of a folder in it that is swept instead; a link is not followed, for what it
+            leads to is not ours.
+        disk: The calls to the system. Defaults to the real ones.
     """
     disk = DISK if disk is None else disk
     swept = []
-    with contextlib.suppress(OSError), holding(disk, folder) as (_, root):
+    with contextlib.suppress(OSError), holding(disk, folder) as (held, outer):
+        root = outer
+        if inside is not None:
+            status = disk.look(inside, outer)
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                return []
+            root = held.hold(disk.open_folder(inside, outer))
         for name in disk.names(root):
             try:
                 if _sweep_one(disk, root, name):

@@ -42,6 +42,9 @@ SITES = {
     ],
     "callbacks/csv_logger.py: _Writing._write_rows": [A_FILE],
     "callbacks/csv_logger.py: _Writing.begin": [SPEECH, LOOP_SPEECH],
+    "callbacks/csv_logger.py: _Writing.end": [
+        TOUCHED + "test_what_was_never_written_is_told_at_the_end"
+    ],
     "callbacks/csv_logger.py: _Writing.settle": [FAULT],
     "callbacks/early_stopping.py: _Stopping.value_in": [
         "tests/keras/test_overrides.py::test_where_super_finds_none_it_says_so_in_keras_s_words"

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -153,10 +154,10 @@ def test_another_program_has_made_something_else_of_it(tmp_path):
     run = Logged(path).epochs(0.5)
     before = path.read_bytes()
     path.write_bytes(before.replace(b",", b";"))
-    for epoch in (2, 3):
-        with pytest.warns(SaveWarning, match="(?s)epoch 2 .*separated by ','.*tried again"):
-            run.epochs(1 / epoch)
-        assert path.read_bytes() == before.replace(b",", b";"), epoch
+    with pytest.warns(SaveWarning, match="(?s)epoch 2 .*separated by ','.*tried again"):
+        run.epochs(1 / 2)
+    assert _said(run, 1 / 3) == []
+    assert path.read_bytes() == before.replace(b",", b";")
     path.write_bytes(before)
     run.end()
 
@@ -475,3 +476,45 @@ def test_a_log_that_is_damaged_or_hostile_goes_on_or_is_refused_before_the_first
     content = path.read_bytes()
     assert b"0.25" in content
     assert all(line in content for line in HOSTILE[what].splitlines()[1:] if b"0.5" in line)
+
+
+# What cannot be written
+
+
+def _said(run, *values):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run.epochs(*values)
+    return [str(one.message) for one in told]
+
+
+def test_a_reason_is_told_once_until_it_was_written_again(tmp_path):
+    path = tmp_path / "log.csv"
+    run = Logged(path).epochs(0.5)
+    path.unlink()
+    path.mkdir()
+    (told,) = _said(run, 0.4, 0.3, 0.2)
+    assert "epoch 2 " in told and "tried again" in told
+
+    path.rmdir()
+    path.write_bytes(b"step;loss\r\n")
+    (told,) = _said(run, 0.1, 0.0)
+    assert "first column is 'epoch'" in told
+
+    path.unlink()
+    assert len(_said(run, 1.0)) == 1  # that it was deleted
+    path.unlink()
+    path.mkdir()
+    assert len(_said(run, 2.0, 3.0)) == 1
+    path.rmdir()
+    run.end()
+
+
+def test_what_was_never_written_is_told_at_the_end(tmp_path):
+    path = tmp_path / "log.csv"
+    run = Logged(path).epochs(0.5)
+    path.unlink()
+    path.mkdir()
+    assert len(_said(run, 0.4, 0.3)) == 1
+    with pytest.warns(SaveWarning, match=r"2 rows of CSVLogger .*epochs 2 to 3"):
+        run.end()

@@ -148,6 +148,8 @@ class _Writing(Participant):
         self._rates: list[dict[str, float]] = []
         self._others_log_rates = False
         self._unwritten: list[dict[str, str]] = []
+        self._refused_for: str | None = None
+        """Why they could not be written, once that was told."""
 
     def _close(self) -> None:
         if self._file is not None:
@@ -246,8 +248,15 @@ class _Writing(Participant):
                 )
 
     def end(self, ending: Ending) -> None:
-        """Let a FIFO's reader go."""
+        """Let a FIFO's reader go, and say what is missing."""
         self._close()
+        if self._unwritten:
+            first, last = self._number(self._unwritten[0]), self._number(self._unwritten[-1])
+            self.run.warn(
+                f"{len(self._unwritten)} rows of CSVLogger could not be written to "
+                f"{self.filename!r}, epochs {first} to {last}: {self._refused_for}.",
+                SaveWarning,
+            )
 
     def _write_rows(self) -> None:
         try:
@@ -255,12 +264,17 @@ class _Writing(Participant):
                 self._add(self._unwritten[0])
                 del self._unwritten[0]
         except OSError as error:
-            reason = str(error).rstrip(".")
+            reason = (error.strerror or str(error)).rstrip(".")
+            if reason == self._refused_for:
+                return
+            self._refused_for = reason
             self.run.warn(
                 f"CSVLogger could not write epoch {self._number(self._unwritten[0])} to "
                 f"{self.filename!r}: {reason}. Training goes on, and it is tried again.",
                 SaveWarning,
             )
+        else:
+            self._refused_for = None
 
     def _add(self, row: Mapping[str, str]) -> None:
         for left in reversed(range(_TRIES)):

@@ -1,6 +1,7 @@
 """Names as long as the file system takes them, and placeholders of metrics as people name them."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,21 @@ def test_a_layer_with_a_long_name_is_projected(tmp_path):
 
     (name,) = os.listdir(tmp_path / "embeddings")
     assert f'"embeddings/{name}"' in (tmp_path / "projector_config.pbtxt").read_text()
+
+
+def test_layers_whose_names_look_alike_in_a_file_s_name_have_a_file_each(tmp_path):
+    names = ["a/b", "a_b", "A_b", "a b", "a_b-2", "e" * 300, "e" * 299 + "/"]
+    for turn in (1, 2):  # the same files again
+        values = [np.full((2, 2), turn * number, "f4") for number in range(len(names))]
+        shown = [Embedding(name, value) for name, value in zip(names, values, strict=True)]
+        write_projector(str(tmp_path), shown)
+        text = (tmp_path / "projector_config.pbtxt").read_text()
+        paths = re.findall(r'tensor_path: "(.*)"', text)
+        assert len({path.lower() for path in paths}) == len(names)
+        assert len(os.listdir(tmp_path / "embeddings")) == len(names)
+        for path, value in zip(paths, values, strict=True):
+            content = (tmp_path / path).read_bytes()
+            assert content == value.tobytes() or np.array_equal(np.loadtxt(tmp_path / path), value)
 
 
 # Placeholders

@@ -7,6 +7,7 @@ configuration's folder, and may not lead out of it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -66,10 +67,10 @@ def write_projector(log_dir: str, embeddings: Iterable[Embedding]) -> None:
     )
     os.makedirs(os.path.join(log_dir, "embeddings"), exist_ok=True)
     lines = []
+    taken: set[str] = set()
     for one in embeddings:
         tensor = np.ascontiguousarray(one.tensor, "<f4")
-        safe = shortened(re.sub(r"[^\w.-]", "_", one.name), len(".tensor"))
-        path = f"embeddings/{safe}.tensor"
+        path = f"embeddings/{_file_name(one.name, taken)}"
         _commit(os.path.join(log_dir, path), _content(tensor))
         lines += ["embeddings {", f'  tensor_name: "{_escaped(one.name)}"']
         lines += [f"  tensor_shape: {size}" for size in tensor.shape]
@@ -79,6 +80,18 @@ def write_projector(log_dir: str, embeddings: Iterable[Embedding]) -> None:
         lines.append("}")
     text = "".join(f"{line}\n" for line in lines)
     _commit(os.path.join(log_dir, _CONFIGURATION), text.encode())
+
+
+def _file_name(name: str, taken: set[str]) -> str:
+    """The name of an embedding's file, which no other in `taken` has, on any file system."""
+    safe = re.sub(r"[^\w.-]", "_", name)
+    for number in itertools.count(1):
+        end = f"-{number}.tensor" if number > 1 else ".tensor"
+        found = shortened(safe, len(end)) + end
+        if found.lower() not in taken:
+            taken.add(found.lower())
+            return found
+    raise AssertionError
 
 
 def _commit(path: str, content: bytes) -> None:

@@ -16,7 +16,7 @@ from peakhold.files import background
 _HOME = str(Path(peakhold.__file__).parent)
 _OURS = (
     *(f"{_HOME}/store/{name}.py" for name in ("store", "saving", "owner")),
-    *(f"{_HOME}/snapshots/{name}.py" for name in ("host_buffers", "memory", "copying")),
+    *(f"{_HOME}/snapshots/{name}.py" for name in ("host_buffers", "memory", "copying", "plan")),
     f"{_HOME}/files/background.py",
     threading.__file__,
 )

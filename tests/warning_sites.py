@@ -17,6 +17,10 @@ TOUCHED = "tests/loops/test_a_log_that_people_touch.py::"
 ALERTS = "tests/keras/test_alerts.py::TestAlertsInFit::"
 LOOP_ALERTS = "tests/loops/test_alerts.py::TestAlertsInALoopThatCountsFrom1::"
 MISSING = "tests/loops/test_missing_metrics.py::"
+SHARDED = "tests/workers/test_sharded.py::test_as_many_workers_go_on_with_the_same_bits"
+STATISTICS = (
+    "tests/workers/test_torch.py::test_statistics_that_differ_are_said_once_and_filed_by_rank"
+)
 
 SITES = {
     "backup/folder.py: BackupFolder.close": [FAULT],
@@ -33,6 +37,7 @@ SITES = {
     "backup/keeping.py: Keeping._tell_what_it_lacks": [
         "tests/loops/test_extra.py::test_a_new_one_goes_on_as_it_is_and_that_is_said"
     ],
+    "backup/sharded.py: ShardedFolder.agreed": [SHARDED],
     "callbacks/csv_logger.py: _Writing._go_on": [
         TOUCHED + "test_it_is_edited_between_a_crash_and_the_resume"
     ],
@@ -116,6 +121,7 @@ SITES = {
     "runtime/participant.py: Deciding.apply": [
         MISSING + "test_from_the_first_epoch_that_logs_another_of_them_it_is_an_error"
     ],
+    "runtime/statistics.py: tell": [STATISTICS],
     "runtime/watching.py: Watch.__init__": [SPEECH, LOOP_SPEECH],
     "runtime/watching.py: Watching.look": [SPEECH, LOOP_SPEECH],
     "store/reader.py: Reader.tell": ["tests/store/test_damage.py::test_every_single_bit_flip"],
@@ -126,7 +132,12 @@ SITES = {
     "store/store.py: _farewell": [ENDS],
     "tensorboard/records.py: EventFile._follow": [GONE],
 }  # fmt: skip
-NOT_SEEN = {"store/store.py: Store._tell_at_the_end", "store/store.py: _farewell"}
+NOT_SEEN = {
+    "backup/sharded.py: ShardedFolder.agreed",
+    "runtime/statistics.py: tell",
+    "store/store.py: Store._tell_at_the_end",
+    "store/store.py: _farewell",
+}
 """Those of a process of its own, of which only its output is seen."""
 ON_JAX = {"keras/profiler.py: usable"}
 """Those that come about with JAX alone."""

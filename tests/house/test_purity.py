@@ -24,6 +24,9 @@ ALLOWED = {
         "max(parsedate_to_datetime(value).timestamp() - self._wall_clock(), 0.0)": "seconds",
     },
     "backup/state.py": {"0 <= value < _MOST": "a count"},
+    "host/pieces.py": {
+        "min(int(at[axis]) + value.shape[axis], int(offset[axis]) + length)": "indices",
+    },
     "host/gradients.py": {"values.element_size() >= 4": "bytes"},
     "keras/host/keras_host.py": {"sorted(_logged(model.get_metrics_result()))": "names"},
     "snapshots/tree.py": {

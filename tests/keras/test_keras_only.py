@@ -16,7 +16,6 @@ import peakhold.keras as pk
 from conftest import BACKEND
 from keras_helpers import Curve, Recorder, data, epoch_of, fit, model, same, saved_weights
 from peakhold.errors import (
-    AdviceWarning,
     HostError,
     MonitorNotFoundError,
     NeutralCallbackError,
@@ -433,8 +432,7 @@ def test_a_likely_misspelling_is_named_before_the_first_batch():
         pass
 
     with (
-        pytest.raises(MonitorNotFoundError),
-        pytest.warns(AdviceWarning, match="did you mean 'val_accuracy'"),
+        pytest.raises(MonitorNotFoundError, match="did you mean 'val_accuracy'"),
     ):
         fit(model(metrics=["accuracy"]), [pk.EarlyStopping("val_acc", mode="max", patience=1)], 3)
 

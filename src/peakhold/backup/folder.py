@@ -60,6 +60,7 @@ class BackupFolder:
         SaveError: If the folder cannot be made or written.
     """
 
+    is_followed: Final = False
     in_pieces: Final = False
 
     def __init__(self, path: str, owns_frame: Callable[[FrameType], bool]) -> None:

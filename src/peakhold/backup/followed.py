@@ -24,6 +24,7 @@ class FollowedFolder:
 
     last_step: Final = -1
     is_new: Final = False
+    is_followed: Final = True
     in_pieces: Final = False
 
     def __init__(self, path: str) -> None:

@@ -120,6 +120,7 @@ class Keeping(Keeper):
         resumption = host.resumption()
         configured = Configuration(resumption, run.params, self._filed())
         self._kept = kept = _Run(folder, resumption, configured, run.extras)
+        kept.n_workers = run.n_workers
         self.initial_epoch = self.current_epoch = run.first_epoch
         self.last_batch_seen = 0
         try:
@@ -444,7 +445,7 @@ class Keeping(Keeper):
         if kept is None:
             return
         host, folder, resumption = run.host, kept.folder, kept.resumption
-        if run.follows and not folder.in_pieces:
+        if folder.is_followed:
             run.enter_save()
             return
         folder.wait()  # also tells whether what this one would refer to is there
@@ -476,8 +477,8 @@ class Keeping(Keeper):
             "names": resumption.names(),
             "more": resumption.more(),
             "random": random_state(),
-            "n_workers": run.n_workers,
-            "workers": self._shared if run.n_workers > 1 else [],
+            "n_workers": kept.n_workers,
+            "workers": self._shared if kept.n_workers > 1 else [],
             "callbacks": filing.collect(members),
             "held": best,
             "passed": kept.packer.pack(kept.passed),
@@ -692,6 +693,7 @@ class _Run:
         """Where on disk the parts of a snapshot are, by its token."""
         self.foreign: tuple[str, ...] = ()
         self.due = SaveScheduleState()
+        self.n_workers = 1
         self.saved_within = False
         self.wanted, self.saved = threading.Event(), threading.Event()
         """Whether SIGTERM wants a backup, and whether one has been begun since."""

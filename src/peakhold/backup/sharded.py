@@ -51,6 +51,7 @@ class ShardedFolder:
         owns_frame: As for `BackupFolder`.
     """
 
+    is_followed: Final = False
     in_pieces: Final = True
 
     def __init__(

@@ -122,9 +122,11 @@ class HostState(Protocol):
         names that `leaves` gives to `borrow`'s.
         """
 
-    before_gathering: Callable[[], Any] | None
-    """Called by `write` right before it gathers what lies on several workers, which is collective;
-    set by whoever has all of them take part."""
+    def call_before_gathering(self, work: Callable[[], Any] | None) -> None:
+        """Have work done by `write` right before it gathers what lies on several workers.
+
+        That is collective: whoever sets this has all of them take part. None: nothing more.
+        """
 
     def is_sharded(self) -> bool:
         """Whether workers hold pieces of the weights, and `write` gathers them."""

@@ -95,7 +95,7 @@ class LoopHost:
         given = None if get_gradients is None else lambda: leaves(get_gradients())
         self._gradients = LoopGradients(self.models, self.optimizers, given)
         self._code: CodeType | None = None
-        self.before_gathering: Callable[[], Any] | None = None
+        self._before_gathering: Callable[[], Any] | None = None
         self.stop_training = False
 
     def describe(self) -> str:
@@ -171,6 +171,9 @@ class LoopHost:
 
     def is_sharded(self) -> bool:
         return any(map(is_in_pieces, leaf_list(self._get_state() if self._get_state else None)))
+
+    def call_before_gathering(self, work: Callable[[], Any] | None) -> None:
+        self._before_gathering = work
 
     def enter_save(self) -> None:
         """Whole tensors are gathered by all; alone each process reads its own."""
@@ -283,8 +286,8 @@ class LoopHost:
         import tempfile
 
         if self._save is None and self.is_sharded():
-            if self.before_gathering is not None:
-                self.before_gathering()
+            if self._before_gathering is not None:
+                self._before_gathering()
             write_whole(file, self._live_named())
             return
         if self._save is None:

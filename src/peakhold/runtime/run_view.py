@@ -151,11 +151,11 @@ class RunView:
                 gathers = True
                 self._session.coordinator.agree(_GATHER, True)
 
-        host.before_gathering = begin
+        host.call_before_gathering(begin)
         try:
             yield
         finally:
-            host.before_gathering = None
+            host.call_before_gathering(None)
             if not gathers:
                 self._session.coordinator.agree(_GATHER, False)
 

@@ -263,7 +263,8 @@ class KerasHost:
         weights = model.weights
         return frozenset(str(i) for i, one in enumerate(weights) if id(one) not in trained)
 
-    before_gathering: Callable[[], Any] | None = None
+    def call_before_gathering(self, work: Callable[[], Any] | None) -> None:
+        """Nothing is gathered."""
 
     def is_sharded(self) -> bool:
         """Of Keras's variables each process has the whole, or none can be read."""

@@ -25,7 +25,7 @@ class TestAlertsInFit(AlertBehaviours):
     def rig(self):
         import peakhold.keras
 
-        rig = _module.FitRig()
+        rig = _module.FitRig([])
         rig.users = lambda *callbacks: [peakhold.keras.adapt(one) for one in callbacks]
         rig.raised_at = "after epoch 1"
         return rig

@@ -76,7 +76,7 @@ class FitRig:
         """Another model, as good as new."""
         keras.utils.set_random_seed(3)
         self._n_built += 1
-        if len(self._models) < self._n_built:
+        while len(self._models) < self._n_built:
             self._models.append(self._build())
         self.model, start = self._models[self._n_built - 1]
         self.model.set_weights(start)

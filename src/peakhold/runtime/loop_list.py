@@ -136,8 +136,9 @@ def frame_of_loop(depth: int, owner: Any = None) -> FrameType:
     outer: FrameType | None = frame
     while outer is not None:
         names = outer.f_code.co_varnames[:1]
-        own = owner is not None and names and outer.f_locals.get(names[0]) is owner
-        if outer.f_code.co_name == _BEGINS and own and outer.f_back is not None:
+        # A loop's own names are not asked for: Python 3.11 would keep what they mean until it ends.
+        hook = outer.f_code.co_name == _BEGINS and owner is not None and names
+        if hook and outer.f_back is not None and outer.f_locals.get(names[0]) is owner:
             frame = outer.f_back
         outer = outer.f_back
     return frame

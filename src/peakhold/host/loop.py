@@ -170,7 +170,11 @@ class LoopHost:
         return self.models.buffers() if self._get_state == self.models.get_state else frozenset()
 
     def is_sharded(self) -> bool:
-        return any(map(is_in_pieces, leaf_list(self._get_state() if self._get_state else None)))
+        state = self._get_state() if self._get_state else None
+        try:
+            return any(map(is_in_pieces, leaf_list(state)))
+        except TooDeepError:
+            return False  # `borrow` says so
 
     def call_before_gathering(self, work: Callable[[], Any] | None) -> None:
         self._before_gathering = work

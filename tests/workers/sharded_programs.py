@@ -35,6 +35,7 @@ def join(rank, ports):
 def train(rank, ports, folder, killed=None, disk=None):
     """Six epochs; `killed`: the epoch in which the last rank kills itself."""
     join(rank, ports)
+    os.chdir(folder)  # states are filed by path: a copy of the folder is gone on from as it is
     torch.manual_seed(rank)
     model = torch.nn.Sequential(
         torch.nn.Linear(8, 7), torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.2), torch.nn.Linear(7, 5)
@@ -47,11 +48,11 @@ def train(rank, ports, folder, killed=None, disk=None):
         for parameter in model.parameters():
             parameter.fill_(0.1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
-    saver = ModelCheckpoint(f"{folder}/best.safetensors", monitor="val_loss", save_best_only=True)
+    saver = ModelCheckpoint("best.safetensors", monitor="val_loss", save_best_only=True)
     stopper = EarlyStopping("val_loss", patience=3, restore_best_weights=True)
     run = CallbackList(
-        [stopper, saver, CSVLogger(f"{folder}/log.csv", append=True),
-         BackupAndRestore(f"{folder}/backup")],
+        [stopper, saver, CSVLogger("log.csv", append=True),
+         BackupAndRestore("backup")],
         model=model, optimizer=optimizer, epochs=6,
     )  # fmt: skip
     run.on_train_begin()
@@ -60,7 +61,7 @@ def train(rank, ports, folder, killed=None, disk=None):
         run.on_epoch_begin(epoch)
         states[f"before {epoch}"] = state_of(model, optimizer)
         if disk is not None and epoch == 1:
-            disk_fails(rank, f"{folder}/best.safetensors")
+            disk_fails(rank)
         for batch in range(3):
             if killed == epoch and batch == 1 and rank == len(ports) - 1:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -81,13 +82,13 @@ def train(rank, ports, folder, killed=None, disk=None):
     return [began, states, best]
 
 
-def disk_fails(rank, path):
+def disk_fails(rank):
     """The next file that rank 0 opens to write the whole model breaks off in its middle."""
     if rank:
         return
-    from peakhold.host import pieces
+    from peakhold.host import loop
 
-    real, written = pieces.write_whole, []
+    real, written = loop.write_whole, []
 
     class Full:
         def write(self, data):
@@ -95,10 +96,8 @@ def disk_fails(rank, path):
             if len(written) == 3:
                 raise OSError(28, "No space left on device")
 
-    def write_whole(file, named):
-        pieces.write_whole = loop.write_whole = real
-        real(Full(), named)
+    def write_whole(file, *args):
+        loop.write_whole = real
+        real(Full(), *args)
 
-    from peakhold.host import loop
-
-    pieces.write_whole = loop.write_whole = write_whole
+    loop.write_whole = write_whole

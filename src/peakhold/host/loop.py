@@ -23,10 +23,10 @@ from peakhold.host.gradients import GradientFacts
 from peakhold.host.loop_gradients import LoopGradients
 from peakhold.host.models import Models, StateNames
 from peakhold.host.module_names import ModuleNames
-from peakhold.host.named_file import check_named, safetensors_of
+from peakhold.host.named_file import check_named, safetensors_of, write_whole
 from peakhold.host.onto_live import taken_apart
 from peakhold.host.optimizers import Optimizers
-from peakhold.host.pieces import is_in_pieces, whole_tensors, write_whole
+from peakhold.host.pieces import are_known, is_in_pieces, whole_tensors
 from peakhold.host.resume import LoopResumption, Resumption
 from peakhold.host.state_dicts import module_like
 from peakhold.host.torch_tensors import is_lazy
@@ -170,9 +170,10 @@ class LoopHost:
         return self.models.buffers() if self._get_state == self.models.get_state else frozenset()
 
     def is_sharded(self) -> bool:
-        state = self._get_state() if self._get_state else None
+        if not are_known() or self._get_state is None:
+            return False
         try:
-            return any(map(is_in_pieces, leaf_list(state)))
+            return any(map(is_in_pieces, leaf_list(self._get_state())))
         except TooDeepError:
             return False  # `borrow` says so
 
@@ -182,19 +183,19 @@ class LoopHost:
     def enter_save(self) -> None:
         """Whole tensors are gathered by all; alone each process reads its own."""
         if self.is_sharded():
-            for _ in whole_tensors(self._live_named()):
+            for _ in whole_tensors(leaf_list(self._live())):
                 pass
 
-    def _live_named(self) -> list[tuple[str, Any]]:
-        """Names and tensors as they live, in the order of the module."""
-        state = self._names.to_plain(self._get_state()) if self._get_state else None
-        return list(leaves(state, convert=False))
+    def _live(self) -> Any:
+        """The state as it lives, under plain names, in the order of the module."""
+        return self._names.to_plain(self._get_state()) if self._get_state else None
 
     def state_bytes(self) -> int | None:
         if not self._get_state or not self.ensure_built([WEIGHTS]):
             return None
         if self.is_sharded():  # a file holds the whole
-            return sum(int(one.nelement() * one.element_size()) for _, one in self._live_named())
+            tensors = (leaf for leaf in leaf_list(self._live()) if hasattr(leaf, "element_size"))
+            return sum(int(one.nelement() * one.element_size()) for one in tensors)
         return sum(getattr(leaf, "nbytes", 8) for _, leaf in leaves(self._weights()))
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:
@@ -290,9 +291,7 @@ class LoopHost:
         import tempfile
 
         if self._save is None and self.is_sharded():
-            if self._before_gathering is not None:
-                self._before_gathering()
-            write_whole(file, self._live_named())
+            write_whole(file, self._live(), self._before_gathering)
             return
         if self._save is None:
             file.write(safetensors_of(self._weights() or {}))
@@ -315,9 +314,7 @@ class LoopHost:
 
     def check_file(self, suffix: str) -> None:
         if self._save is None and self._get_state:
-            state = self._get_state()
-            sharded = self.is_sharded()
-            check_named(self._names.to_plain(state) if sharded else self._weights())
+            check_named(self._live() if self.is_sharded() else self._weights())
 
     def runs_fit(self) -> bool:
         return False

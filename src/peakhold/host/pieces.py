@@ -19,31 +19,29 @@ Rules of this file:
 from __future__ import annotations
 
 import importlib
-import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from peakhold.errors import InvalidArgumentError
 
 __all__ = [
+    "are_known",
     "is_in_pieces",
     "is_piece",
     "joined",
     "piece_of",
     "tensor_of_pieces",
     "whole_tensors",
-    "write_whole",
 ]
 
 _LAYOUTS: Final = frozenset({"piece", "pieces"})
-_CODES: Final = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
-    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64", "complex64": "C64", "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-}  # fmt: skip
-"""safetensors' names of PyTorch's dtypes."""
+
+
+def are_known() -> bool:
+    """Whether such tensors can be there at all: whoever makes them has imported their module."""
+    return "torch.distributed.tensor" in sys.modules
 
 
 def is_in_pieces(tensor: Any) -> bool:
@@ -165,49 +163,10 @@ def _fill(
         )
 
 
-def whole_tensors(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def whole_tensors(tensors: Iterable[Any]) -> Iterator[Any]:
     """Each tensor whole, one at a time; collective: all workers go through all of them.
 
     Only one whole tensor is in memory at a time, if whoever is given it lets it go.
     """
-    for name, tensor in named:
-        yield name, tensor.full_tensor().detach() if is_in_pieces(tensor) else tensor
-
-
-def write_whole(file: BinaryIO, named: Sequence[tuple[str, Any]]) -> None:
-    """Write tensors, whole, in the format of safetensors, one after the other; collective.
-
-    An error of the disk does not end it: the others wait in the same collectives. It is raised when
-    all have gone through.
-
-    Args:
-        file: Open for writing.
-        named: Names and live tensors, in the order in which all workers go through them.
-    """
-    header, at = {}, 0
-    for name, tensor in named:
-        end = at + math.prod(tensor.shape) * tensor.element_size()
-        code = _CODES[str(tensor.dtype)[6:]]
-        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [at, end]}
-        at = end
-    error: OSError | None = None
-    plain = json.dumps(header, separators=(",", ":")).encode()
-    plain += b" " * (-len(plain) % 8)
-    try:
-        file.write(len(plain).to_bytes(8, "little") + plain)
-    except OSError as first:
-        error = first
-    for _, tensor in whole_tensors(named):
-        if error is None:
-            try:
-                file.write(_bytes_of(tensor))
-            except OSError as first:
-                error = first
-    if error is not None:
-        raise error
-
-
-def _bytes_of(tensor: Any) -> Any:
-    torch = importlib.import_module("torch")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b""
+    for tensor in tensors:
+        yield tensor.full_tensor().detach() if is_in_pieces(tensor) else tensor

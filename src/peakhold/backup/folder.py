@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -33,13 +33,13 @@ from peakhold.errors import (
 )
 from peakhold.snapshots.pool import Held
 from peakhold.speech import warn
-from peakhold.store import Checkpoint, Pending, Store, drain, submit
+from peakhold.store import Checkpoint, Entry, Pending, Store, drain, submit
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import TMP_PREFIX
 from peakhold.store.owner import LOCK_NAME
 from peakhold.store.trash import TRASH_NAME
 
-__all__ = ["BackupFolder", "Place"]
+__all__ = ["BackupFolder", "Place", "file_in"]
 
 Place = tuple[int, str]
 """Step and part of a backup."""
@@ -252,9 +252,14 @@ class BackupFolder:
     def file(self, which: int, name: str) -> str:
         """Path of a file of the newest (0) or the one before (1), as far as there is one."""
         self.wait()
-        entries = self._store.list()[::-1] if not self._closed else []
-        folder = entries[which].path if which < len(entries) else Path(self.path, "step-00000000")
-        return str(folder / name)
+        return file_in([] if self._closed else self._store.list(), self.path, which, name)
+
+
+def file_in(entries: Sequence[Entry], path: str, which: int, name: str) -> str:
+    """Path of a file of the newest backup (0) or the one before (1), as far as there is one."""
+    folders = [entry.path for entry in reversed(entries)]
+    folder = folders[which] if which < len(folders) else Path(path, "step-00000000")
+    return str(folder / name)
 
 
 def _release(held: list[Held]) -> None:

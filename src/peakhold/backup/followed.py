@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
+from peakhold.backup.folder import file_in
 from peakhold.errors import CheckpointNotFoundError
 from peakhold.store import Checkpoint, Reader
 
@@ -77,6 +78,4 @@ class FollowedFolder:
 
     def file(self, which: int, name: str) -> str:
         """Path of a file of the newest (0) or the one before (1), as far as there is one."""
-        entries = self._reader.list()[::-1]
-        folder = entries[which].path if which < len(entries) else "step-00000000"
-        return f"{self.path}/{folder}/{name}" if isinstance(folder, str) else str(folder / name)
+        return file_in(self._reader.list(), self.path, which, name)

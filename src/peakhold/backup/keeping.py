@@ -586,14 +586,12 @@ class Keeping(Keeper):
         kept.resumption.set_first_epoch(None)
         kept.resumption.note_end()
         if self.delete_checkpoint and not self.run.state_unusable:
-            if kept.folder.in_pieces:  # rank 0's is deleted last: it holds the others
-                if not self.run.follows:
-                    self.run.gather("the end of the backups", None)
-                kept.folder.remove(kept.foreign)
-                if self.run.follows:
-                    self.run.gather("the end of the backups", None)
-            else:
-                kept.folder.remove(kept.foreign)
+            in_pieces, follows = kept.folder.in_pieces, self.run.follows
+            if in_pieces and not follows:  # it is deleted last: the others are in it
+                self.run.gather("the end of the backups", None)
+            kept.folder.remove(kept.foreign)
+            if in_pieces and follows:
+                self.run.gather("the end of the backups", None)
         else:
             kept.folder.close()
 

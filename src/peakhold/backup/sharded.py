@@ -29,7 +29,7 @@ from peakhold.errors import CheckpointDamagedError, CheckpointDamagedWarning, St
 from peakhold.host.pieces import is_piece, joined
 from peakhold.snapshots.pool import Held
 from peakhold.store import Reader
-from peakhold.trees import fold, is_named, leaf_list
+from peakhold.trees import NOTHING, leaf_list, merge
 
 if TYPE_CHECKING:
     from peakhold.backup.folder import Place
@@ -105,10 +105,10 @@ class ShardedFolder:
         """Steps, the newest first, with how many workers wrote each."""
         if self._rank:
             return []
-        found = []
-        for entry in Reader(self.path).list()[::-1]:
+        found, reader = [], Reader(self.path)
+        for entry in reader.list()[::-1]:
             with contextlib.suppress(StoreError):
-                state = Reader(self.path).load(entry.step, [STATE])[STATE]
+                state = reader.load(entry.step, [STATE])[STATE]
                 found.append((entry.step, int(state.get("n_workers") or 1)))
         return found
 
@@ -155,24 +155,15 @@ class ShardedFolder:
 
     def all_have(self, steps: Sequence[int | None]) -> None:
         """What all have told: the newest step that each of them has."""
-        steps = steps or [self.durable()]  # of a worker that is alone
         known = [step for step in steps if step is not None]
         self._common = min(known) if len(known) == len(steps) else None
 
     def save(
-        self,
-        parts: Mapping[str, Any],
-        held: list[Held],
-        *,
-        epoch: int,
-        refers_to: list[int],
-        reason: str,
+        self, parts: Mapping[str, Any], held: list[Held], *, refers_to: list[int], **about: Any
     ) -> None:
         """Begin to write this worker's pieces; the newest step that all have stays."""
-        common = [] if self._common is None else [self._common]
-        self._own.save(
-            parts, held, epoch=epoch, refers_to=sorted({*refers_to, *common}), reason=reason
-        )
+        common = {self._common} if self._common is not None and self._size > 1 else set()
+        self._own.save(parts, held, refers_to=sorted({*refers_to, *common}), **about)
 
     @property
     def last_step(self) -> int:
@@ -228,8 +219,4 @@ def _together(trees: Sequence[Any]) -> Any:
     """One tree of those of all workers: pieces joined, all else as rank 0 has it."""
     found = zip(*[leaf_list(tree, is_leaf=is_piece) for tree in trees], strict=True)
     joint = iter([joined(same) if is_piece(same[0]) else same[0] for same in found])
-    return fold(trees[0], lambda *_: next(joint), _container, is_leaf=is_piece)
-
-
-def _container(container: Any, keys: Sequence[Any], children: list[Any], _: str) -> Any:
-    return dict(zip(keys, children, strict=True)) if is_named(container) else children
+    return merge(trees[0], NOTHING, lambda *_: next(joint), is_piece)

@@ -9,7 +9,7 @@ A *round* is one exchange: each worker gives a value, rank 0 makes an answer of 
 `aggregate` is the first half of it and `decide` the second; between the two rank 0 decides.
 `gather` and `agree` are rounds whose answer needs no deciding.
 
-Whoever brings another way for processes to talk writes a `Channel` (five methods); `Workers` makes
+Whoever brings another way for processes to talk writes a `Channel` (six methods); `Workers` makes
 a coordinator of it, with limits, names of who is late, and errors that reach all.
 """
 

@@ -131,7 +131,6 @@ class Workers:
         self._channel = channel
         self._prefix = f"peakhold/{channel.attempt}/{run}/"
         self._round = 0
-        self._pending: str | None = None
         self._answers: list[str] = []
         """Answers that somebody may not have read yet."""
         self._read: list[str] = []

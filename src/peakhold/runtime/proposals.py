@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
 
+from peakhold._core.moments import number_of
 from peakhold.distributed.border import END, OVER, Border
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Proposals:
         session = self._session()
         if session is not None:
             self.epoch_ended(epoch)
-            number = epoch + 1 - session.progress.first
+            number = number_of(epoch, session.progress.first)
             what = f"the last callback at the end of epoch {number}"
             carry_out(session, session.coordinator.gather(what, self.withdraw()))
 
@@ -179,7 +180,7 @@ class Proposals:
         n_done = getattr(session.driver, "n_batches_done", None)
         epoch = session.progress.epoch
         if border.reach((epoch, batch + 1 if n_done is None else n_done)):
-            number = epoch + 1 - session.progress.first
+            number = number_of(epoch, session.progress.first)
             session.coordinator.await_border(
                 f"batch {batch} of epoch {number}, where training is to end"
             )

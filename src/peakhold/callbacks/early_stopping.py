@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, final
 
 from peakhold._core.arguments import check_count, check_verbose
 from peakhold._core.decisions import Decision, Missing, Remember, Restore, Stop
@@ -226,7 +226,25 @@ class _Settled(NamedTuple):
 
     state: EarlyStoppingState
     best: Held | Spilled | None
-    history: list[dict[str, Any]]
+    history: list[_Row]
+
+
+class _Check(NamedTuple):
+    """A check as it was made; a row of `explain()` is made of it when somebody looks."""
+
+    epoch: int
+    values: Sequence[float | None]
+    state: EarlyStoppingState
+    decisions: Sequence[Decision]
+
+    def as_row(self) -> dict[str, Any]:
+        """As it is shown and kept; that a metric is missing is no decision of a check."""
+        checked = [decision for decision in self.decisions if not isinstance(decision, Missing)]
+        return row(self.epoch, self.values, self.state, checked)
+
+
+_Row: TypeAlias = _Check | dict[str, Any]
+"""A check of this process, or what another one has kept of it."""
 
 
 @final
@@ -255,11 +273,12 @@ class _Stopping(Watching[EarlyStoppingState]):
         self._best: Held | Spilled | None = None
         self._candidate: Held | Spilled | None = None
         self._unsettled: _Unsettled | None = None
-        self._settings: tuple[Any, ...] = ()
+        self._settings: list[Any] = []
         """What the policy at hand was made of."""
+        self._made: EarlyStoppingPolicy | None = None
         self._spill: Spill | None = None
-        self._history: list[dict[str, Any]] = []
-        self._earlier_run: tuple[Held | Spilled | None, list[dict[str, Any]]] | None = None
+        self._history: list[_Row] = []
+        self._earlier_run: tuple[Held | Spilled | None, list[_Row]] | None = None
         super().__init__(name, watches)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -271,19 +290,11 @@ class _Stopping(Watching[EarlyStoppingState]):
     @property
     def policy(self) -> EarlyStoppingPolicy:
         """With the settings as they are now; made anew when one of them is another."""
-        settings = (
-            self.patience,
-            self.require,
-            self.start_from_epoch,
-            self._asks,
-            *self.baselines,
-            *[
-                one
-                for each in self.watches
-                for one in (each.monitor, each.direction, each.min_delta)
-            ],
-        )
-        if settings != self._settings or self._policy is None:
+        settings = [self.patience, self.require, self.start_from_epoch, self._asks, *self.baselines]
+        for watch in self.watches:
+            settings += (watch.monitor, watch.direction, watch.min_delta)
+        made = self._made
+        if made is None or settings != self._settings:
             derived = READ in self._asks
             watched = tuple(
                 Watched(watch.monitor, watch.criterion, baseline, derived=derived and not i)
@@ -291,11 +302,9 @@ class _Stopping(Watching[EarlyStoppingState]):
                     zip(self.watches, self.baselines, strict=True)
                 )
             )
-            self._settings, self._policy = (
-                settings,
-                EarlyStoppingPolicy(watched, self.patience, self.require, self.start_from_epoch),
-            )
-        return cast("EarlyStoppingPolicy", self._policy)
+            made = EarlyStoppingPolicy(watched, self.patience, self.require, self.start_from_epoch)
+            self._settings, self._made = settings, made
+        return made
 
     @property
     def _is_single(self) -> bool:
@@ -323,7 +332,7 @@ class _Stopping(Watching[EarlyStoppingState]):
         if self.restore_best_weights and any(isinstance(one, Remember) for one in decided):
             self._keep(moment)
         if moment.event is Event.EPOCH_END:
-            self._note(moment, decided)
+            self._note(self._history, moment, self.state, decided)
 
     def _keep(self, moment: Moment) -> Moment:
         """Copy the weights, which all workers have found to be finite."""
@@ -492,7 +501,7 @@ class _Stopping(Watching[EarlyStoppingState]):
         self.state, decisions = step
         self.trace(policy, moment, decisions)
         if moment.event is Event.EPOCH_END:
-            self._note(moment, decisions)
+            self._note(self._history, moment, self.state, decisions)
         return decisions
 
     def _looked_at(self, trial: Speculation[EarlyStoppingState], moment: Moment) -> Moment:
@@ -616,8 +625,9 @@ class _Stopping(Watching[EarlyStoppingState]):
             return _Settled(self.state, self._best, self._history)
         moment = replace(step.moment, defect=_defect(bad[0]))
         state, decisions = self.policy.step(step.before, moment)
-        rows = self._rows(moment, state, decisions)
-        return _Settled(state, step.previous, [*self._history[:-1], *rows])
+        history = self._history[:-1]
+        self._note(history, moment, state, decisions)
+        return _Settled(state, step.previous, history)
 
     def settle_now(self) -> None:
         """For those who change the state from outside."""
@@ -636,21 +646,23 @@ class _Stopping(Watching[EarlyStoppingState]):
 
     def shown_history(self) -> list[dict[str, Any]]:
         """What was decided at each check, as it is or will be."""
-        return self._settled().history
+        return [one if isinstance(one, dict) else one.as_row() for one in self._settled().history]
 
     # Words
 
-    def _note(self, moment: Moment, decisions: Sequence[Decision]) -> None:
-        self._history.extend(self._rows(moment, self.state, decisions))
-
-    def _rows(
-        self, moment: Moment, state: EarlyStoppingState, decisions: Sequence[Decision]
-    ) -> list[dict[str, Any]]:
-        values = [moment.metrics.get(watch.monitor) for watch in self.watches]
-        checked = [decision for decision in decisions if not isinstance(decision, Missing)]
-        if not checked:
-            return []
-        return [row(moment.at.epoch, values, state, checked)]
+    def _note(
+        self,
+        history: list[_Row],
+        moment: Moment,
+        state: EarlyStoppingState,
+        decisions: Sequence[Decision],
+    ) -> None:
+        """Note a check, if there was one: what is said of a metric that is missing is none."""
+        for decision in decisions:
+            if type(decision) is not Missing:
+                values = [moment.metrics.get(watch.monitor) for watch in self.watches]
+                history.append(_Check(moment.at.epoch, values, state, decisions))
+                return
 
     def summary(self) -> Best | str:
         """The best epoch, and where its weights are; or that there is none."""
@@ -684,7 +696,7 @@ class _Stopping(Watching[EarlyStoppingState]):
     def state_dict(self) -> dict[str, Any]:
         """Counters and history as plain JSON; best weights are not in it (save them in a file)."""
         settled = self._settled()
-        history = [row_to_json(each) for each in settled.history]
+        history = [row_to_json(each) for each in self.shown_history()]
         return {**self.header(), "state": settled.state.to_json(), "history": history}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

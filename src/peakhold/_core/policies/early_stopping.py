@@ -24,6 +24,7 @@ The rules, in Keras's words where Keras has them:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, final
@@ -33,11 +34,14 @@ from peakhold._core.facts import Fact
 from peakhold._core.moments import Moment, Position
 from peakhold._core.monitor import Seen, Watched
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
-from peakhold._core.observation import Event, is_finite
+from peakhold._core.observation import Event
 from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
 from peakhold._core.states import moved
 
 __all__ = ["EarlyStoppingPolicy", "EarlyStoppingState"]
+
+_NO_IMPROVEMENT, _NOT_FINITE = "no improvement", "not a finite number"
+_CONTINUES = {word: (Continue(word),) for word in (_NO_IMPROVEMENT, _NOT_FINITE)}
 
 
 @final
@@ -183,30 +187,34 @@ class EarlyStoppingPolicy:
     def _epoch_end(
         self, state: EarlyStoppingState, moment: Moment
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
-        each, metrics = self.each(state), moment.metrics
-        values = [metrics.get(watched.monitor) for watched in self.watched]
-        missing = self._missing(each, moment) if None in values else ()
+        each = self.each(state) if state.others or len(self.watched) > 1 else (state,)
+        missing: tuple[Missing, ...] = ()
+        for watched in self.watched:
+            if watched.monitor not in moment.metrics:
+                missing = self._missing(each, moment)
+                break
         is_fatal = bool(missing) and missing[-1].fatal
         mark, spent = state.mark, 0.0
         if not is_fatal and isinstance(self.patience, (Steps, Seconds)):
             mark, spent = lap(self.patience, mark, moment.spent)
         is_check = not is_fatal and self.may_check(moment)
-        passed = []
-        for one, value in zip(each, values, strict=True):
+        passed, ranked, may_rank = [], [], False
+        for watched, one in zip(self.watched, each, strict=True):
+            value = moment.metrics.get(watched.monitor)
             seen = value is not None or one.seen or False
             if seen is not one.seen or (spent and is_check):
                 one = replace(one, seen=seen, waited=one.waited + spent * is_check)  # noqa: PLW2901
+            if watched.criterion is None:
+                value = watched.ranked(moment)
+            may_rank = may_rank or value is not None
             passed.append(one)
+            ranked.append(value)
         if passed[0].mark != mark:
             passed[0] = replace(passed[0], mark=mark)
-        ranked = [
-            value if watched.criterion is not None else watched.ranked(moment)
-            for watched, value in zip(self.watched, values, strict=True)
-        ]
-        if not is_check or all(value is None for value in ranked):
+        if not (is_check and may_rank):
             return _joined(passed), missing
         after, decisions = self._check(passed, ranked, moment)
-        return after, (*missing, *decisions)
+        return after, (*missing, *decisions) if missing else decisions
 
     def _missing(self, each: Sequence[EarlyStoppingState], moment: Moment) -> tuple[Missing, ...]:
         """What to say of metrics that are not there; nothing comes after what is fatal."""
@@ -224,13 +232,13 @@ class EarlyStoppingPolicy:
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
         """Take the metrics of an epoch into account, at least one of which is there."""
         epoch = moment.at.epoch
-        improves = [
-            watched.improves(moment, value, one.best)
-            for watched, one, value in zip(self.watched, each, values, strict=True)
-        ]
-        defect = moment.defect if improves[0] else None  # else nobody would remember the weights
-        after, words = [], []
-        for watched, one, value, better in zip(self.watched, each, values, improves, strict=True):
+        after: list[EarlyStoppingState] = []
+        words, over = [], []
+        remembers, defect = False, None
+        for watched, one, value in zip(self.watched, each, values, strict=True):
+            better = watched.improves(moment, value, one.best)
+            if better and not after:  # else nobody would remember the weights
+                remembers, defect = True, moment.defect
             if value is None:
                 advanced, word = one, "not logged"
             else:
@@ -240,10 +248,10 @@ class EarlyStoppingPolicy:
                 advanced, word = _advance(one, value, epoch, is_better=is_better, reached=reached)
             after.append(advanced)
             words.append(word if value is None or defect is None else defect)
+            over.append(self._has_waited(watched, advanced))
         decisions: list[Decision] = []
-        if improves[0] and defect is None:
+        if remembers and defect is None:
             decisions.append(Remember(self._join(words), after[0].n_checks_done))
-        over = [self._has_waited(*pair) for pair in zip(self.watched, after, strict=True)]
         if all(over) if self.require == "all" else any(over):
             why = [
                 self._why_stop(watched, one, moment.at) if ended else ""
@@ -252,7 +260,10 @@ class EarlyStoppingPolicy:
             reason = self._join(why) if defect is None else f"{self._join(why)}: {defect}"
             decisions.append(Stop(reason))
             after[0] = replace(after[0], stopped_epoch=epoch, stopped=True)
-        return _joined(after), tuple(decisions) or (Continue(self._join(words)),)
+        if decisions:
+            return _joined(after), tuple(decisions)
+        word = self._join(words)
+        return _joined(after), _CONTINUES.get(word) or (Continue(word),)
 
     def _has_waited(self, watched: Watched, state: EarlyStoppingState) -> bool:
         """Whether the wait of a metric is over."""
@@ -278,8 +289,7 @@ class EarlyStoppingPolicy:
 
 
 def _joined(each: Sequence[EarlyStoppingState]) -> EarlyStoppingState:
-    first, *others = each
-    return replace(first, others=tuple(others)) if others else first
+    return each[0] if len(each) == 1 else replace(each[0], others=tuple(each[1:]))
 
 
 def _advance(
@@ -288,8 +298,12 @@ def _advance(
     """Take one check of one metric into account; also returns what to say of it."""
     wait, n_checks_done = state.wait + 1, state.n_checks_done + 1
     if not is_better:
-        after = replace(state, wait=wait, n_checks_done=n_checks_done)
-        return after, "no improvement" if is_finite(value) else "not a finite number"
+        # What most epochs come to: written out, for `replace` costs as much as all else here.
+        after = EarlyStoppingState(
+            state.best, state.best_epoch, wait, n_checks_done, state.stopped_epoch, state.stopped,
+            state.waited, state.others, state.seen, state.mark,
+        )  # fmt: skip
+        return after, _NO_IMPROVEMENT if math.isfinite(value) else _NOT_FINITE
     reason = "first value" if state.best is None else f"better than {state.best:.6g}"
     waited = state.waited
     if reached:

@@ -1,12 +1,17 @@
 """The rate that is logged is the one that the epoch was trained with."""
 
+import copy
 import csv
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
 import peakhold
+from peakhold._core.observation import Event
+from peakhold.extend import Participant, Participating
+from peakhold.runtime.listening import LISTENERS
 
 
 def train(folder, *, where, callbacks=(), batch_hooks=False, epoch_begin=True, epochs=4):
@@ -138,3 +143,109 @@ def test_without_anybody_who_asks_nothing_is_looked_at():
     run.on_epoch_begin(0)
 
     assert not opt._optimizer_step_pre_hooks
+
+
+@pytest.fixture
+def nobody_listens():
+    """The suite itself listens to all runs, to take their steps again; users' runs are alone."""
+    listeners, LISTENERS[:] = LISTENERS[:], []
+    yield
+    LISTENERS[:] = listeners
+
+
+class Counting(peakhold.LoopHost):
+    """A host that notes how often it was asked for its steps."""
+
+    asked = 0
+
+    def steps_done(self):
+        self.asked += 1
+        return 10 * self.asked
+
+
+@pytest.mark.usefixtures("nobody_listens")
+@pytest.mark.parametrize(
+    ("patience", "asked"), [(3, False), (peakhold.Steps(1000), True)], ids=["epochs", "steps"]
+)
+def test_the_optimizers_count_is_asked_for_at_an_epochs_end_if_somebody_reads_it(patience, asked):
+    host = Counting(torch.nn.Linear(1, 1))
+    stopper = peakhold.EarlyStopping("loss", patience=patience)
+    run = peakhold.CallbackList(stopper, host=host, verbose=0)
+    run.on_train_begin()
+    run.on_epoch_begin(0)
+    before = host.asked
+    run.on_epoch_end(0, {"loss": 1.0})
+
+    assert (host.asked > before) is asked
+
+
+@pytest.mark.usefixtures("nobody_listens")
+def test_a_patience_in_steps_that_is_set_in_mid_run_counts_from_the_next_epochs_end_on():
+    stopper = peakhold.EarlyStopping("loss", patience=3)
+    run = peakhold.CallbackList(stopper, host=Counting(torch.nn.Linear(1, 1)), verbose=0)
+    run.on_train_begin()
+    for epoch in range(3):
+        run.on_epoch_begin(epoch)
+        run.on_epoch_end(epoch, {"loss": 1.0})
+        stopper.patience = peakhold.Steps(1000)
+
+    assert stopper.wait == 2
+    assert stopper._peakhold_link.participant.state.waited > 0
+
+
+class Looking(Participant):
+    """A stranger, who does not say what it reads."""
+
+    def __init__(self):
+        self.seen = []
+
+    def record(self, moment, logs, decisions):
+        if moment.event is Event.EPOCH_END:
+            self.seen.append((moment.spent.steps, moment.at.step))
+
+
+class Stranger(Participating):
+    def __init__(self):
+        super().__init__(Looking())
+
+
+@pytest.mark.usefixtures("nobody_listens")
+def test_a_strangers_participant_reads_both_counts_of_steps_without_saying_so():
+    stranger, counting = Stranger(), Counting(torch.nn.Linear(1, 1))
+    run = peakhold.CallbackList(
+        [peakhold.EarlyStopping("loss", patience=9), stranger], host=counting, verbose=0
+    )
+    run.on_train_begin()
+    for epoch in range(2):
+        run.on_epoch_begin(epoch)
+        run.on_epoch_end(epoch, {"loss": 1.0})
+    first, second = stranger._peakhold_link.participant.seen
+
+    assert second > first > (0, 0)
+    assert [step for _, step in (first, second)] == [20, 40]  # two looks an epoch: begin and end
+
+
+@pytest.mark.usefixtures("nobody_listens")
+@pytest.mark.parametrize("patience", [3, peakhold.Steps(7)], ids=["epochs", "steps"])
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("kind", [peakhold.EarlyStopping, peakhold.ReduceLROnPlateau])
+def test_a_copy_waits_as_long_and_reads_what_it_needs(kind, again, patience):
+    made = again(kind("loss", patience=patience))
+    participant = made._peakhold_link.participant
+
+    assert made.patience == patience
+    assert participant.reads_steps is isinstance(patience, peakhold.Steps)
+
+
+@pytest.mark.usefixtures("nobody_listens")
+def test_with_a_backup_the_end_of_an_epoch_is_one_moment(tmp_path):
+    stranger, counting = Stranger(), Counting(torch.nn.Linear(1, 1))
+    run = peakhold.CallbackList(
+        [stranger, peakhold.BackupAndRestore(tmp_path / "b")], host=counting, verbose=0
+    )
+    run.on_train_begin()
+    run.on_epoch_begin(0)
+    before = counting.asked
+    run.on_epoch_end(0, {"loss": 1.0})
+
+    assert counting.asked - before == 1

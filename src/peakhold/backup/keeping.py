@@ -62,6 +62,7 @@ class Keeping(Keeper):
         save_freq: `"epoch"`, a number of batches, or False.
     """
 
+    reads_steps = False
     double_checkpoint = False
     delete_checkpoint = True
 

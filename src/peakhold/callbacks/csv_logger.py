@@ -34,7 +34,7 @@ from peakhold.advice import RunSettings
 from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
 from peakhold.files.log_file import ChangedError, LogFile
-from peakhold.files.rows import MISSING, Table, beginning, lines_of, parse, up_to
+from peakhold.files.rows import MISSING, Table, beginning, line_of, lines_of, parse, up_to
 from peakhold.host.contract import to_number
 from peakhold.host.finding import traits_of
 from peakhold.runtime.callback import link_of
@@ -123,6 +123,7 @@ class CSVLogger(Participating):
 class _Writing(Participant):
     """Writes the rows; see `CSVLogger` for the arguments."""
 
+    reads_steps = False
     adds_to_files = True
 
     records_only = True
@@ -221,10 +222,15 @@ class _Writing(Participant):
         """Write an epoch's row, and those that could not be written before."""
         if moment.event is not Event.EPOCH_END:
             return
-        row = {key: _text(value) for key, value in logs.items()}
-        rates = {rate_key(name): rate for name, rate in moment.rates.items()}
+        row, rates = {}, {}
+        for key, value in logs.items():
+            row[key] = repr(value) if type(value) is float else _text(value)
+        for name, rate in moment.rates.items():
+            rates[rate_key(name)] = rate
         if self._wants_rate(rates):
-            row = {**{key: repr(rate) for key, rate in rates.items()}, **row}
+            for key, rate in rates.items():
+                if key not in row:
+                    row[key] = repr(rate)
         self._rates.append(rates)
         row["epoch"] = str(moment.at.epoch)
         self._unwritten.append(row)
@@ -261,7 +267,9 @@ class _Writing(Participant):
     def _write_rows(self) -> None:
         try:
             while self._unwritten:
-                self._add(self._unwritten[0])
+                row = self._unwritten[0]
+                if not self._add_known(row):
+                    self._add(row)
                 del self._unwritten[0]
         except OSError as error:
             reason = (error.strerror or str(error)).rstrip(".")
@@ -275,6 +283,32 @@ class _Writing(Participant):
             )
         else:
             self._refused_for = None
+
+    def _add_known(self, row: Mapping[str, str]) -> bool:
+        """Add a row under the columns that there are to a file that is as it was left.
+
+        Nearly every row is such a one; for all others this does nothing.
+        """
+        log, keys = self._file, self.keys
+        if (
+            log is None or log.given != self.filename or log.is_stream or log.may_have_lost
+            or keys is None or len(row) != len(keys) + 1
+            or not (self.append or self._begun) or self._gap
+        ):  # fmt: skip
+            return False
+        cells = [row["epoch"]]
+        for column in keys:
+            if column not in row:
+                return False
+            cells += (row[column],)
+        try:
+            log.append(line_of(cells, self.sep, self._line_end))
+        except ChangedError:
+            return False
+        self._last, self._begun = cells, True
+        self._written += 1
+        self._rows += 1
+        return True
 
     def _add(self, row: Mapping[str, str]) -> None:
         for left in reversed(range(_TRIES)):
@@ -361,14 +395,15 @@ class _Writing(Participant):
 
     def _told_failure(self) -> bool:
         """Whether a flush has failed; then all is written anew, for the disk may have lost some."""
-        failure = self._log.failure()
+        log = self._log
+        failure = log.failure()
         if failure is not None:
             self.run.warn(
                 f"CSVLogger could not flush {self.filename!r}: {failure}. The whole log is written "
                 "again.",
                 SaveWarning,
             )
-        return self._log.has_failed
+        return log.has_failed
 
     # The learning rate
 

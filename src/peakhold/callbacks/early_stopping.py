@@ -12,7 +12,7 @@ from peakhold._core.facts import Committed, Fact, NotFinite
 from peakhold._core.moments import Answer, Moment
 from peakhold._core.monitor import Relative, Watched
 from peakhold._core.observation import Event, is_finite
-from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
+from peakhold._core.patience import Epochs, Seconds, Steps, check_patience
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy, EarlyStoppingState
 from peakhold._core.policy import Speculation, speculate
 from peakhold.advice import RunSettings, Stopper
@@ -26,7 +26,7 @@ from peakhold.runtime.participating import Setting, View
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
 from peakhold.runtime.summary import Best
-from peakhold.runtime.watching import READ, Watch, Watching, check_steps_counted
+from peakhold.runtime.watching import READ, Waiting, Watch
 from peakhold.snapshots.pool import Held
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ _Row: TypeAlias = _Check | dict[str, Any]
 
 
 @final
-class _Stopping(Watching[EarlyStoppingState]):
+class _Stopping(Waiting[EarlyStoppingState]):
     """Asks the policy, and keeps the best epoch's weights.
 
     The loss was computed before the last update: only the weights can tell whether an epoch may be
@@ -257,7 +257,6 @@ class _Stopping(Watching[EarlyStoppingState]):
     """
 
     ranks_epochs = True
-    patience: Patience = 0
     verbose = 0
     restore_best_weights = False
     start_from_epoch = 0
@@ -290,7 +289,8 @@ class _Stopping(Watching[EarlyStoppingState]):
     @property
     def policy(self) -> EarlyStoppingPolicy:
         """With the settings as they are now; made anew when one of them is another."""
-        settings = [self.patience, self.require, self.start_from_epoch, self._asks, *self.baselines]
+        settings: list[Any] = [self._patience, self.require, self.start_from_epoch, self._asks]
+        settings += self.baselines
         for watch in self.watches:
             settings += (watch.monitor, watch.direction, watch.min_delta)
         made = self._made
@@ -450,8 +450,8 @@ class _Stopping(Watching[EarlyStoppingState]):
         """Look at the metrics; a subclass may have a way of its own to read the first."""
         if moment.event is not Event.EPOCH_END:
             return super().measure(moment, logs)
-        if isinstance(self.patience, Steps):
-            check_steps_counted(self, self.patience, moment)
+        if self.reads_steps:
+            self.check_steps_counted(moment)
         if self._asks:
             return super().measure(moment, logs)
         for watch in self.watches:
@@ -660,7 +660,9 @@ class _Stopping(Watching[EarlyStoppingState]):
         """Note a check, if there was one: what is said of a metric that is missing is none."""
         for decision in decisions:
             if type(decision) is not Missing:
-                values = [moment.metrics.get(watch.monitor) for watch in self.watches]
+                values: list[float | None] = []
+                for watch in self.watches:
+                    values += (moment.metrics.get(watch.monitor),)
                 history.append(_Check(moment.at.epoch, values, state, decisions))
                 return
 

@@ -71,6 +71,7 @@ class _Scheduling(Participant):
 
     logs_learning_rate = True
     decides_early = True
+    reads_steps = False
 
     def __init__(self, schedule: Function[..., float], verbose: int) -> None:
         self.schedule, self.verbose = schedule, verbose

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast, final
+from typing import Any, final
 
 from peakhold._core.arguments import check_number, check_verbose, check_wait
 from peakhold._core.decisions import Decision, SetLearningRate
 from peakhold._core.moments import Answer, Moment
 from peakhold._core.monitor import Relative, Watched
 from peakhold._core.observation import Event, is_finite
-from peakhold._core.patience import Epochs, Patience, Seconds, Steps, check_patience
+from peakhold._core.patience import Epochs, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
 from peakhold.advice import Plateau, RunSettings
 from peakhold.errors import AdviceWarning
@@ -20,7 +20,7 @@ from peakhold.runtime.comparing import Comparing
 from peakhold.runtime.participant import NOTHING, Measured, Needs
 from peakhold.runtime.participating import Setting, View
 from peakhold.runtime.run_view import RunView
-from peakhold.runtime.watching import Watch, Watching, check_steps_counted
+from peakhold.runtime.watching import Waiting, Watch
 
 __all__ = ["ReduceLROnPlateau"]
 
@@ -119,12 +119,12 @@ class ReduceLROnPlateau(Comparing):
 
 
 @final
-class _Lowering(Watching[PlateauState]):
+class _Lowering(Waiting[PlateauState]):
     """Lowers rates when its policy says so."""
 
     logs_learning_rate = True
     factor = 0.1
-    patience: Patience = 10
+    _patience = 10
     cooldown: float = 0
     min_lr = 0.0
     verbose = 0
@@ -132,6 +132,7 @@ class _Lowering(Watching[PlateauState]):
     def __init__(self, name: str, watch: Watch) -> None:
         self._settings: tuple[Any, ...] = ()
         """What the policy at hand was made of."""
+        self._made: PlateauPolicy | None = None
         super().__init__(name, [watch])
         self.ignored: Mapping[str, Any] = {}
 
@@ -139,12 +140,13 @@ class _Lowering(Watching[PlateauState]):
     def policy(self) -> PlateauPolicy:
         """With the settings as they are now; made anew when one of them is another."""
         watch = self.watches[0]
-        numbers = (self.factor, self.patience, self.cooldown, self.min_lr)
+        numbers = (self.factor, self._patience, self.cooldown, self.min_lr)
         settings = (watch.monitor, watch.direction, watch.min_delta, *numbers)
-        if settings != self._settings or self._policy is None:
-            watched = Watched(watch.monitor, watch.criterion)
-            self._settings, self._policy = settings, PlateauPolicy(watched, *numbers)
-        return cast("PlateauPolicy", self._policy)
+        made = self._made
+        if made is None or settings != self._settings:
+            made = PlateauPolicy(Watched(watch.monitor, watch.criterion), *numbers)
+            self._settings, self._made = settings, made
+        return made
 
     def needs(self, run: RunView) -> Needs:
         """Begin anew; a rate that cannot be set, or an argument that is ignored, is said now."""
@@ -172,10 +174,13 @@ class _Lowering(Watching[PlateauState]):
             answers = super().measure(moment, logs).answers
         if moment.event is not Event.EPOCH_END:
             return NOTHING
-        if isinstance(self.patience, Steps):
-            check_steps_counted(self, self.patience, moment)
-        rates = self._rates(moment)
-        return Measured({rate_key(name): rates[name] for name in rates}, answers)
+        if self.reads_steps:
+            self.check_steps_counted(moment)
+        rates = moment.rates if self.run.is_of_trained else self.run.host.learning_rates()
+        logged = {}
+        for name in rates:
+            logged[rate_key(name)] = rates[name]
+        return Measured(logged, answers)
 
     def _comparisons(self, moment: Moment) -> Mapping[str, Answer]:
         """With the best, as Keras compares."""
@@ -188,15 +193,9 @@ class _Lowering(Watching[PlateauState]):
     def decide(self, moment: Moment) -> Any:
         """What the policy decides about this callback's own model's rates."""
         run = self.run
-        if moment.event is Event.EPOCH_END and (
-            run.rates_are_of_epoch or run.host is not run.trained
-        ):
+        if moment.event is Event.EPOCH_END and (run.rates_are_of_epoch or not run.is_of_trained):
             moment = replace(moment, rates=run.host.learning_rates())  # those of now are lowered
-        return super().decide(moment)
-
-    def _rates(self, moment: Moment) -> Mapping[str, float]:
-        run = self.run
-        return moment.rates if run.host is run.trained else run.host.learning_rates()
+        return self.step(self.view(moment) if self._asks else moment)
 
     def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:
         """Set a rate, and say so."""

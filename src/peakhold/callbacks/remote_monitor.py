@@ -131,6 +131,7 @@ class _Sending(Participant):
     """Sends what an epoch's end has logged; see `RemoteMonitor` for the arguments."""
 
     records_only = True
+    reads_steps = False
 
     def __init__(self, field: str, send_as_json: bool, timeout: float) -> None:
         self.hidden: dict[str, _Hidden] = {}

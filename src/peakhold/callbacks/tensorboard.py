@@ -47,6 +47,7 @@ class Boarding(Sparse):
     Its settings are the arguments of `TensorBoard`, checked.
     """
 
+    reads_steps = False
     log_dir = "logs"
     histogram_freq = 0
     write_graph = True

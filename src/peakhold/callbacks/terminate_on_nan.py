@@ -65,6 +65,7 @@ class TerminateOnNaN(Participating):
 class _Guarding(Deciding[NaNGuardState]):
     """Asks for the gradients, where the loss says nothing, and ends training."""
 
+    reads_steps = False
     raise_error = False
     _facts: GradientFacts | None = None
 

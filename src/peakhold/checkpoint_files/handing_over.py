@@ -59,6 +59,7 @@ class _Asking:
 class HandingOver(Watching[CheckpointState]):
     """What is asked of a subclass of `ModelCheckpoint`, and what it may ask."""
 
+    reads_steps = False
     save_best_only = False
     _asking: _Asking | None = None
 

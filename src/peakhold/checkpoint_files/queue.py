@@ -221,7 +221,7 @@ class SaveQueue:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is under way, or unheard of."""
-        return not self._mine()
+        return not self._saves or not self._mine()
 
     def try_again(self, ticket: int = 0) -> None:
         """Hand what was refused to the writer once more.

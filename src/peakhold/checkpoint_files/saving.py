@@ -24,7 +24,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 from peakhold._core.decisions import Decision, Missing, Save, Skip
 from peakhold._core.facts import Committed, Fact, Failed, Found, NotFinite
@@ -58,6 +58,9 @@ from peakhold.runtime.watching import Watch
 
 __all__ = ["Saving"]
 
+_SAVES_AT: Final = {Event.TRAIN_BATCH_END, Event.EPOCH_END, Event.TRAIN_END}
+"""When the policy may ask for a save."""
+
 
 @final
 class Saving(HandingOver):
@@ -86,6 +89,9 @@ class Saving(HandingOver):
 
     def __init__(self, name: str, watch: Watch, accepted: tuple[str, ...] | None) -> None:
         self._accepted = accepted
+        self._settings: tuple[Any, ...] = ()
+        """What the policy at hand was made of."""
+        self._made: CheckpointPolicy | None = None
         self._files = RunFiles("")
         self._writer = CheckpointWriter(name)
         self._turns = Turns()
@@ -159,16 +165,24 @@ class Saving(HandingOver):
 
     @property
     def policy(self) -> CheckpointPolicy:
-        """With the settings as they are now."""
-        watch = self.watches[0]
-        return CheckpointPolicy(
-            self._schedule,
-            Watched(watch.monitor, watch.criterion) if self.ranks else None,
-            best_only=self.save_best_only,
-            threshold=self.initial_value_threshold,
-            check_finite=self.check_finite,
-            hands_over=self.hands_over,
-        )
+        """With the settings as they are now; made anew when one of them is another."""
+        watch, ranks = self.watches[0], self.ranks
+        settings = (
+            self._schedule, watch.monitor, watch.direction, watch.min_delta, ranks,
+            self.save_best_only, self.initial_value_threshold, self.check_finite, self.hands_over,
+        )  # fmt: skip
+        made = self._made
+        if made is None or settings != self._settings:
+            made = CheckpointPolicy(
+                self._schedule,
+                Watched(watch.monitor, watch.criterion) if ranks else None,
+                best_only=self.save_best_only,
+                threshold=self.initial_value_threshold,
+                check_finite=self.check_finite,
+                hands_over=self.hands_over,
+            )
+            self._settings, self._made = settings, made
+        return made
 
     @property
     def suffix(self) -> str:
@@ -344,6 +358,11 @@ class Saving(HandingOver):
 
     # What became of saves
 
+    @property
+    def awaits_news(self) -> bool:  # type: ignore[override]
+        """Whether a save is under way, or unheard of."""
+        return not self._writer.queue.is_empty
+
     def news(self, moment: Moment) -> Iterable[Fact]:
         """What has become of saves; before one is ranked, whether their states are finite, too."""
         looks = self.save_best_only and (
@@ -440,12 +459,14 @@ class Saving(HandingOver):
 
     def decide(self, moment: Moment) -> Sequence[Decision]:
         """What the policy decides; in a run that goes on, it knows the files that are there."""
-        if moment.event in {Event.TRAIN_BATCH_END, Event.EPOCH_END, Event.TRAIN_END}:
+        if self._files.goes_on and moment.event in _SAVES_AT:
             self._take_over()
-        self._count_passed(moment)
+        if self._passed is not None:
+            self._count_passed(moment)
         self._beaten = self.best if self.verbose else None
         decisions = self.step(moment)  # no answer of a user's code is for these moments
-        self._let_go(decisions)
+        if self._writer.queue.kept is not None:
+            self._let_go(decisions)
         return decisions
 
     def _let_go(self, decisions: Sequence[Decision]) -> None:
@@ -497,7 +518,7 @@ class Saving(HandingOver):
         elif isinstance(decision, Skip) and decision.bad:
             self._refuse(moment.at.number, decision.reason)
         elif isinstance(decision, Skip):
-            self._pass_over(moment.at.number, decision.reason)
+            self._pass_over(moment, decision.reason)
         elif isinstance(decision, Missing):
             self._miss(decision, moment, logs)
 
@@ -736,10 +757,11 @@ class Saving(HandingOver):
             f"Available metrics are: {','.join(logs)}"
         )
 
-    def _pass_over(self, number: int, reason: str) -> None:
-        self._why_not = f"{self.monitor} {reason}"
+    def _pass_over(self, moment: Moment, reason: str) -> None:
+        monitor = self.watches[0].monitor
+        self._why_not = f"{monitor} {reason}"
         if self.verbose:
-            self.run.say(words.not_improved(number, self.monitor, self._beaten))
+            self.run.say(words.not_improved(moment.at.number, monitor, self._beaten))
 
     def _refuse(self, number: int, defect: str) -> None:
         self._why_not = defect

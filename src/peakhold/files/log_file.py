@@ -87,7 +87,7 @@ class LogFile:
     @property
     def is_as_left(self) -> bool:
         """Whether nobody has changed it since it was read or written here."""
-        if self.is_stream:
+        if self._stream is not None:
             return True
         try:
             return _look_of(os.stat(self.path)) == self._left
@@ -249,11 +249,13 @@ class LogFile:
         may_wait = now - self._flushed_at < _FLUSH_EVERY_S
         if not may_wait:
             self._flushed_at = now
+        pid = os.getpid()
+        for flush in self._flushes:
+            if flush.place == place and not flush.has_begun and flush.pid == pid:
+                if not may_wait:
+                    background.nudge()
+                return
         self._hear()
-        if any(flush.place == place and not flush.has_begun for flush in self._flushes):
-            if not may_wait:
-                background.nudge()
-            return
         held = HeldDescriptors(self._disk) if held is None else held
         held.hold(os.dup(descriptor))  # of its own: this one may be let go before
         flush = _Flush(self._disk, held, place)
@@ -264,6 +266,14 @@ class LogFile:
         mine = [flush for flush in self._flushes if flush.pid == os.getpid()]
         self.has_failed |= any(flush.task.error is not None for flush in mine)
         self._flushes = [flush for flush in mine if not flush.task.done]
+
+    @property
+    def may_have_lost(self) -> bool:
+        """Whether a flush has failed, which the writer thread may say at any time."""
+        for flush in self._flushes:
+            if flush.task.error is not None:
+                return True
+        return self.has_failed
 
     def failure(self) -> str | None:
         """Why a flush has failed, since the last time; then `has_failed` is set."""

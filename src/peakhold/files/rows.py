@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, final
 
-__all__ = ["MISSING", "Table", "beginning", "lines_of", "parse", "up_to"]
+__all__ = ["MISSING", "Table", "beginning", "line_of", "lines_of", "parse", "up_to"]
 
 MISSING: Final = "NA"
 """Stands for what a row does not know, as in Keras's logs."""
@@ -67,6 +67,26 @@ def lines_of(rows: Iterable[Sequence[str]], separator: str, line_end: str = "\r\
     text = io.StringIO()
     csv.writer(text, delimiter=separator, lineterminator=line_end).writerows(rows)
     return text.getvalue().encode()
+
+
+def line_of(cells: Sequence[str], separator: str, line_end: str = "\r\n") -> bytes:
+    r"""One row as it stands in a file: what `lines_of` makes of it, which must look at each cell.
+
+    Example:
+        >>> line_of(["0", "0.5"], ","), line_of(["0", "a,b"], ",")
+        (b'0,0.5\r\n', b'0,"a,b"\r\n')
+    """
+    line = separator.join(cells)
+    if (
+        '"' in line
+        or "\n" in line
+        or "\r" in line
+        or " " in line
+        or line.count(separator) >= len(cells)
+        or not line
+    ):
+        return lines_of([cells], separator, line_end)
+    return (line + line_end).encode()
 
 
 def parse(content: bytes, separator: str) -> Table:

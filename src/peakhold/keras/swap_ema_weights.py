@@ -40,6 +40,8 @@ class Swapping(Lender):
         swap_on_epoch: As `SwapEMAWeights` has it.
     """
 
+    reads_steps = False
+
     def __init__(self, swap_on_epoch: bool) -> None:
         self.swap_on_epoch = swap_on_epoch
         self._aside: list[tuple[Any, Any, np.ndarray]] | None = None

@@ -109,6 +109,7 @@ class Alerting(Watching[AlertState]):
         exit_timeout_s: Seconds that the end of the process waits for messages under way.
     """
 
+    reads_steps = False
     measures_last = True
     records_only = True  # of several workers one tells
     clock = staticmethod(time.monotonic)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.runtime.callback import reports
 from peakhold.runtime.link import Link
@@ -69,9 +70,10 @@ def _report(
         progress.note(event, number, interrupted=session.interrupted)
         if progress.epoch_cut_short:
             return
+        moment = None
         if acts_for_all(seat.segment, callback, event):
-            _act(session, seat.segment, event, logs)
-        session.note_epoch_end(callback, logs)
+            moment = _act(session, seat.segment, event, logs)
+        session.note_epoch_end(callback, moment, logs)
     elif event is Event.TRAIN_END:
         progress.line_is_open = False
         session.commit()
@@ -97,13 +99,16 @@ def _begin(session: Session, callback: Any, event: Event, number: int | None) ->
         session.called.add(id(callback))
 
 
-def _act(session: Session, segment: Segment, event: Event, logs: Any) -> None:
+def _act(session: Session, segment: Segment, event: Event, logs: Any) -> Moment | None:
     for pool in session.pools.values():
         pool.is_stale = True  # a user's callback may have run since the last moment
     if session.unprepared:
         session.opening.prepare()
-    if event is not Event.TRAIN_BEGIN:
-        Turn(session, segment.cast, event, None, logs).go_through(SCRIPT[event].each)
+    if event is Event.TRAIN_BEGIN:
+        return None
+    turn = Turn(session, segment.cast, event, None, logs)
+    turn.go_through(SCRIPT[event].each)
+    return turn.moment
 
 
 def acts_for_all(segment: Segment, callback: Any, event: Event) -> bool:

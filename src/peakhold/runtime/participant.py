@@ -126,6 +126,8 @@ class Participant:
         logs_learning_rate: Whether it logs or sets the learning rate.
         awaits_news: Whether facts may have come in. A participant may say no while it waits for
             none; then `news` is not asked.
+        reads_steps: Whether it reads how many steps a moment says, between batches; a participant
+            that says no lets the optimizer, which counts them on the device, be.
         measures_last: Whether it looks at what the others have measured, as a user's own function
             of the logs does.
         records_only: Whether it does nothing but write down or tell: of several workers only rank
@@ -146,6 +148,7 @@ class Participant:
     adds_to_files = False
     logs_learning_rate = False
     awaits_news = True
+    reads_steps = True
     measures_last = False
     records_only = False
     has_own_files = False
@@ -383,7 +386,10 @@ class Deciding(Participant, Generic[S]):
         """Have the policy take a step, and keep a trace of it."""
         policy = self.policy
         self.state, decisions = policy.step(self.state, moment)
-        self.trace(policy, moment, decisions)
+        if LISTENERS or self._learned:
+            self.trace(policy, moment, decisions)
+        else:
+            self._since, self.was_set = self.state, False
         return decisions
 
     def trace(self, policy: Policy[S], moment: Moment, decisions: tuple[Decision, ...]) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from peakhold._core.moments import Moment, Position, Spent
 from peakhold._core.observation import Event
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import to_number
+from peakhold.runtime.listening import LISTENERS
+
+if TYPE_CHECKING:
+    from peakhold.runtime.participant import Participant
 
 __all__ = ["Progress", "StepCounter", "numbers_in"]
 
+_NONE: Final[Mapping[str, float]] = {}
 _RATES_COUNT: Final = {Event.EPOCH_BEGIN, Event.EPOCH_END}
 _STEPS_COUNT: Final = {Event.EPOCH_END, Event.TEST_END}
 
@@ -31,6 +36,9 @@ class Progress:
         self._ask_validates = validates
         self.ask_rates: Callable[[], Mapping[str, float]] | None = None
         """Asks for the learning rates, if moments must say them."""
+        self.step_readers: list[Participant] = []
+        """Who may read in a moment how many steps there were: if nobody does, and nobody listens,
+        the optimizer is not asked, whose count is on the device."""
         self.trained_with: Mapping[str, float] | None = None
         """Rates that the running epoch is trained with, where the loop may change them before it
         tells of the end; None elsewhere."""
@@ -173,32 +181,35 @@ class Progress:
                 self.validated,
                 epoch_cut_short=self.epoch_cut_short,
             )
-        steps = self.steps
-        if event in _STEPS_COUNT:
-            steps.look(self.n_epochs_done)
-        spent = steps.spent
-        if spent is None and event is not Event.EPOCH_END and steps.has_started:
-            spent = 0  # nobody has counted a step, for there was none yet
-        rates: Mapping[str, float] = {}
-        if self.ask_rates is not None and event in _RATES_COUNT:
-            known = self.trained_with if event is Event.EPOCH_END else None
-            rates = self.ask_rates() if known is None else known
-        validates = None
+        steps, asked, validates, rates = self.steps, bool(LISTENERS), None, _NONE
+        for one in self.step_readers:
+            asked = asked or one.reads_steps
         if event is Event.EPOCH_END:
             if self._validates is None:
                 self._validates = (self._ask_validates(),)
             validates = self._validates[0]
+        if asked and event in _STEPS_COUNT:
+            steps.look(self.n_epochs_done)
+        if self.ask_rates is not None and event in _RATES_COUNT:
+            known = self.trained_with if event is Event.EPOCH_END else None
+            rates = self.ask_rates() if known is None else known
         return Moment(
             event,
             Position(self.epoch, None, steps.total, self.first_epoch or 0),
             numbers_in(logs),
             rates,
-            Spent(self.spent_seconds(), spent),
+            Spent(self.spent_seconds(), self._spent_steps(event) if asked else None),
             self.validated,
             validates,
             None,
             self.epoch_cut_short,
         )
+
+    def _spent_steps(self, event: Event) -> int | None:
+        spent = self.steps.spent
+        if spent is None and event is not Event.EPOCH_END and self.steps.has_started:
+            spent = 0  # nobody has counted a step, for there was none yet
+        return spent
 
 
 def _no() -> bool:

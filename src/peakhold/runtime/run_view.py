@@ -59,6 +59,12 @@ class RunView:
         return self._session.host
 
     @property
+    def is_of_trained(self) -> bool:
+        """Whether these two are one, as they usually are."""
+        host = self._seat.callback._peakhold_host
+        return (host is not None and host is self._session._host) or self.host is self.trained
+
+    @property
     def model(self) -> Any:
         """The model that this participant's callback was given."""
         return self._seat.callback.model

@@ -228,6 +228,7 @@ class Session:
             )
             link.session, link.seat, link.participant.run = self, seat, seat.view
         self._by_callback = {id(seat.callback): seat for seat in self.seats}
+        self.progress.step_readers = [seat.participant for seat in self.seats]
         self._has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
         self._cast()
         names = filed(seat.callback for seat in self.seats)
@@ -405,7 +406,7 @@ class Session:
 
     def learning_rates(self) -> Mapping[str, float]:
         """Learning rates of the model that is trained, by optimizer."""
-        return self.host.learning_rates()
+        return (self._host or self.host).learning_rates()
 
     def _may_count_from_one(self) -> bool:
         """Whether a first epoch of 1 is a loop's own way to count: nothing is gone on from."""
@@ -460,12 +461,18 @@ class Session:
 
     # The commit
 
-    def note_epoch_end(self, callback: Any, logs: Any) -> None:
-        """The last of ours to see the end of an epoch starts the commit of what all have done."""
+    def note_epoch_end(self, callback: Any, moment: Moment | None, logs: Any) -> None:
+        """The last of ours to see the end of an epoch starts the commit of what all have done.
+
+        Args:
+            callback: Who was called.
+            moment: What there was to know, if it acted for its segment.
+            logs: As they were given.
+        """
         if not self._has_keeper:
             return
         if not self._seen_epoch_end:
-            moment = self.progress.moment(Event.EPOCH_END, None, logs)
+            moment = moment or self.progress.moment(Event.EPOCH_END, None, logs)
             self._uncommitted = (moment, {} if logs is None else logs)
         self._seen_epoch_end.add(id(callback))
         if len(self._seen_epoch_end) == len(self.seats):

@@ -49,6 +49,7 @@ _ORDER: Final[tuple[type, ...]] = (
     SetLearningRate, Remember, Save, Skip, Restore, Missing, Stop, Tell,
 )  # fmt: skip
 _SAVES: Final = (Save, Skip)
+_REST: Final = tuple(kind for kind in _ORDER if kind not in _SAVES)
 
 
 @final
@@ -63,11 +64,15 @@ class Errors:
         try:
             return call(*args)
         except Exception as error:
-            if self.first is None:
-                self.first = error
-            elif str(error) != str(self.first):  # as where all hear of one that failed
-                self.first.add_note(_also(self.first, seat.participant.name, error))
+            self.note(seat, error)
             return None
+
+    def note(self, seat: Seat, error: Exception) -> None:
+        """One has raised."""
+        if self.first is None:
+            self.first = error
+        elif str(error) != str(self.first):  # as where all hear of one that failed
+            self.first.add_note(_also(self.first, seat.participant.name, error))
 
     def raise_first(self) -> None:
         """Raise it, if there is one."""
@@ -176,8 +181,12 @@ class Turn:
         answers: dict[str, Answer] = {}
         measured = False
         for seat in self.cast.measuring:
-            result = self.errors.guard(seat, seat.participant.measure, self.moment, self.logs)
-            if result is None or result is NOTHING:
+            try:
+                result = seat.participant.measure(self.moment, self.logs)
+            except Exception as error:
+                self.errors.note(seat, error)
+                continue
+            if result is NOTHING or result is None:
                 continue
             if result.metrics and not self.follows:
                 self.logs.update(result.metrics)
@@ -197,7 +206,11 @@ class Turn:
             return
         decided: dict[str, tuple[Decision, ...]] = {}
         for seat in self.cast.deciding:
-            decisions = self.errors.guard(seat, seat.participant.decide, self.moment)
+            decisions: Sequence[Decision] | None = None
+            try:
+                decisions = seat.participant.decide(self.moment)
+            except Exception as error:
+                self.errors.note(seat, error)
             decided[seat.name] = tuple(decisions or ())
         self.decided = decided
         if self.exchange is not None:
@@ -216,15 +229,14 @@ class Turn:
         """Carry decisions out."""
         if self.exchange is not None:
             self.exchange.stop(self)
-        self._carry_out([kind for kind in _ORDER if not (self._has_saved and kind in _SAVES)])
+        self._carry_out(_REST if self._has_saved else _ORDER)
 
     def _carry_out(self, kinds: Sequence[type]) -> None:
-        due = [
-            (seat, decision)
-            for seat in self.cast.seats
-            for decision in self.decided.get(seat.name, ())
-            if type(decision) is not Continue  # there is nothing to do
-        ]
+        due: list[tuple[Seat, Decision]] = []
+        for seat in self.cast.seats:
+            for decision in self.decided.get(seat.name, ()):
+                if type(decision) is not Continue:  # there is nothing to do
+                    due += ((seat, decision),)
         if not due:
             return
         session = self.session
@@ -240,8 +252,10 @@ class Turn:
     def record(self) -> None:
         """Each writes the moment down."""
         for seat in self.cast.recording:
-            decided = self.decided.get(seat.name, ())
-            self.errors.guard(seat, seat.participant.record, self.moment, self.logs, decided)
+            try:
+                seat.participant.record(self.moment, self.logs, self.decided.get(seat.name, ()))
+            except Exception as error:
+                self.errors.note(seat, error)
 
     def tell(self) -> None:
         """Tell those who listen."""

@@ -47,11 +47,11 @@ from peakhold.errors import (
 )
 from peakhold.host.contract import to_number
 from peakhold.runtime.callback import overridden
-from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs, Participant
+from peakhold.runtime.participant import NOTHING, Deciding, Measured, Needs
 from peakhold.runtime.run_view import RunView
 from peakhold.speech import listed, warn
 
-__all__ = ["OWN_OP", "READ", "Comparison", "Watch", "Watching", "check_steps_counted"]
+__all__ = ["OWN_OP", "READ", "Comparison", "Waiting", "Watch", "Watching"]
 
 S = TypeVar("S")
 
@@ -530,17 +530,32 @@ class Watching(Deciding[S]):
         return {**super().header(), "monitor": self.monitor}
 
 
-def check_steps_counted(participant: Participant, patience: Patience, moment: Moment) -> None:
-    """See that a patience in steps is counted by somebody.
+class Waiting(Watching[S]):
+    """A participant that waits for an improvement, so many epochs, steps or seconds."""
 
-    Raises:
-        HostError: If nobody has counted a step by the end of an epoch.
-    """
-    run = participant.run
-    if isinstance(patience, Steps) and moment.spent.steps is None and run.start_epoch is not None:
-        raise HostError.lacks(
-            f"{participant.name}(patience={patience!r})",
-            "something that counts steps",
-            run.trained.describe(),
-            hint="call on_train_batch_end of CallbackList, or pass steps= to it.",
-        )
+    reads_steps = False
+    _patience: Patience = 0
+
+    @property
+    def patience(self) -> Patience:
+        """How long; set in mid-run it counts from the next moment on."""
+        return self._patience
+
+    @patience.setter
+    def patience(self, patience: Patience) -> None:
+        self._patience, self.reads_steps = patience, isinstance(patience, Steps)
+
+    def check_steps_counted(self, moment: Moment) -> None:
+        """See that a patience in steps is counted by somebody.
+
+        Raises:
+            HostError: If nobody has counted a step by the end of an epoch.
+        """
+        run = self.run
+        if self.reads_steps and moment.spent.steps is None and run.start_epoch is not None:
+            raise HostError.lacks(
+                f"{self.name}(patience={self.patience!r})",
+                "something that counts steps",
+                run.trained.describe(),
+                hint="call on_train_batch_end of CallbackList, or pass steps= to it.",
+            )

@@ -24,6 +24,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, final
@@ -149,9 +150,9 @@ class CheckpointPolicy:
 
     def to_beat(self, state: CheckpointState) -> float | None:
         """The value that a state must beat to be saved; None if anything does."""
-        values = [one.value for one in state.pending if one.value is not None]
-        if values:
-            return values[-1]
+        for one in reversed(state.pending):
+            if one.value is not None:
+                return one.value
         return self.threshold if state.best is None else state.best
 
     def step(self, state: CheckpointState, moment: Moment) -> Step:  # noqa: PLR0911 - one for each
@@ -271,9 +272,12 @@ class CheckpointPolicy:
         return self._handed_over(state) if self.hands_over else self._save(state, moment)
 
     def _epoch_end(self, state: CheckpointState, moment: Moment) -> Step:
-        mark, seconds = self._lap(state, moment)
+        trigger, mark, seconds = self.schedule.trigger, None, 0.0
+        if isinstance(trigger, Every) and trigger.seconds is not None:
+            mark, seconds = self._lap(state, moment)
         counted, due = self.schedule.epoch_end(state.due, seconds)
-        state = moved(state, due=counted, mark=mark, seen=state.seen or False)
+        if counted is not state.due or mark != state.mark or state.seen is None:
+            state = moved(state, due=counted, mark=mark, seen=state.seen or False)
         if not (due or state.owed):
             return self.try_again(state)
         return self._handed_over(state) if self.hands_over else self._save(state, moment)
@@ -300,14 +304,16 @@ class CheckpointPolicy:
         if state.owed:
             state = moved(state, owed=False)
         state, decisions = self._save_if_worth_it(state, moment)
+        if state.refused is None:
+            return state, decisions
         state, more = self.try_again(state)
         return state, (*decisions, *more)
 
     def _save_if_worth_it(self, state: CheckpointState, moment: Moment) -> Step:
-        value = None if self.watched is None else self.watched.value(moment)
-        if value is not None:
+        value = None if self.watched is None else moment.metrics.get(self.watched.monitor)
+        if value is not None and state.seen is not True:
             state = moved(state, seen=True)
-        if WORTH_IT in moment.answers:
+        if moment.answers and WORTH_IT in moment.answers:
             return self._as_told(state, moment, value)
         if self.watched is None or not self.best_only:
             return self._unless_bad(state, moment, Save("due"))
@@ -330,16 +336,17 @@ class CheckpointPolicy:
     def _ranked(self, state: CheckpointState, moment: Moment, value: float) -> Save | Skip:
         """Whether a value is worth a file."""
         watched, to_beat, epoch = self.watched, self.to_beat(state), moment.at.epoch
-        criterion = self._criterion
+        criterion = None if watched is None else watched.criterion
         if watched is None or (criterion is None and watched.ranked(moment) is None):
             return Skip("may be better larger or smaller: nobody knows")
         if watched.improves(moment, value, to_beat):
             return Save("better than every saved file", value=value)
-        if to_beat is None or not is_finite(value):
+        if to_beat is None or not math.isfinite(value):
             return Skip("is not a finite number")
-        is_worse = criterion is None or criterion.better(state.best, value)
-        if self._replays(state, epoch) and not is_worse:
-            return Save("trained once more", value=value)
+        if state.replayed is not None and self._replays(state, epoch):
+            is_worse = criterion is None or criterion.better(state.best, value)
+            if not is_worse:
+                return Save("trained once more", value=value)
         return Skip(f"did not improve from {to_beat:.6g}")
 
     def _replays(self, state: CheckpointState, epoch: int) -> bool:

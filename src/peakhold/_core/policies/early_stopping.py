@@ -142,12 +142,12 @@ class EarlyStoppingPolicy:
     ) -> tuple[EarlyStoppingState, tuple[Decision, ...]]:
         """Take one moment into account: checks are made at the end of an epoch."""
         match moment.event:
+            case Event.EPOCH_END:
+                return self._epoch_end(state, moment)
             case Event.TRAIN_BEGIN:
                 return state.in_new_run(), ()
             case Event.EPOCH_BEGIN if state.mark is None:
                 return moved(state, mark=lap(self.patience, None, moment.spent)[0]), ()
-            case Event.EPOCH_END:
-                return self._epoch_end(state, moment)
             case Event.TRAIN_END:
                 missing = (
                     watched.never_came(each.seen)
@@ -197,7 +197,7 @@ class EarlyStoppingPolicy:
         mark, spent = state.mark, 0.0
         if not is_fatal and isinstance(self.patience, (Steps, Seconds)):
             mark, spent = lap(self.patience, mark, moment.spent)
-        is_check = not is_fatal and self.may_check(moment)
+        is_check = not is_fatal and moment.at.epoch >= self.start_from_epoch
         passed, ranked, may_rank = [], [], False
         for watched, one in zip(self.watched, each, strict=True):
             value = moment.metrics.get(watched.monitor)
@@ -262,8 +262,9 @@ class EarlyStoppingPolicy:
             after[0] = replace(after[0], stopped_epoch=epoch, stopped=True)
         if decisions:
             return _joined(after), tuple(decisions)
-        word = self._join(words)
-        return _joined(after), _CONTINUES.get(word) or (Continue(word),)
+        if len(after) == 1:
+            return after[0], _CONTINUES.get(words[0]) or (Continue(words[0]),)
+        return _joined(after), (Continue(self._join(words)),)
 
     def _has_waited(self, watched: Watched, state: EarlyStoppingState) -> bool:
         """Whether the wait of a metric is over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from peakhold._core.decisions import Continue, Decision, SetLearningRate
 from peakhold._core.facts import Fact
@@ -13,7 +13,7 @@ from peakhold._core.moments import Moment
 from peakhold._core.monitor import Seen, Watched
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
-from peakhold._core.patience import Patience, lap, spent_words, waited_out
+from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
 from peakhold._core.states import moved
 
 __all__ = ["PlateauPolicy", "PlateauState"]
@@ -50,6 +50,10 @@ class PlateauState:
     def from_json(cls, fields: Mapping[str, Any]) -> PlateauState:
         """The state that `to_json` wrote."""
         return cls(**numbers_from_json(fields))
+
+
+_Checked: TypeAlias = tuple[float | None, int, float, float]
+"""The first four fields of a state: all that a check may change."""
 
 
 def _float32(value: float) -> float:
@@ -89,12 +93,12 @@ class PlateauPolicy:
     ) -> tuple[PlateauState, tuple[Decision, ...]]:
         """Take one moment into account: checks are made at the end of an epoch."""
         match moment.event:
+            case Event.EPOCH_END:
+                return self._epoch_end(state, moment)
             case Event.TRAIN_BEGIN:
                 return self.go_on(state), ()
             case Event.EPOCH_BEGIN if state.mark is None:
                 return moved(state, mark=lap(self.patience, None, moment.spent)[0]), ()
-            case Event.EPOCH_END:
-                return self._epoch_end(state, moment)
             case Event.TRAIN_END:
                 missing = self.watched.never_came(state.seen)
                 ended = moved(state, seen=None, mark=None)
@@ -116,35 +120,39 @@ class PlateauPolicy:
     def _epoch_end(
         self, state: PlateauState, moment: Moment
     ) -> tuple[PlateauState, tuple[Decision, ...]]:
-        mark, spent = lap(self.patience, state.mark, moment.spent)
-        seen = self.watched.seen_after(state.seen, moment)
-        missing = None if seen else self.watched.missing(state.seen, moment)
-        waited = state.waited + spent
-        value = self.watched.ranked(moment)
+        mark, waited = state.mark, state.waited
+        if isinstance(self.patience, (Steps, Seconds)):
+            mark, spent = lap(self.patience, mark, moment.spent)
+            waited += spent
+        watched = self.watched
+        value = moment.metrics.get(watched.monitor)
+        seen = value is not None or state.seen or False
+        if watched.criterion is None:
+            value = watched.ranked(moment)
         if value is None:
+            missing = None if seen else watched.missing(state.seen, moment)
             state = moved(state, seen=seen, mark=mark, waited=waited)
             return state, () if missing is None else (missing,)
-        after, decisions = self._check(state, value, waited, moment)
-        return moved(state, seen=seen, mark=mark, **after), decisions
+        (best, wait, cooldown, waited), decisions = self._check(state, value, waited, moment)
+        return PlateauState(best, wait, cooldown, waited, seen, mark), decisions
 
     def _check(
         self, state: PlateauState, value: float, waited: float, moment: Moment
-    ) -> tuple[dict[str, float], tuple[Decision, ...]]:
-        """What one check changes in the state; `waited` is what was spent until now."""
-        cooldown, wait, rates = state.cooldown_counter, state.wait, moment.rates
+    ) -> tuple[_Checked, tuple[Decision, ...]]:
+        """What one check comes to; `waited` is what was spent until now."""
+        best, cooldown, wait = state.best, state.cooldown_counter, state.wait
         if cooldown > 0:
             cooldown, wait, waited = cooldown - 1, 0, 0.0
-        if self.watched.improves(moment, value, state.best):
-            better = {"best": value, "wait": 0, "cooldown_counter": cooldown, "waited": 0.0}
-            return better, _IMPROVED
+        if self.watched.improves(moment, value, best):
+            return (value, 0, cooldown, 0.0), _IMPROVED
         if cooldown <= 0:
             wait += 1
-        after = {"wait": wait, "cooldown_counter": cooldown, "waited": waited}
+        after = (best, wait, cooldown, waited)
         if cooldown > 0:
             return after, _COOLING
         if not waited_out(self.patience, wait, waited):
             return after, _NO_IMPROVEMENT
-        checks = spent_words(self.patience, wait, waited, unit="check")
+        checks, rates = spent_words(self.patience, wait, waited, unit="check"), moment.rates
         lower = {name: max(rate * self.factor, self.min_lr) for name, rate in rates.items()}
         cuts = tuple(
             SetLearningRate(f"no improvement for {checks}", name, lower[name])
@@ -153,4 +161,4 @@ class PlateauPolicy:
         )
         if not cuts:
             return after, _LOWEST
-        return {"wait": 0, "cooldown_counter": self.cooldown, "waited": 0.0}, cuts
+        return (best, 0, self.cooldown, 0.0), cuts

@@ -197,7 +197,7 @@ class SaveSchedule:
                 several.
             seconds: Seconds of training since the call before.
         """
-        moved = replace(
+        after = replace(
             state,
             batches=self._counted(state, batch),
             seconds=state.seconds + seconds,
@@ -205,20 +205,25 @@ class SaveSchedule:
             in_epoch=True,
             held=False,
         )
-        return self._answer(moved)
+        return self._answer(after)
 
     def epoch_end(
         self, state: SaveScheduleState, seconds: float = 0.0
     ) -> tuple[SaveScheduleState, bool]:
         """Take the end of a whole epoch into account."""
-        moved = replace(
+        trigger = self.trigger
+        if isinstance(trigger, Every) and trigger.epochs == 1:  # each is due: nothing is counted
+            if state.epochs or state.batches or state.seconds or state.in_epoch or state.held:
+                return SaveScheduleState(last_batch=state.last_batch), True
+            return state, True
+        after = replace(
             state,
             epochs=state.epochs + 1,
             seconds=state.seconds + seconds,
             in_epoch=False,
             held=False,
         )
-        return self._answer(moved, epoch_ends=True)
+        return self._answer(after, epoch_ends=True)
 
     def end(
         self, state: SaveScheduleState, *, in_epoch: bool = False

@@ -360,7 +360,10 @@ class KerasHost:
         return [(o.name, o) for o in several] if several else [("", optimizer)]
 
     def learning_rates(self) -> dict[str, float]:
-        return {name: _number(float, one.learning_rate) for name, one in self._optimizers()}
+        rates = {}
+        for name, one in self._optimizers():
+            rates[name] = _number(float, one.learning_rate)
+        return rates
 
     def set_learning_rate(self, name: str, value: float) -> None:
         self.synced()

@@ -359,3 +359,16 @@ def test_what_was_trained_before_the_first_hook_is_not_undone(tmp_path, save_fre
     loop.list.on_train_end()
 
     assert loop.params["w"].tolist() == [6.0, 6.0]
+
+
+def test_a_subclass_that_saves_by_itself_tells_of_epochs_by_their_number(tmp_path, capsys):
+    class Own(peakhold.ModelCheckpoint):
+        def _save_model(self, epoch, batch, logs):
+            super()._save_model(epoch, batch, logs)
+
+    saving = Own(tmp_path / "w.safetensors", monitor="val_loss", save_best_only=True, verbose=1)
+    Loop(saving, counts_from=1, epochs=3).run([0.5, 0.3, 0.4])
+    told = capsys.readouterr().out
+
+    assert "Epoch 3: val_loss did not improve from 0.3" in told
+    assert "Epoch 4" not in told

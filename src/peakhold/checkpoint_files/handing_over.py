@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 from peakhold._core.decisions import Decision, Save, Skip
-from peakhold._core.moments import Answer, Moment, Position
+from peakhold._core.moments import Answer, Moment
 from peakhold._core.observation import is_finite
 from peakhold._core.policies.checkpoint import ASKED, WORTH_IT, CheckpointPolicy, CheckpointState
 from peakhold.errors import HostError, InvalidArgumentError
@@ -168,7 +168,7 @@ class HandingOver(Watching[CheckpointState]):
                 hint="call it while training runs, from a callback's hook.",
             )
         moment = self.run.moment(dict(logs or {}))
-        at = Position(int(epoch), batch, moment.at.step)
+        at = moment.at._replace(epoch=int(epoch), batch=batch)
         asking = _Asking(replace(moment, at=at))
         if self.ranks:
             self.set_op()

@@ -150,6 +150,34 @@ def text_model():
     return compiled(model)
 
 
+class Reader(keras.Model):
+    """Holds the layer that made numbers of its words: that one's table never says it is built."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = keras.layers.TextVectorization(output_sequence_length=4, vocabulary=["a", "b"])
+        self.embedding = keras.layers.Embedding(5, 2)
+        self.head = keras.layers.Dense(1)
+
+    def build(self, shape):
+        self.embedding.build((None, 4))
+        self.head.build((None, 8))
+        self.built = True
+
+    def call(self, x):
+        return self.head(keras.ops.reshape(self.embedding(x), (-1, 8)))
+
+
+def reader():
+    return compiled(Reader())
+
+
+def built_reader():
+    model = Reader()
+    model.build((None, 4))
+    return compiled(model)
+
+
 def headed():
     model = Headed()
     model.build((None, 4))
@@ -188,6 +216,9 @@ MODELS = {
     ),
     "several optimizers, as a GAN": lambda: KerasModel(gan, ready=False),
     "a head that is never built": lambda: KerasModel(headed),
+    "a TextVectorization, never built": lambda: KerasModel(
+        built_reader, x=np.array([[2, 3, 0, 0], [3, 0, 0, 0]]), y=Y[:2]
+    ),
     "gradients accumulated over 2 batches": lambda: KerasModel(
         lambda: dense(optimizer=keras.optimizers.Adam(gradient_accumulation_steps=2))
     ),

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+import gan_runs
 import keras
+import peakhold
 import peakhold.keras as pk
-from kinds_of_keras import KERAS_KINDS, OF, Gan, Masked, text_model
+from kinds_of_keras import KERAS_KINDS, OF, Masked, reader, text_model
 from matrix_of_state import COLUMNS, check, shown
 
 
@@ -26,47 +28,43 @@ class Crash(keras.callbacks.Callback):
             raise ZeroDivisionError
 
 
-class FittedGan(Gan):
-    """Trained by `fit`: a step of its own, which only an eager backend takes as it is."""
-
-    def train_step(self, data):
-        super().train_on_batch(np.ones((1, 4)), None)
-        return {"loss": keras.ops.sum(self.generator.weights[0])}
-
-
-def fit_gan(folder, also=()):
-    keras.utils.set_random_seed(1)
-    model = FittedGan()
-    model.compile()
-    x = np.ones((8, 4), "float32")
-    callbacks = [pk.BackupAndRestore(folder), *also]
-    arguments = {"epochs": 4, "batch_size": 4, "shuffle": False, "verbose": 0}
-    model.fit(x, x[:, :1], callbacks=callbacks, **arguments)
-    optimizers = (model.first, model.others["second"])
-    return model.get_weights(), [int(keras.ops.convert_to_numpy(o.iterations)) for o in optimizers]
+@pytest.mark.parametrize("held", gan_runs.HELD)
+def test_a_gan_in_fit_is_killed_and_goes_on_to_the_same_bits(tmp_path, held):
+    whole = gan_runs.process(tmp_path / "whole", held)
+    assert gan_runs.process(tmp_path / "killed", held, 3) is None
+    resumed = gan_runs.process(tmp_path / "killed", held)
+    began = whole.pop("began at"), resumed.pop("began at")
+    assert began[0] == 0 and began[1] in {2, 3}, began
+    assert whole["updates"] == [gan_runs.EPOCHS * 2] * 2
+    assert resumed == whole
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="its step is not a pure function")
-def test_all_optimizers_of_a_gan_go_on(tmp_path):
-    whole, steps = fit_gan(tmp_path / "whole")
-    with pytest.raises(ZeroDivisionError):
-        fit_gan(tmp_path / "killed", [Crash()])
-    resumed, resumed_steps = fit_gan(tmp_path / "killed")
-    assert resumed_steps == steps == [8, 8]
-    for one, other in zip(resumed, whole, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="text is TensorFlow's")
-def test_a_layer_that_never_says_built_is_no_reason_to_refuse(tmp_path):
+def text_in_batches():
+    """Text goes through the model; only TensorFlow's tensors hold any."""
     import tensorflow
 
+    x, y = tensorflow.constant([["a b"], ["b"]]), np.ones((2, 1), "float32")
+    return text_model(), tensorflow.data.Dataset.from_tensors((x, y)), None
+
+
+def numbers_of_words():
+    """The model's own layer makes the data; on any backend."""
+    model = reader()
+    x = keras.ops.convert_to_numpy(model.words(np.array([["a b"], ["b"]])))
+    return model, np.asarray(x), np.ones((2, 1), "float32")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [numbers_of_words, *([text_in_batches] if keras.config.backend() == "tensorflow" else [])],
+)
+@pytest.mark.filterwarnings("ignore:.*shuffle=True", "error:.*had a build config")
+def test_a_layer_that_never_says_built_is_no_reason_to_refuse(tmp_path, make):
     def train(also=()):
         keras.utils.set_random_seed(1)
-        model = text_model()
-        x, y = tensorflow.constant([["a b"], ["b"]]), np.ones((2, 1), "float32")
-        data = tensorflow.data.Dataset.from_tensors((x, y))
-        model.fit(data, epochs=4, verbose=0, callbacks=[pk.BackupAndRestore(tmp_path), *also])
+        model, x, y = make()
+        model.fit(x, y, epochs=4, verbose=0, callbacks=[pk.BackupAndRestore(tmp_path), *also])
+        assert not all(layer.built for layer in model._flatten_layers())
         return model.get_weights()
 
     with pytest.raises(ZeroDivisionError):
@@ -99,3 +97,32 @@ def test_a_stop_because_weights_are_not_finite_says_so(capsys):
     model.fit(x, y, epochs=6, verbose=2, callbacks=[Spoil(), keeper])
     assert keeper.stopped_epoch > 0
     assert "weights are not finite (" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="modules are PyTorch's")
+def test_what_wraps_a_model_is_known_by_its_type():
+    import torch
+
+    class Outer(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.module, self.head = model, torch.nn.Linear(1, 1)
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    outer = Outer(model)  # whose child is called as what data parallelism holds
+    keeper = pk.EarlyStopping("m", mode="min", patience=3, restore_best_weights=True)
+    loop = peakhold.CallbackList(keeper, outer, epochs=2, verbose=0)
+    loop.on_train_begin()
+    kept = [parameter.detach().clone() for parameter in outer.parameters()]
+    for epoch, value in enumerate([0.1, 0.2]):
+        loop.on_epoch_begin(epoch)
+        loop.on_epoch_end(epoch, {"m": value})
+        with torch.no_grad():
+            for parameter in outer.parameters():
+                parameter.add_(1)
+    loop.on_train_end()
+    assert all(a.equal(b) for a, b in zip(kept, outer.parameters(), strict=True))
+
+    wrapped = torch.nn.DataParallel(torch.compile(model, backend="eager"))
+    assert pk.host_for(wrapped).model is model
+    assert pk.host_for(outer) is None

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, final
 
-__all__ = ["ModuleNames"]
+__all__ = ["ModuleNames", "unwrapped"]
 
 _WRAPPERS: Final = (
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
@@ -77,16 +77,30 @@ def _is_named(state: Any) -> bool:
     return isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
 
 
-def _wrapped_in(module: Any) -> Iterable[tuple[str, str]]:
-    """Paths of wrappers in a module, and the name of what each holds."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(module, torch.nn.Module):
-        return
+def unwrapped(module: Any) -> Any:
+    """What wrappers of PyTorch hold, however many; anything else as it is."""
+    kinds = _kinds()
+    while held := next((held for kind, held in kinds.items() if isinstance(module, kind)), None):
+        module = getattr(module, held)
+    return module
+
+
+def _kinds() -> dict[type, str]:
+    """The wrappers that this process can have, and the name of what each holds."""
     kinds = {}
     for home, kind, held in _WRAPPERS:
         known = getattr(sys.modules.get(home), kind, None)
         if known is not None:
             kinds[known] = held
+    return kinds
+
+
+def _wrapped_in(module: Any) -> Iterable[tuple[str, str]]:
+    """Paths of wrappers in a module, and the name of what each holds."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(module, torch.nn.Module):
+        return
+    kinds = _kinds()
     for path, child in module.named_modules(remove_duplicate=False):
         for kind, held in kinds.items():
             if isinstance(child, kind):

@@ -32,6 +32,7 @@ from peakhold.host.contract import (
 )
 from peakhold.host.finite import nonfinite_names
 from peakhold.host.gradients import GradientFacts
+from peakhold.host.module_names import unwrapped
 from peakhold.host.spread import refuse_spread
 from peakhold.keras.files import plan as file_plan
 from peakhold.keras.files import saving
@@ -57,11 +58,9 @@ _DIRECTIONS: dict[Any, Direction] = {"up": Direction.MAX, "down": Direction.MIN}
 
 
 def host_for(model: Any, optimizer: Any = None) -> KerasHost | None:
-    """The host of a Keras model; None for anything else."""
-    inner = getattr(model, "module", model)  # a DistributedDataParallel around it
-    if not isinstance(model, keras.Model) and isinstance(inner, keras.Model):
-        return KerasHost(inner, optimizer)
-    return KerasHost(model, optimizer) if isinstance(model, keras.Model) else None
+    """The host of a Keras model, whatever of PyTorch's wraps it; None for anything else."""
+    inner = model if isinstance(model, keras.Model) else unwrapped(model)
+    return KerasHost(inner, optimizer) if isinstance(inner, keras.Model) else None
 
 
 class KerasHost:

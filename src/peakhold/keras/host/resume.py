@@ -16,6 +16,7 @@ import json
 import operator
 import os
 import sys
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -90,7 +91,9 @@ class KerasResumption:
             for places in config.pop(_TRAINED_BY, [])
         ]
         if not _is_built(model) and config:
-            model.build_from_config(config)
+            with warnings.catch_warnings():  # that it cannot be built so: the first batch does it
+                warnings.filterwarnings("ignore", ".*had a build config", UserWarning)
+                model.build_from_config(config)
         return _is_built(model)
 
     def _build_optimizers(self) -> None:

@@ -420,12 +420,14 @@ class Kind:
         start: A fresh subject; each call is another process, with other values.
         of: The table that it stands in.
         leaf: Part of the leaf's name, where it is refused.
+        also: Other subjects that it must come back in as well, as a model that is wrapped otherwise.
     """
 
     name: str
     start: Callable[[], Any]
     of: str
     leaf: str = "leaf"
+    also: tuple[Callable[[], Any], ...] = ()
 
 
 def _leaf_kinds():
@@ -490,6 +492,64 @@ class ChildCalledModule(torch.nn.Module):
 
     def forward(self, x):
         return self.module(x)
+
+
+def in_one_process(model):
+    """A group of this process alone, for as long as a cell takes: see `leave_group`."""
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return torch.nn.parallel.DistributedDataParallel(model)
+
+
+def leave_group():
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+WRAPPERS = {
+    "plain": lambda model: model,
+    "`torch.compile`": compiled,
+    "`DataParallel`": torch.nn.DataParallel,
+    "`DistributedDataParallel`": in_one_process,
+    "`DataParallel` of `torch.compile`": lambda model: torch.nn.DataParallel(compiled(model)),
+    "`DistributedDataParallel` of `torch.compile`": lambda model: in_one_process(compiled(model)),
+    "`torch.compile` of `DistributedDataParallel`": lambda model: compiled(in_one_process(model)),
+}
+
+
+class Wrapped(Module):
+    """What it holds is looked at without the wrapper; a file has the names of that."""
+
+    def __init__(self, build, wrap):
+        self.build, self.bare = build, build()
+        super().__init__(lambda: wrap(self.bare), adam)
+
+    def parts(self):
+        return {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def read(self, path):
+        from safetensors.torch import load_file
+
+        kept, named = self.bare.state_dict(), load_file(path)
+        assert set(named) == set(kept)
+        for wrap in WRAPPERS.values():
+            fresh = Wrapped(self.build, wrap)
+            peakhold.give_back(named, fresh.model)
+            same(fresh.bare.state_dict(), kept)
+
+
+def _wrapped_kinds():
+    """Each comes back in a model that is wrapped in any way."""
+    for build, what in ((linear, ""), (ChildCalledModule, ", a child called `module`")):
+        starts = [lambda build=build, wrap=wrap: Wrapped(build, wrap) for wrap in WRAPPERS.values()]
+        for name, start in zip(WRAPPERS, starts, strict=True):
+            also = tuple(other for other in starts if other is not start)
+            yield Kind(f"{name}{what}", start, "Wrappers of PyTorch", also=also)
 
 
 class InnerCompiled(torch.nn.Module):
@@ -586,10 +646,7 @@ MODULES = {
     "an object among the moments": lambda: Module(
         linear, lambda m: ObjectMoments(m.parameters(), lr=0.1)
     ),
-    "torch.compile": lambda: Module(lambda: torch.compile(linear(), backend="eager"), adam),
     "torch.compile inside": lambda: Module(InnerCompiled, adam),
-    "DataParallel": lambda: Module(lambda: torch.nn.DataParallel(linear()), adam),
-    "a child called `module`": lambda: Module(ChildCalledModule, adam),
     "no optimizer": lambda: Module(linear),
 }
 NAMES = {
@@ -604,4 +661,5 @@ KINDS = [
         Kind(name, start, "Modules and optimizers of PyTorch", NAMES.get(name, "leaf"))
         for name, start in MODULES.items()
     ),
+    *_wrapped_kinds(),
 ]

@@ -15,7 +15,7 @@ import warnings
 import torch
 
 import peakhold
-from kinds_of_state import KINDS, frozen, same
+from kinds_of_state import KINDS, frozen, leave_group, same
 from peakhold.errors import PeakholdError, SaveWarning
 from peakhold.store import Store
 
@@ -99,12 +99,20 @@ def to_file(kind, folder):
 
 
 def backed_up(kind, folder):
+    refusal = None
+    for number, start in enumerate((kind.start, *kind.also)):
+        refusal = refusal or killed_and_resumed(kind, start, os.path.join(folder, str(number)))
+    return refusal
+
+
+def killed_and_resumed(kind, start, folder):
+    os.mkdir(folder)
     killed = Run(kind.start(), [peakhold.BackupAndRestore(folder)], folder)
     if not killed.go(end=False):
         return killed.refusal
     killed.callbacks.on_epoch_begin(EPOCHS)  # where it is cut off
     torch.manual_seed(7)
-    subject = kind.start()
+    subject = start()
     backup = peakhold.BackupAndRestore(folder)
     run = subject.callbacks([backup], epochs=EPOCHS + 3, verbose=0)
     run.on_train_begin()
@@ -129,11 +137,12 @@ def in_store(kind, folder):
             return (CALLED, str(error))
         store.wait()
         assert all(finding.ok for finding in store.verify())
-        torch.manual_seed(7)
-        fresh = kind.start()
-        fresh.epoch(1)
-        fresh.give_back(store.load("latest").parts)
-    same(fresh.parts(), kept)
+        for start in (kind.start, *kind.also):
+            torch.manual_seed(7)
+            fresh = start()
+            fresh.epoch(1)
+            fresh.give_back(store.load("latest").parts)
+            same(fresh.parts(), kept)
     return None
 
 
@@ -162,6 +171,7 @@ def cell(kind, column):
             refusal = COLUMNS[column](kind, folder)
     finally:
         threading.excepthook = before
+        leave_group()
     assert not errors, f"in a thread: {errors}"
     if refusal is None:
         return EXACT, ""

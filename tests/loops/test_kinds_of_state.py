@@ -3,7 +3,7 @@
 import pytest
 
 from kinds_of_state import KINDS
-from matrix_of_state import COLUMNS, check, shown
+from matrix_of_state import BEGIN, CALLED, COLUMNS, EXACT, STEP, check, shown
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's, of sparse and quantized tensors
@@ -17,3 +17,13 @@ def test_the_page_has_these_kinds_and_no_others():
     cells, _ = shown()
     here = [(group, name) for group in cells for name in cells[group] if "Keras" not in group]
     assert here == [(kind.of, kind.name) for kind in KINDS]
+
+
+def test_the_page_has_no_cell_of_another_kind():
+    cells, _ = shown()
+    for group, by_name in cells.items():
+        for name, words in by_name.items():
+            in_store = words["Store"]
+            assert in_store in {EXACT, CALLED}, (group, name)
+            others = {words[column] for column in COLUMNS if column != "Store"}
+            assert others <= {EXACT, BEGIN, STEP}, (group, name)

@@ -474,7 +474,7 @@ class CheckpointDamagedError(StoreError, OSError):
 
 
 class PartMissingError(StoreError, KeyError):
-    """A part was asked for, or is required, that the checkpoint does not have."""
+    """A part was asked for that the checkpoint does not have."""
 
     path: str
     """The checkpoint's folder."""

@@ -5,6 +5,7 @@ its name; nothing hangs, nothing outside is read or written, and no memory is as
 there.
 """
 
+import errno
 import os
 import resource
 import shutil
@@ -21,7 +22,6 @@ from peakhold.errors import (
     CheckpointDamagedError,
     CheckpointDamagedWarning,
     PartMissingError,
-    PeakholdError,
     SaveError,
     StoreOwnedError,
 )
@@ -141,10 +141,6 @@ def test_a_backup_that_was_made_to_hurt_falls_back_to_the_one_before(killed, cas
     one = Hostile(backups(killed)[-1], killed.parents[1] / "outside.safetensors", "weights",
                   "train_state")  # fmt: skip
     hostile_folders.CASES[case](one)
-    if case == "required_gone":  # undamaged, and says itself that it is not whole
-        with pytest.raises(PartMissingError, match="'optimizer'"):
-            resumed(killed)
-        return
     with Outside(killed):
         weights, begin, told = resumed(killed)
 
@@ -260,8 +256,38 @@ def test_a_lock_that_is_somebody_s_file_by_another_name_is_not_written_into(lock
     assert theirs.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may open anything")
-def test_what_may_not_be_read_is_trouble(killed):
-    (backups(killed)[-1] / "manifest.json").chmod(0)
-    with pytest.raises((PermissionError, PeakholdError)):
+TROUBLE = [errno.EACCES, errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("error", TROUBLE, ids=errno.errorcode.get)
+def test_trouble_with_the_newest_backup_serves_no_older_one(killed, monkeypatch, name, error):
+    newest, real = backups(killed)[-1] / name, os.open
+
+    def failing(path, flags, *args, **kwargs):
+        there = newest.exists() and os.path.basename(path) == name
+        descriptor = real(path, flags, *args, **kwargs)
+        if there and os.path.samestat(os.fstat(descriptor), newest.stat()):
+            os.close(descriptor)
+            raise OSError(error, os.strerror(error), str(path))
+        return descriptor
+
+    before = contents(killed)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="step-") as caught:
+        patch.setattr(os, "open", failing)
+        resumed(killed)
+
+    assert caught.value.errno == error
+    assert not isinstance(caught.value, CheckpointDamagedError)
+    assert {k: v for k, v in contents(killed).items() if k.name != ".lock"} == {
+        k: v for k, v in before.items() if k.name != ".lock"
+    }
+
+
+def test_where_none_has_what_it_requires_that_is_said_before_the_first_batch(killed):
+    for one in backups(killed):
+        hostile_folders.CASES["required_gone"](
+            Hostile(one, killed.parents[1] / "outside.safetensors", "weights", "train_state")
+        )
+    with pytest.raises(CheckpointDamagedError, match="'optimizer'.*are not listed"):
         resumed(killed)

@@ -232,11 +232,18 @@ class OpenCheckpoint:
                             yield exc
             except CheckpointDamagedError as exc:
                 yield exc
-        known = set(parts)
+        incomplete = self.incomplete()
+        if incomplete is not None:
+            yield incomplete
+
+    def incomplete(self) -> CheckpointDamagedError | None:
+        """The damage, if it is not there whole by its own account."""
+        known = set(self.manifest.parts)
         lost = [part for part in self.manifest.required if part not in known]
-        if lost:
-            reason = f"the required parts {lost!s:.200} are not listed"
-            yield self.damaged(reason, manifests.FILE_NAME)
+        if not lost:
+            return None
+        reason = f"the required parts {lost!s:.200} are not listed"
+        return self.damaged(reason, manifests.FILE_NAME)
 
 
 def _check_names(skeleton: Any, names: set[str]) -> None:

@@ -292,17 +292,20 @@ class Reader:
 
         Raises:
             CheckpointNotFoundError: If there is no such checkpoint.
-            CheckpointDamagedError: If it, or everything, is damaged.
-            PartMissingError: If it lacks a part that was asked for or is required.
+            CheckpointDamagedError: If it, or everything, is damaged; also if it lacks a part that
+                it says itself is required, and all were asked for.
+            PartMissingError: If it lacks a part that was asked for.
         """
         wanted = None if parts is None else tuple(parts)
 
         def content(opened: OpenCheckpoint) -> dict[str, Any]:
             names = wanted if wanted is not None else opened.manifest.parts
-            needed = names if wanted is not None else (*names, *opened.manifest.required)
-            missing = [part for part in needed if part not in opened.manifest.parts]
+            missing = [part for part in names if part not in opened.manifest.parts]
             if missing:
                 raise PartMissingError.for_parts(opened.path, missing, opened.manifest.parts)
+            incomplete = opened.incomplete() if wanted is None else None
+            if incomplete is not None:
+                raise incomplete
             return {part: opened.load_part(part, mmap) for part in names}
 
         older = which == "latest" if if_damaged is None else if_damaged == "older"

@@ -37,6 +37,22 @@ TOOK = {
     "one early": ({"last_epoch": 7}, "3 epochs took 6.0 s; ended 1 epoch early, about 2.0 s."),
     "one": ({"n_epochs_done": 1, "last_epoch": 8}, "1 epoch took 6.0 s."),
     "none": ({"n_epochs_done": 0, "last_epoch": None}, "0 epochs took 6.0 s."),
+    "Ctrl-C in an epoch": (
+        {"interrupted": True, "running_epoch": 3},
+        "3 epochs took 6.0 s; ended 6 epochs early, about 12.0 s.",
+    ),
+    "Ctrl-C in an epoch, of which fit tells the end": (
+        {"interrupted": True, "last_epoch": 3, "running_epoch": 3},
+        "3 epochs took 6.0 s; ended 6 epochs early, about 12.0 s.",
+    ),
+    "Ctrl-C in the last epoch": (
+        {"n_epochs_done": 2, "interrupted": True, "last_epoch": 8, "running_epoch": 8},
+        "2 epochs took 6.0 s; ended 1 epoch early, about 3.0 s.",
+    ),
+    "a loop that counts from 1, and Ctrl-C": (
+        {"interrupted": True, "last_epoch": 4, "running_epoch": 4, "first_epoch": 1},
+        "3 epochs took 6.0 s; ended 6 epochs early, about 12.0 s.",
+    ),
     "a loop that says no epochs": ({"epochs": None}, "3 epochs took 6.0 s."),
 }
 

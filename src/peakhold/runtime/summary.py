@@ -139,9 +139,11 @@ def _best(bests: list[Best], notes: list[str], ending: Ending) -> str:
 def _took(ending: Ending) -> str:
     done, took = ending.n_epochs_done, duration(ending.seconds)
     text = f"{_epochs(done)} took {took}"
-    left = 0
-    if ending.epochs is not None and ending.last_epoch is not None:
-        left = ending.epochs - ending.number(ending.last_epoch)
+    running, last, left = ending.running_epoch, ending.last_epoch, 0
+    if ending.epochs is not None and (running is not None or last is not None):
+        # An epoch that Ctrl-C cut short is still to be run, though `fit` tells of its end.
+        n_run = ending.number(last or 0) if running is None else ending.number(running) - 1
+        left = ending.epochs - n_run
     if left <= 0 or not done:
         return f"{text}."
     return f"{text}; ended {_epochs(left)} early, about {duration(ending.seconds / done * left)}."

@@ -3,6 +3,8 @@
 The notebook: Ctrl-C, another learning rate in `compile`, the cell again.
 """
 
+import re
+
 import pytest
 from keras.optimizers import schedules
 
@@ -64,19 +66,9 @@ def test_another_learning_rate_is_said_and_the_backups_counts(tmp_path, capsys, 
     assert line == (
         f"learning_rate is 0.01 in this program and 0.001 in the backup, which counts. To begin "
         f"anew, delete {str(tmp_path)!r}; to go on with 0.01, add "
-        "`LearningRateScheduler(lambda epoch, rate: 0.01)`."
+        "`LearningRateScheduler(lambda epoch, rate: 0.01 if epoch == 2 else rate)`."
     )
     assert float(net.optimizer.learning_rate) == pytest.approx(0.001)
-
-
-@of_no_framework
-def test_the_hint_helps(tmp_path, capsys):
-    interrupted(tmp_path, model(sgd()), [])
-    net = model(sgd(learning_rate=0.01))
-
-    resumed(capsys, tmp_path, net, [pk.LearningRateScheduler(lambda epoch, rate: 0.01)])
-
-    assert float(net.optimizer.learning_rate) == pytest.approx(0.01)
 
 
 def plateau():
@@ -84,6 +76,35 @@ def plateau():
 
 
 WORSE = {"val_loss": [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]}
+
+
+@of_no_framework
+def test_the_hint_helps_and_a_plateau_may_still_lower_the_rate(tmp_path, capsys):
+    """It is fed back as code."""
+    interrupted(tmp_path, model(sgd()), [Curve(**WORSE), plateau()])
+    capsys.readouterr()
+    interrupted(tmp_path, model(sgd(learning_rate=0.01)), [Curve(**WORSE), plateau()], verbose=0)
+    (code,) = re.findall("to go on with 0.01, add `(.*)`", capsys.readouterr().out)
+    rates = Rates()
+
+    fit(
+        model(sgd(learning_rate=0.01)),
+        [Curve(**WORSE), plateau(), eval(code, vars(pk)), rates, pk.BackupAndRestore(tmp_path)],
+        5,
+    )
+
+    assert rates.seen == pytest.approx([0.01, 0.001, 0.0001])
+
+
+class Rates(keras.callbacks.Callback):
+    """The rates that epochs are trained with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen.append(float(self.model.optimizer.learning_rate))
 
 
 @of_no_framework

@@ -1,9 +1,19 @@
 """A loop of PyTorch is resumed by a program that was changed: what differs is said."""
 
+import signal
+
+import numpy as np
 import pytest
 import torch
 
-from peakhold import BackupAndRestore, CallbackList, EarlyStopping
+from peakhold import (
+    BackupAndRestore,
+    CallbackList,
+    EarlyStopping,
+    LearningRateScheduler,
+    LoopHost,
+    ReduceLROnPlateau,
+)
 from peakhold.errors import BackupMismatchError
 
 
@@ -108,5 +118,67 @@ def test_the_same_program_is_told_nothing(tmp_path, capsys):
         train(tmp_path, adam(), crash_at=2)
 
     train(tmp_path, adam())
+
+    assert told(capsys) == []
+
+
+# A loop without an optimizer object, as one in JAX
+
+
+def train_bare(folder, rate, *, crash_at=None, press_at=None, more=(), epochs=6):
+    """Gives the rates of its epochs. `rate` is a dict, as a notebook may keep it between cells."""
+    params, seen = {"w": np.zeros(2)}, []
+    host = LoopHost(
+        get_state=lambda: params, set_state=params.update,
+        get_learning_rate=lambda: rate["now"], set_learning_rate=lambda new: rate.update(now=new),
+    )  # fmt: skip
+    backup = BackupAndRestore(folder)
+    plateau = ReduceLROnPlateau("loss", mode="min", patience=2, factor=0.1)
+    callbacks = CallbackList([*more, plateau, backup], host=host, epochs=epochs, verbose=0)
+    callbacks.on_train_begin()
+    for epoch in range(backup.initial_epoch, epochs):
+        callbacks.on_epoch_begin(epoch)
+        seen.append(rate["now"])
+        if epoch == crash_at:
+            raise RuntimeError
+        if epoch == press_at:
+            signal.raise_signal(signal.SIGINT)
+            break
+        callbacks.on_epoch_end(epoch, {"loss": 1.0})
+    callbacks.on_train_end()
+    return pytest.approx(seen)
+
+
+def test_a_rate_that_a_function_sets_is_compared_too(tmp_path, capsys):
+    with pytest.raises(RuntimeError):
+        train_bare(tmp_path, {"now": 0.1}, crash_at=2)
+
+    assert train_bare(tmp_path, {"now": 0.4}) == [0.1, 0.01, 0.01, 0.001]
+
+    (line,) = told(capsys)
+    assert line == (
+        "Peakhold: BackupAndRestore: learning_rate is 0.4 in this program and 0.1 in the backup, "
+        f"which counts. To begin anew, delete {str(tmp_path)!r}; to go on with 0.4, add "
+        "`LearningRateScheduler(lambda epoch, rate: 0.4 if epoch == 2 else rate)`."
+    )
+
+
+def test_and_its_hint_helps(tmp_path):
+    with pytest.raises(RuntimeError):
+        train_bare(tmp_path, {"now": 0.1}, crash_at=2)
+    once = LearningRateScheduler(lambda epoch, rate: 0.4 if epoch == 2 else rate)
+
+    assert train_bare(tmp_path, {"now": 0.4}, more=[once]) == [0.4, 0.04, 0.04, 0.004]
+
+
+def test_a_rate_that_training_has_left_is_no_difference(tmp_path, capsys):
+    """The cell again, where another cell has set the rate: it is as the first run has left it."""
+    rate = {"now": 0.3}
+    fades = LearningRateScheduler(lambda epoch, rate: 0.3 / (epoch + 1))
+    with pytest.raises(KeyboardInterrupt):
+        train_bare(tmp_path, rate, press_at=3, more=[fades])
+    assert rate["now"] == pytest.approx(0.3 / 4)
+
+    train_bare(tmp_path, rate, more=[fades])
 
     assert told(capsys) == []

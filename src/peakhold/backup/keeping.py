@@ -208,7 +208,7 @@ class Keeping(Keeper):
     def _tell_differences(self, kept: _Run) -> None:
         if not kept.has_compared:
             kept.has_compared = True
-            for line in kept.configured.differences(self.backup_dir):
+            for line in kept.configured.differences(self.backup_dir, self.initial_epoch):
                 self._say(f": {line}", always=True)
 
     def _be_ready_to_put_back(self, run: RunView) -> None:

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from peakhold.host.settings import note_end, set_by_program
+from peakhold.host.settings import (
+    note_end,
+    note_rate,
+    rate_by_program,
+    set_by_program,
+    set_once,
+)
 from peakhold.host.torch_tensors import is_lazy, is_sparse_parts
 from peakhold.trees import NUMBERS, fold
 
@@ -70,8 +76,14 @@ class Resumption(Protocol):
     def changing_settings(self) -> frozenset[str]:
         """Of these, what training may change, and a backup brings back."""
 
-    def how_to_set(self, setting: str, value: str) -> str:
-        """What to write for a setting that the backup has brought back."""
+    def how_to_set(self, setting: str, value: str, epoch: int) -> str:
+        """What to write for a setting that the backup has brought back.
+
+        Args:
+            setting: Which.
+            value: What the program says.
+            epoch: The epoch that the run goes on with, as the loop counts.
+        """
 
     def note_end(self) -> None:
         """The run is over: what the optimizer is set to is what it has left behind."""
@@ -182,8 +194,14 @@ class LoopResumption:
     def settings(self) -> dict[str, Any]:
         """Of each optimizer; the names of several stand before the settings'."""
         found = {key: value for _, own in self._optimizers() for key, value in own.items()}
+        return found or self._bare_rate()
+
+    def _bare_rate(self) -> dict[str, Any]:
+        """The rate of a loop without an optimizer that tells its settings, as one in JAX."""
         rates = self._host.learning_rates()
-        return found if found or "" not in rates else {"learning_rate": rates[""]}
+        if "" not in rates or any(own for _, own in self._optimizers()):
+            return {}
+        return {"learning_rate": rates[""]}
 
     def _optimizers(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Each optimizer, with what it is set to."""
@@ -197,20 +215,25 @@ class LoopResumption:
         for optimizer, own in self._optimizers():
             trained = bool(getattr(optimizer, "state", None))
             found |= set_by_program(optimizer, own, changing, trained=trained)
-        return found
+        bare = {name: rate for name, rate in self._bare_rate().items() if rate_by_program(rate)}
+        return found | bare
 
     def changing_settings(self) -> frozenset[str]:
         """PyTorch's own state of an optimizer holds all of them."""
         return frozenset(name for name in self.settings() if name.rpartition(".")[2] != "class")
 
-    def how_to_set(self, setting: str, value: str) -> str:
+    def how_to_set(self, setting: str, value: str, epoch: int) -> str:
         """Where a loop may set it."""
+        if self._bare_rate():
+            return set_once(value, epoch)
         return "set it on the optimizer after the first `on_epoch_begin(epoch)`"
 
     def note_end(self) -> None:
         """For a loop that goes on in this process."""
         for optimizer, own in self._optimizers():
             note_end(optimizer, own)
+        for rate in self._bare_rate().values():
+            note_rate(rate)
 
     def stateless_base(self, callback: Any) -> type | None:
         """Ours have a state and say so: what is below a user's own class has none."""

@@ -11,9 +11,13 @@ import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["note_end", "set_by_program"]
+__all__ = ["note_end", "note_rate", "rate_by_program", "set_by_program", "set_once"]
 
 _ended: weakref.WeakKeyDictionary[Any, Mapping[str, Any]] = weakref.WeakKeyDictionary()
+
+
+_rates_left: set[Any] = set()
+"""Rates that runs without an optimizer object have ended with in this process."""
 
 
 def note_end(optimizer: Any, settings: Mapping[str, Any]) -> None:
@@ -46,3 +50,18 @@ def set_by_program(
         for name, value in settings.items()
         if name not in changing or (left is not None and left.get(name) != value)
     }
+
+
+def note_rate(rate: float) -> None:
+    """A run has ended whose rate only functions of the user's know: no object can be remembered."""
+    _rates_left.add(rate)
+
+
+def rate_by_program(rate: float) -> bool:
+    """Whether a program has set such a rate, as far as is known: no run has ended with it."""
+    return rate not in _rates_left
+
+
+def set_once(rate: str, epoch: int) -> str:
+    """What to write for a rate to go on with, which a plateau may still lower."""
+    return f"add `LearningRateScheduler(lambda epoch, rate: {rate} if epoch == {epoch} else rate)`"

@@ -36,7 +36,8 @@ def run(callback, logged, *, ends=True):
 def test_from_the_first_epoch_that_logs_another_of_them_it_is_an_error(tmp_path):
     for name, make in KINDS.items():
         logged = [{"loss": 1.0}, {"loss": 1.0}, {"loss": 1.0, "val_loss": 1.0}, {"loss": 1.0}]
-        with pytest.warns(MonitorWarning), pytest.raises(MonitorNotFoundError) as caught:
+        with warnings.catch_warnings(), pytest.raises(MonitorNotFoundError) as caught:
+            warnings.simplefilter("error", MonitorWarning)  # one cause, one message
             # A checkpoint raises one event later, when its files are what they should be.
             run(make("val_los", tmp_path), logged)
 
@@ -48,7 +49,7 @@ def test_from_the_first_epoch_that_logs_another_of_them_it_is_an_error(tmp_path)
 @pytest.mark.parametrize("named", ["val/los", "val.los"])
 def test_whatever_stands_between_its_words(tmp_path, named):
     logs = {"loss": 1.0, named + "s": 1.0}
-    with pytest.warns(MonitorWarning), pytest.raises(MonitorNotFoundError, match=named + "s"):
+    with pytest.raises(MonitorNotFoundError, match=named + "s"):
         run(KINDS["EarlyStopping"](named, tmp_path), [{"loss": 1.0}, logs])
 
 
@@ -58,6 +59,30 @@ def test_one_that_comes_every_other_epoch_is_not_missed(tmp_path, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error", MonitorWarning)
         run(KINDS[kind]("val_loss", tmp_path), logged)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_comes_late_is_not_missed(tmp_path, kind):
+    """A loop may validate each so many epochs; nothing was mistyped."""
+    logged = [*[{"loss": 1.0}] * 4, {"loss": 1.0, "val_loss": 1.0}, {"loss": 1.0}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MonitorWarning)
+        run(KINDS[kind]("val_loss", tmp_path), logged)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loop_that_never_validates_is_told_before_it_ends(tmp_path, kind):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(KINDS[kind]("val_loss", tmp_path), [{"loss": 1.0}] * 9, ends=False)
+        assert not [w for w in caught if issubclass(w.category, MonitorWarning)]
+        run(KINDS[kind]("val_loss", tmp_path), [{"loss": 1.0}] * 12, ends=False)
+        first = [w for w in caught if issubclass(w.category, MonitorWarning)]
+        run(KINDS[kind]("val_loss", tmp_path), [{"loss": 1.0}] * 12)
+
+    both = [w for w in caught if issubclass(w.category, MonitorWarning)]
+    assert len(first) == 1 and len(both) == 2, "once in a run, at its end not again"
+    assert "val_loss" in str(first[0].message)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -26,7 +26,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import Final, TypeAlias, final
 
 from peakhold._core.decisions import Missing
 from peakhold._core.moments import Moment
@@ -126,6 +126,13 @@ class Criterion:
         return Criterion(self.direction).improves(value, reference)
 
 
+_VALIDATED_BY: Final = 10
+"""A loop that has not validated by the end of this epoch is told that a `val_` metric is missing.
+Before, it may be one that validates seldom: then nothing is wrong, or the epoch that logs another
+`val_` metric raises, and a warning would have been the second message for one cause. Every tenth
+epoch is as seldom as we have seen."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -208,6 +215,8 @@ class Watched:
             if moment.validates:
                 return None
             if moment.validates is None and not any(map(is_of_validation, moment.metrics)):
+                if moment.at.number < _VALIDATED_BY:
+                    return None
                 return Missing("not logged so far", self.monitor, fatal=False)
         return Missing("not logged where it should be", self.monitor, fatal=True)
 

@@ -428,6 +428,8 @@ class Watching(Deciding[S]):
         """The value of a metric, or None if this moment does not have it."""
         raw = logs.get(watch.monitor)
         if raw is None:
+            if not watch.seen:
+                self.logged(logs)
             return None
         value = moment.metrics.get(watch.monitor)
         if value is None:  # it may have been measured in this very moment

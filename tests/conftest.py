@@ -83,18 +83,23 @@ def _what_was_recorded_is_decided_again():
 
 
 @pytest.fixture(autouse=True)
-def _a_warning_points_at_the_users_line(request, monkeypatch):
-    """Every warning of every test (`pointing.py`)."""
-    from peakhold import speech
+def _what_is_said_points_at_the_users_line_and_speaks_of_what_there_is(request, monkeypatch):
+    """Every warning, hint and line of every test (`pointing.py`, `placing.py`)."""
+    from peakhold import errors, speech
+    from placing import Placing
     from pointing import Pointing, note
 
-    pointing = Pointing()
+    placing = Placing()
+    pointing = Pointing(placing.warned)
     monkeypatch.setattr(speech, "warnings", pointing)
+    monkeypatch.setattr(speech, "say", placing.say)
+    monkeypatch.setattr(errors, "_with_hint", placing.with_hint)
     yield
     note(pointing, request.node.nodeid)
     test = request.node.nodeid.partition("[")[0]
     WARNED.setdefault(test, set()).update(site for site, *_ in pointing.seen)
     assert pointing.wrong == []
+    assert placing.wrong == []
 
 
 WARNED = {}

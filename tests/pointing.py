@@ -29,7 +29,8 @@ NOT_OF_A_USER = (
 class Pointing:
     """Stands in the place of the module `warnings`."""
 
-    def __init__(self):
+    def __init__(self, warned=lambda message: None):
+        self._warned = warned
         self.seen = []
         """Site, whether in `fit`, file of the frame that it points at."""
 
@@ -40,10 +41,12 @@ class Pointing:
         shown = sys._getframe(1)
         for _ in range(stacklevel - 1):
             shown = shown.f_back or shown
+        self._warned(message)
         self._note(sys._getframe(2), shown.f_code.co_filename)
         warnings.warn(message, category, stacklevel + 1)
 
     def warn_explicit(self, message, category, filename, lineno):
+        self._warned(message)
         self._note(sys._getframe(2), filename)
         warnings.warn_explicit(message, category, filename, lineno)
 

@@ -158,8 +158,8 @@ class Swapping(Lender):
             name if several or inner is None else inner.use_ema,
             "an optimizer with use_ema=True (SwapEMAWeights must be used when "
             f"{one if several else '`use_ema=True` is set on the optimizer'})",
-            hint="compile the model with such as keras.optimizers.Adam(use_ema=True), or leave "
-            "SwapEMAWeights out.",
+            hint=f"{'compile the model' if self.run.trained.runs_fit() else 'train'} with such as "
+            "keras.optimizers.Adam(use_ema=True), or leave SwapEMAWeights out.",
         )
 
     def _pairs(self) -> Iterator[tuple[Any, Any]]:

@@ -341,12 +341,15 @@ class KerasHost:
         seen = watch_of(self.optimizer) is not None
         if seen and not (arrays and self.gradients() is None):
             return
+        watched = f"watch_gradients(optimizer{', keep=True' if arrays else ''})"
+        goes_to = f"CallbackList(..., optimizer={watched}), and make each step with that optimizer"
+        if self.runs_fit():
+            goes_to = f"model.compile({watched}, ...)"
         raise HostError.lacks(
             callback,
             "an optimizer that keeps its gradients" if seen else "an optimizer that is watched",
             self.describe(),
-            hint="from peakhold.keras import watch_gradients, and "
-            f"model.compile(watch_gradients(optimizer{', keep=True' if arrays else ''}), ...).",
+            hint=f"from peakhold.keras import watch_gradients, and {goes_to}.",
         )
 
     # Learning rates
@@ -375,10 +378,11 @@ class KerasHost:
         if not self._optimizers():
             raise HostError.lacks(
                 callback,
-                "a compiled model",
+                "an optimizer",
                 self.describe(),
-                hint="call model.compile(optimizer=...) first, or, in a loop of your own, pass "
-                "CallbackList(..., optimizer=optimizer).",
+                hint="call model.compile(optimizer=...) first."
+                if self.runs_fit()
+                else "pass CallbackList(..., optimizer=optimizer).",
             )
         for _, optimizer in self._optimizers():
             inner = getattr(optimizer, "inner_optimizer", optimizer)

@@ -284,7 +284,7 @@ def test_a_turn_without_an_epoch_says_what_is_there(here, capsys):
     turn(CallbackList(saver, net))
 
     assert capsys.readouterr().out.splitlines()[-2] == (
-        "Peakhold: ModelCheckpoint saved nothing: no save was due; its newest file is w.safetensors."
+        "Peakhold: ModelCheckpoint saved nothing: no epoch has ended; its newest file is w.safetensors."
     )
 
 

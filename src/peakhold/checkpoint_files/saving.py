@@ -528,9 +528,9 @@ class Saving(HandingOver):
             error, self._missing = self._missing, None
             self.wait()  # whoever catches it finds the file
             raise error or self.not_found(decision.monitor, logs)
+        self._why_not = f"{decision.monitor!r} was not logged"
         if moment.event is not Event.TRAIN_END and self.state.missing:
             self._missing = self.not_found(decision.monitor, logs)
-            self._why_not = f"{decision.monitor!r} was not logged"
             return
         self.miss(decision, logs)
         if moment.event is Event.TRAIN_END:
@@ -771,17 +771,14 @@ class Saving(HandingOver):
         """The best file, or how many were saved, or why none was."""
         if self.ranks and self._best_file is not None:
             return self._best(self._best_file)
+        nothing_due = "no save was due" if self.run.n_epochs_done else "no epoch has ended"
+        why = self._why_not or nothing_due
         if self.latest_path is None:
-            nothing_due = "no save was due" if self.run.n_epochs_done else "no epoch has ended"
             there = ""
             if self._files.template.is_fixed_in_a_run and os.path.exists(self.filepath):
                 there = " (the file that is there is an earlier run's)"
-            return (
-                f"ModelCheckpoint saved nothing to {self.filepath!r}{there}: "
-                f"{self._why_not or nothing_due}"
-            )
+            return f"ModelCheckpoint saved nothing to {self.filepath!r}{there}: {why}"
         if not self._n_saved:
-            why = self._why_not or "no save was due"
             there = words.where(self.latest_path, is_there=self._files.is_there(self.latest_path))
             return f"ModelCheckpoint saved nothing: {why}; its newest file is {there}"
         times = "once, in" if self._n_saved == 1 else f"{self._n_saved} times, last in"

@@ -79,11 +79,17 @@ def tell(session: Session, sums: Sequence[Mapping[str, str]]) -> bool:
         session.warn(
             f"{', '.join(shown[:_SHOWN])}{more} differ between workers: each has updated them by "
             "its own batches; files and backups hold those of rank 0, while metrics are of all. "
-            "Hint: use torch.nn.SyncBatchNorm, validate by the wrapped model, or pass "
-            "ModelCheckpoint(..., buffers='mean').",
+            f"Hint: {_way_out(session.host)}, or pass ModelCheckpoint(..., buffers='mean').",
             AdviceWarning,
         )
     return bool(names)
+
+
+def _way_out(host: Host) -> str:
+    versions = host.versions()
+    if "torch" in {*versions, versions.get("backend")}:
+        return "use torch.nn.SyncBatchNorm, validate by the wrapped model"
+    return "use BatchNormalization(synchronized=True)"
 
 
 def average(session: Session, what: str) -> None:

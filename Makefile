@@ -17,7 +17,7 @@ framework-jax        := jax
 framework-torch      := torch
 
 .PHONY: demo test quick house check bench crash format clean test-core test-browser test-crash test-tensorflow test-jax test-torch \
-        test-tensorflow-fits test-tensorflow-programs test-workers
+        test-keras2 test-tensorflow-fits test-tensorflow-programs test-workers
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,7 @@ framework-torch      := torch
 
 .venv/.test: $(SETUP) | .venv/bin/python
 	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps tf-keras  # it asks for `tensorflow` by name, which `tensorflow-cpu` is
 	@touch $@
 
 .venv/.check: $(SETUP) | .venv/bin/python
@@ -50,7 +51,7 @@ format: .venv/.check
 # Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
 # (small models gain nothing from more), the longest first; TensorFlow's would be a third of it all, so
 # it is two. `make test-jax` and its like run one group alone.
-GROUPS := test-torch test-tensorflow-fits test-core test-jax test-tensorflow-programs test-workers test-crash test-browser
+GROUPS := test-torch test-tensorflow-fits test-core test-jax test-tensorflow-programs test-workers test-keras2 test-crash test-browser
 test: .venv/.test
 	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
@@ -80,6 +81,10 @@ test-tensorflow-fits: .venv/.test
 	done; exit $$failed
 test-tensorflow-programs: .venv/.test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/programs tests/conformance
+
+# Keras 2 beside Keras 3, which TensorFlow brings along.
+test-keras2: .venv/.test
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras2
 
 # Skipped, with what to install, where no browser is and none can be had without asking.
 test-browser: .venv/.test

@@ -227,6 +227,18 @@ class HostError(PeakholdError, TypeError):
         )
 
     @classmethod
+    def other_keras(cls, callback: str, wants: str, model: Any, hint: str) -> HostError:
+        """Say that a callback for one Keras was given a model of another."""
+        kind = type(model)
+        return cls(
+            _with_hint(
+                f"expected a model of {wants} for {callback}, got {kind.__name__} of "
+                f"{kind.__module__.partition('.')[0]}.",
+                hint,
+            )
+        )
+
+    @classmethod
     def unfit(cls) -> HostError:
         """Say that Keras's `fit` cannot train with several workers of TensorFlow."""
         return cls(
@@ -234,9 +246,10 @@ class HostError(PeakholdError, TypeError):
                 "expected a loop of your own under MultiWorkerMirroredStrategy, got model.fit, "
                 "which cannot train with it in Keras 3 "
                 "(https://github.com/keras-team/keras/issues/20585).",
-                "write the loop with strategy.run, and drive peakhold.keras.CallbackList in it; or "
-                "use MirroredStrategy in one process; or KERAS_BACKEND=jax with "
-                "keras.distribution.",
+                "use Keras 2 (pip install 'peakhold[tf_keras]', with import tf_keras, and "
+                "from peakhold.tf_keras import ...); or write the loop with strategy.run, and "
+                "drive peakhold.keras.CallbackList in it; or use MirroredStrategy in one process; "
+                "or KERAS_BACKEND=jax with keras.distribution.",
             )
         )
 

@@ -101,7 +101,7 @@ def line_of_user() -> UserLine | None:
 
 def _is_users(frame: FrameType) -> bool:
     name = frame.f_globals.get("__name__", "")
-    ours = name.startswith(("peakhold.", "keras.")) or name in _BETWEEN
+    ours = name.startswith(("peakhold.", "keras.", "tf_keras.")) or name in _BETWEEN
     return not ours or name.startswith("peakhold.demo")
 
 

@@ -88,6 +88,7 @@ def _all_of(module):
 PUBLIC = {
     "peakhold": [name for name in _all_of("__init__.py") if not name.startswith("__")],
     "peakhold.keras": _all_of("keras/__init__.py"),
+    "peakhold.tf_keras": _all_of("tf_keras/__init__.py"),
     "peakhold.errors": _all_of("errors.py"),
     "peakhold.extend": _all_of("extend.py"),
 }

@@ -6,7 +6,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent.parent / "src" / "peakhold"
 
-DROP_INS = {"keras/drop_ins.py", "keras/tensorboard.py", "keras/fit/callback_list.py"}
+DROP_INS = {
+    "keras/drop_ins.py",
+    "tf_keras/drop_ins.py",
+    "keras/tensorboard.py",
+    "keras/fit/callback_list.py",
+}
 """What Keras gets bears the name of what loops get: people change an import, and nothing else."""
 
 SAME_THING: dict[str, str] = {}

@@ -149,6 +149,7 @@ def test_what_cannot_work_is_refused_before_the_first_batch(ground, tmp_path):
         assert fit == joint == "HostError"
         assert "got model.fit, which cannot train with it in Keras 3" in words
         assert "strategy.run" in words
+        assert "from peakhold.tf_keras import" in words
         assert "got summing/total, which only all workers together can read" in also
     assert not (tmp_path / "log.csv").exists()
 

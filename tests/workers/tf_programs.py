@@ -215,7 +215,7 @@ def page(rank, ports, path, folder):
     os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
     os.chdir(folder)
     with open(path) as file:
-        ((_, _, _, source, _),) = blocks(file.read())
+        (source,) = [block[3] for block in blocks(file.read()) if block[0] == "python"]
     names = {}
     exec(source, names)
     ended_together(rank, len(ports))

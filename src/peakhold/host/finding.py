@@ -15,9 +15,9 @@ from typing import Any
 from peakhold.host.contract import CallbackTraits, Host
 from peakhold.host.loop import LoopHost
 
-__all__ = ["host_for", "is_frameworks_list", "traits_of"]
+__all__ = ["framework_of", "host_for", "how_to_import", "list_of", "traits_of"]
 
-_FRAMEWORKS = ("keras",)
+_FRAMEWORKS = ("keras", "tf_keras")
 
 
 def _loaded(module: str) -> Iterator[ModuleType]:
@@ -45,6 +45,22 @@ def traits_of(callback: Any) -> CallbackTraits | None:
     return None
 
 
-def is_frameworks_list(owner: Any) -> bool:
-    """Whether this is the list with which a framework's own loop calls its callbacks."""
-    return any(module.is_list(owner) for module in _loaded(".host.own_callbacks"))
+def list_of(owner: Any) -> str | None:
+    """Whose list this is, if a framework's own loop calls its callbacks with it."""
+    for module in _loaded(".host.own_callbacks"):
+        if module.is_list(owner):
+            return str(module.__name__.split(".")[1])
+    return None
+
+
+def framework_of(model: Any) -> str | None:
+    """Which framework's model this is, by its classes alone."""
+    packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+    return next((name for name in _FRAMEWORKS if name in packages), None)
+
+
+def how_to_import(name: str, framework: str) -> str:
+    """What to write for a callback of this name that is to work with a framework."""
+    if hasattr(importlib.import_module(f"peakhold.{framework}"), name):
+        return f"from peakhold.{framework} import {name}"
+    return f"leave it out: peakhold.{framework} has no {name}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable as Function
 from functools import cache
 from typing import Any
 
@@ -11,7 +13,7 @@ from peakhold.errors import InvalidArgumentError
 from peakhold.keras.callback import KerasCallback
 from peakhold.runtime.callback import Callback, is_ours, link_of
 
-__all__ = ["adapt"]
+__all__ = ["adapt", "adapted_by"]
 
 
 def adapt(callback: Any) -> Any:
@@ -35,7 +37,19 @@ def adapt(callback: Any) -> Any:
         >>> isinstance(stopper, keras.callbacks.Callback)
         True
     """
-    if isinstance(callback, KerasOwn):
+    return adapted_by(adapt, callback, KerasOwn, KerasCallback)
+
+
+def adapted_by(adapt: Function[[Any], Any], callback: Any, own_base: type, base: type) -> Any:
+    """What `adapt` returns, for Keras 3 or Keras 2.
+
+    Args:
+        adapt: The function that users call, and that a pickled callback does.
+        callback: What it was given.
+        own_base: Keras's class of every callback.
+        base: Ours.
+    """
+    if isinstance(callback, own_base):
         return callback
     if not isinstance(callback, Callback):
         raise InvalidArgumentError.for_argument(
@@ -45,7 +59,7 @@ def adapt(callback: Any) -> Any:
             hint="pass an instance, such as EarlyStopping('val_loss', patience=3).",
         )
     own: Any = type(callback)
-    cls = _adapted_class(own)
+    cls = _adapted_class(own, base, adapt)
     adapted = cls.__new__(cls)
     adapted.__dict__ = callback.__dict__
     _take_over(adapted)
@@ -62,9 +76,9 @@ def _take_over(adapted: Any) -> None:
 
 
 @cache
-def _adapted_class(cls: Any) -> Any:
+def _adapted_class(cls: Any, base: type, adapt: Function[[Any], Any]) -> Any:
     """The class itself and Keras's, in one; ours exist already."""
-    known = _drop_in_of(cls)
+    known = _drop_in_of(cls, base)
     if is_ours(cls) and issubclass(known, cls):
         return known
 
@@ -77,11 +91,11 @@ def _adapted_class(cls: Any) -> Any:
     return type(cls.__name__, (cls, known), {"__reduce__": reduce, "__module__": cls.__module__})
 
 
-def _drop_in_of(cls: type) -> Any:
-    """The class of `peakhold.keras` that stands for a neutral one, or for what it derives from."""
-    drop_ins = vars(__import__("peakhold.keras", fromlist=["keras"]))
+def _drop_in_of(cls: type, every: type) -> Any:
+    """The drop-in that stands for a neutral class, or for what it derives from."""
+    drop_ins = vars(importlib.import_module(every.__module__.rpartition(".")[0]))
     for base in filter(is_ours, cls.__mro__):
         known = drop_ins.get(base.__name__)
-        if isinstance(known, type) and issubclass(known, base) and issubclass(known, KerasCallback):
+        if isinstance(known, type) and issubclass(known, base) and issubclass(known, every):
             return known
-    return KerasCallback
+    return every

@@ -13,7 +13,9 @@ from keras.callbacks import ProgbarLogger
 
 import keras
 from peakhold._core.monitor import Direction
+from peakhold.errors import HostError
 from peakhold.host.contract import Host
+from peakhold.host.finding import framework_of, how_to_import
 from peakhold.host.loop import LoopHost
 from peakhold.keras.files import saving
 from peakhold.keras.fit.frame import calling_list
@@ -71,10 +73,18 @@ class KerasCallback(neutral.Callback, KerasOwn):  # type: ignore[misc]
         return [name for name in super().__dir__() if name not in hidden or name in vars(self)]
 
     def set_model(self, model: Any) -> None:
-        """Called by Keras when `fit` begins."""
+        """Called by Keras when `fit` begins.
+
+        Raises:
+            HostError: For a model of Keras 2.
+        """
+        if framework_of(model) == "tf_keras":
+            name = neutral.plain_class(type(self)).__name__
+            hint = how_to_import(name, "tf_keras")
+            raise HostError.other_keras(type(self).__name__, "Keras 3", model, hint)
         KerasOwn.set_model(self, model)
         self._peakhold_host = None
-        driver = calling_list(self)
+        driver = calling_list(self, KerasList)
         if driver is not None:
             keep_in_thread(driver)
             pass_over_no_ops(driver)

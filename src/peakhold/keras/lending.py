@@ -10,7 +10,8 @@ Rules of this file:
    or `_load_model`, is an error that says what to do, not Keras's code on an object that it does
    not know. An attribute that a user sets under such a name is the user's.
 3. Which names those are is read off Keras's class: a later Keras may have others.
-4. What a user's subclass defines under such a name, for Keras to call, is not called by ours: that
+4. Keras 2's classes (`tf_keras`) lend like Keras 3's; whoever imports them says so (`know`).
+5. What a user's subclass defines under such a name, for Keras to call, is not called by ours: that
    is said before the first batch, once for each class and run (`ignored_in`).
 """
 
@@ -18,21 +19,18 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from types import ModuleType
 from typing import Any, Final, TypeVar, final
-
-from keras.callbacks import Callback as KerasOwn
 
 import keras
 from peakhold.runtime.callback import Callback, is_ours
 
-__all__ = ["ignored_in", "init_past", "lenders_of", "lends", "not_lent"]
+__all__ = ["ignored_in", "init_past", "know", "lenders_of", "lends", "not_lent"]
 
 C = TypeVar("C", bound=type)
 
-_KERAS: Final = [
-    cls for cls in vars(keras.callbacks).values()
-    if isinstance(cls, type) and issubclass(cls, KerasOwn) and cls is not KerasOwn
-]  # fmt: skip
+_keras_own: Final[set[type]] = set()
+"""Classes of Keras's callbacks and what they derive from, up to the one of every callback."""
 _lenders: Final[set[type]] = set()
 _OF_EVERY_CLASS: Final = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__"}
 _BOOKKEEPING: Final = {"_api_export_path", "_api_export_symbol_id"}
@@ -69,6 +67,21 @@ _NOT_CALLED: Final = {
 _HINT: Final = "see 'Differences from Keras' for what takes its place, or use Keras's class."
 
 
+def know(callbacks: ModuleType) -> None:
+    """The classes of a Keras may lend their names from now on.
+
+    Args:
+        callbacks: Its `callbacks`.
+    """
+    every: type = callbacks.Callback
+    for cls in vars(callbacks).values():
+        if isinstance(cls, type) and issubclass(cls, every):
+            _keras_own.update(cls.__mro__[: cls.__mro__.index(every)])
+
+
+know(keras.callbacks)
+
+
 def lends(cls: C) -> C:
     """A drop-in whose last base is Keras's class: see that the base lends nothing but its name.
 
@@ -79,7 +92,7 @@ def lends(cls: C) -> C:
         _lenders.add(lender)
         for name in vars(lender):
             if name not in _OF_EVERY_CLASS and _owner(cls, name) in _lenders:
-                setattr(cls, name, _NotLent(lender.__name__, name))
+                setattr(cls, name, _NotLent(lender, name))
     return cls
 
 
@@ -120,14 +133,7 @@ def ignored_in(cls: type) -> tuple[str, ...]:
 
 def lenders_of(cls: type) -> list[type]:
     """Keras's own classes among the bases of a class, but the one of every callback."""
-    return [
-        base for base in cls.__mro__
-        if issubclass(base, KerasOwn) and base is not KerasOwn and _is_keras_own(base)
-    ]  # fmt: skip
-
-
-def _is_keras_own(cls: type) -> bool:
-    return any(cls in one.__mro__ for one in _KERAS)  # their common base, too
+    return [base for base in cls.__mro__ if base in _keras_own]
 
 
 def _owner(cls: type, name: str) -> type | None:
@@ -147,12 +153,13 @@ def init_past(callback: Any) -> None:
 class _NotLent:
     """A name of Keras's class that means nothing here. No `__set__`: a user may take it."""
 
-    def __init__(self, lender: str, name: str) -> None:
-        self._lender, self._name = lender, name
+    def __init__(self, lender: type, name: str) -> None:
+        framework = lender.__module__.partition(".")[0]
+        self._lender, self._name = f"{framework}.callbacks.{lender.__name__}", name
 
     def __get__(self, callback: Any, cls: type | None = None) -> Any:
         own = "the class" if cls is None else cls.__name__
         raise AttributeError(
             f"{own} of Peakhold has no {self._name!r}, which is a private part of "
-            f"keras.callbacks.{self._lender}.\nHint: {_HINTS.get(self._name, _HINT)}"
+            f"{self._lender}.\nHint: {_HINTS.get(self._name, _HINT)}"
         )

@@ -21,7 +21,7 @@ from peakhold._core.monitor import Direction
 from peakhold._core.observation import Event
 from peakhold.errors import NeutralCallbackError
 from peakhold.host.contract import Host
-from peakhold.host.finding import host_for, is_frameworks_list, traits_of
+from peakhold.host.finding import host_for, list_of, traits_of
 
 if TYPE_CHECKING:
     from peakhold.runtime.link import Link
@@ -167,11 +167,12 @@ class Callback:
         Raises:
             NeutralCallbackError: If `model.fit` drives it.
         """
-        if is_frameworks_list(sys._getframe(1).f_locals.get("self")):
+        framework = list_of(sys._getframe(1).f_locals.get("self"))
+        if framework is not None:
             name = type(self).__name__
             raise NeutralCallbackError(
                 f"expected a Keras callback, got {type(self).__module__}.{name}, which is made "
-                f"for loops.\nHint: {_where_to_import(self)}"
+                f"for loops.\nHint: {_where_to_import(self, framework)}"
             )
         self._model, self._peakhold_host = model, None
 
@@ -331,6 +332,7 @@ def plain_class(cls: type) -> type:
         "peakhold.runtime.participating",
         "peakhold.runtime.comparing",
         "peakhold.keras.callback",
+        "peakhold.tf_keras.callback",
     }
     return next(
         (c for c in cls.__mro__ if is_ours(c) and c.__module__ not in bases),
@@ -338,10 +340,11 @@ def plain_class(cls: type) -> type:
     )
 
 
-def _where_to_import(callback: Callback) -> str:
+def _where_to_import(callback: Callback, framework: str) -> str:
     cls = type(callback)
     if is_ours(cls):
-        return f"from peakhold.keras import {cls.__name__}"
+        return f"from peakhold.{framework} import {cls.__name__}"
     plain = plain_class(cls)
     base = plain.__name__ if is_ours(plain) else Callback.__name__
-    return f"derive it from peakhold.keras.{base}, or pass peakhold.keras.adapt(callback)."
+    adapt = f"peakhold.{framework}.adapt(callback)"
+    return f"derive it from peakhold.{framework}.{base}, or pass {adapt}."

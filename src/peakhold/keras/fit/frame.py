@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from keras.callbacks import CallbackList as KerasList
-
 __all__ = ["calling_list", "first_validation", "fit_runs", "is_fit_of", "validation_runs"]
 
 _NEAR = 6  # frames between our hook and Keras's list: a user's override or two
@@ -31,13 +29,18 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def calling_list(callback: Any) -> Any:
-    """The `CallbackList` that is calling this callback now, or None."""
+def calling_list(callback: Any, of: Any) -> Any:
+    """The `CallbackList` that is calling this callback now, or None.
+
+    Args:
+        callback: The one whose hook runs.
+        of: The class of lists of its framework.
+    """
     for depth, frame in enumerate(_stack(sys._getframe(1))):
         if depth > _NEAR:
             return None
         caller = frame.f_locals.get("self")
-        if isinstance(caller, KerasList) and any(one is callback for one in caller.callbacks):
+        if isinstance(caller, of) and any(one is callback for one in caller.callbacks):
             return caller
     return None
 

@@ -45,7 +45,7 @@ from peakhold.keras.host.resume import KerasResumption
 from peakhold.snapshots.arrays import source_of
 from peakhold.trees import map_tree
 
-__all__ = ["KerasHost", "host_for"]
+__all__ = ["FitHost", "KerasHost", "host_for"]
 
 N = TypeVar("N", int, float)
 
@@ -63,18 +63,17 @@ def host_for(model: Any, optimizer: Any = None) -> KerasHost | None:
     return KerasHost(inner, optimizer) if isinstance(inner, keras.Model) else None
 
 
-class KerasHost:
-    """A Keras model, as callbacks see it.
+class FitHost:
+    """What hosts of a Keras 3 and of a Keras 2 model share: the model, and the loop that trains it.
 
     Args:
-        model: A `keras.Model`.
+        model: It, held weakly.
         optimizer: The optimizer of a loop that does not compile the model; None: the model's own.
     """
 
     def __init__(self, model: Any, optimizer: Any = None) -> None:
         self._model = weakref.ref(model)
         self._given_optimizer = optimizer
-        self._n_layers, self._below = -1, list[Any]()
         self._code: CodeType | None = None
 
     @property
@@ -92,6 +91,62 @@ class KerasHost:
             return self._given_optimizer
         return getattr(self.model, "optimizer", None)  # a model that is not compiled has none
 
+    def describe(self) -> str:
+        """What is trained, in a few words, for messages."""
+        return f"{type(self.model).__name__} {self.model.name!r}"
+
+    # The loop
+
+    def request_stop(self) -> None:
+        """Have the loop end after this batch; safe in a signal handler."""
+        self.model.stop_training = True
+
+    def clear_stop(self) -> None:
+        """Forget an earlier loop's request."""
+        self.model.stop_training = False
+
+    def stop_requested(self) -> bool:
+        """Whether somebody has asked for the end."""
+        model = self._model()
+        return bool(getattr(model, "stop_training", False))
+
+    def remember_loop(self, frame: FrameType) -> None:
+        """A loop that somebody wrote begins, or `fit`."""
+        self._code = None if is_fit_of(frame, self.model) else frame.f_code
+
+    def owns_frame(self, frame: FrameType) -> bool:
+        """Whether this frame is the loop that trains."""
+        model = self._model()
+        return frame.f_code is self._code or (model is not None and is_fit_of(frame, model))
+
+    def runs_fit(self) -> bool:
+        """Whether `fit` is running."""
+        model = self._model()
+        return model is not None and fit_runs(model)
+
+    def validates(self) -> bool | None:
+        """Whether validation will run; a hint."""
+        model = self._model()
+        return None if model is None else validation_runs(model)
+
+    def first_validation(self) -> int | None:
+        """The epoch, from 1, after which validation is due first; a hint."""
+        model = self._model()
+        return None if model is None else first_validation(model)
+
+
+class KerasHost(FitHost):
+    """A Keras model, as callbacks see it.
+
+    Args:
+        model: A `keras.Model`.
+        optimizer: The optimizer of a loop that does not compile the model; None: the model's own.
+    """
+
+    def __init__(self, model: Any, optimizer: Any = None) -> None:
+        super().__init__(model, optimizer)
+        self._n_layers, self._below = -1, list[Any]()
+
     def synced(self) -> Any:
         """The model, with its variables as training has them now."""
         model = self.model
@@ -99,9 +154,6 @@ class KerasHost:
         if sync is not None:
             sync()
         return model
-
-    def describe(self) -> str:
-        return f"{type(self.model).__name__} {self.model.name!r}"
 
     # State
 
@@ -404,25 +456,6 @@ class KerasHost:
                 return type(curve).__name__, int(end) - (self.steps_done() or 0)
         return None
 
-    # Control
-
-    def request_stop(self) -> None:
-        self.model.stop_training = True
-
-    def clear_stop(self) -> None:
-        self.model.stop_training = False
-
-    def stop_requested(self) -> bool:
-        model = self._model()
-        return bool(getattr(model, "stop_training", False))
-
-    def remember_loop(self, frame: FrameType) -> None:
-        self._code = None if is_fit_of(frame, self.model) else frame.f_code
-
-    def owns_frame(self, frame: FrameType) -> bool:
-        model = self._model()
-        return frame.f_code is self._code or (model is not None and is_fit_of(frame, model))
-
     # Files
 
     def file_suffixes(self) -> tuple[str, ...] | None:
@@ -443,10 +476,6 @@ class KerasHost:
 
     def check_file(self, suffix: str) -> None:
         """Keras's formats hold whatever a Keras model has."""
-
-    def runs_fit(self) -> bool:
-        model = self._model()
-        return model is not None and fit_runs(model)
 
     def versions(self) -> dict[str, str]:
         return {
@@ -484,14 +513,6 @@ class KerasHost:
                     known = directions.setdefault(name, direction)
                     directions[name] = direction if known == direction else None
         return directions
-
-    def validates(self) -> bool | None:
-        model = self._model()
-        return None if model is None else validation_runs(model)
-
-    def first_validation(self) -> int | None:
-        model = self._model()
-        return None if model is None else first_validation(model)
 
     # Words
 

@@ -27,7 +27,7 @@ from peakhold._core.policies.save_when import AtEnd, SaveSchedule, SaveScheduleS
 from peakhold.backup.configuration import Configuration
 from peakhold.backup.interrupted import STATE, Interrupted
 from peakhold.backup.record import Packer
-from peakhold.backup.state import FORMAT
+from peakhold.backup.state import FORMAT, used
 from peakhold.errors import BackupMismatchError, InvalidArgumentError, SaveWarning
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.extras import EXTRA, Extras
@@ -36,6 +36,7 @@ from peakhold.host.resume import EpochRecord, Resumption
 from peakhold.runtime import filing
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.driver import run_ahead
+from peakhold.runtime.loop_list import LoopPlace
 from peakhold.runtime.participant import Keeper
 from peakhold.runtime.random_state import random_state
 from peakhold.runtime.run_view import RunView
@@ -153,6 +154,10 @@ class Keeping(Keeper):
         epoch = int(state["epoch"])
         self.current_epoch, kept.passed = epoch, was.passed()
         self._give(kept, was)
+        place, at = self._place(), state.get("place")
+        if place is not None and at is not None:
+            with used("where its loop was", was.path):
+                place.take(at)
         stopped = self._still_stopped(was)
         end = run.first_epoch + (run.epochs or 0)
         self.initial_epoch = max(epoch, end) if stopped else epoch
@@ -396,8 +401,15 @@ class Keeping(Keeper):
             self._say(
                 f"keeps the backup of an earlier epoch: epoch {moment.at.number} is not finite."
             )
+        elif (place := self._place()) is not None:
+            if place.is_due(ends=stops):
+                self._save(epoch + 1, None, stops)
         elif self.save_freq == "epoch" or saved_within or kept.wanted.is_set():
             self._save(epoch + 1, None, stops)
+
+    def _place(self) -> LoopPlace | None:
+        """Where the loop is, if it can go on there."""
+        return getattr(self.run.driver, "place", None)
 
     def listens(self, event: Event) -> bool:
         """Whether batches must be looked at: they count, or SIGTERM has come."""
@@ -432,6 +444,22 @@ class Keeping(Keeper):
             self.last_batch_seen = batch
             self._save_within(kept, moment.at.epoch, batch)
 
+    def back_up(self, epoch: int, batch: int) -> None:
+        """Back up between two batches, where the loop can go on.
+
+        Args:
+            epoch: The running one.
+            batch: The last that is done in it.
+        """
+        kept = self._kept
+        if kept is not None:
+            self.last_batch_seen = batch
+            self._save_within(kept, epoch, batch)
+
+    def is_durable(self) -> bool:
+        """Whether the last backup of this run is on disk; waits for it."""
+        return self._kept is not None and bool(self._kept.folder.is_durable)
+
     def newest(self) -> str | None:
         """The newest backup."""
         from peakhold.store import Reader
@@ -446,6 +474,7 @@ class Keeping(Keeper):
         if kept is None:
             return
         host, folder, resumption = run.host, kept.folder, kept.resumption
+        place, began = self._place(), time.perf_counter()
         if folder.is_followed:
             run.enter_save()
             return
@@ -483,6 +512,7 @@ class Keeping(Keeper):
             "callbacks": filing.collect(members),
             "held": best,
             "passed": kept.packer.pack(kept.passed),
+            "place": None if place is None else place.state(),
         }
         number = number_of(epoch, first)
         reason = (
@@ -501,6 +531,8 @@ class Keeping(Keeper):
             raise
         if kept.wanted.is_set():
             kept.saved.set()
+        if place is not None:
+            place.note_cost(time.perf_counter() - began)
 
     def _record_beginning(self, kept: _Run) -> None:
         """Which rows were in the logs before: a run killed in its first epoch writes again."""
@@ -618,8 +650,10 @@ class Keeping(Keeper):
                 f"To train anew, delete {self.backup_dir!r}."
             )
         text = f"goes on with epoch {number}" + (f" of {epochs}" if epochs else "")
-        batch = state["batch"]
-        if batch is not None:
+        batch, place = state["batch"], self._place()
+        if place is not None:
+            text += place.words()
+        elif batch is not None:
             text += f", from its first batch, with the weights it had after batch {batch + 1}"
         return f"{text}, from {self.backup_dir!r}."
 

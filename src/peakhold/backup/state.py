@@ -183,4 +183,5 @@ _ALL: Final[Mapping[str, Callable[[Any], bool]]] = {
     "passed": _is_record,
     "configured": lambda value: value is None or _are_states(value),
     "stopped_by": lambda value: value is None or _are_texts(value),
+    "place": lambda value: value is None or _is_mapping(value),
 }

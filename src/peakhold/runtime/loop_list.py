@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host.extras import Extras
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.participant import Keeper
 
-__all__ = ["LoopList", "check_first_epoch", "check_params", "frame_of_loop"]
+__all__ = ["LoopList", "LoopPlace", "check_first_epoch", "check_params", "frame_of_loop"]
 
 _NAMES = ("callbacks", "model", "optimizer", "host", "extra", "first_epoch", "epochs", "verbose")
 """What a list is told; `steps` is as near to other words of Keras's as to a slip."""
@@ -26,6 +26,29 @@ _KNOWN = frozenset(
 """What Keras has told its callbacks in `params`, and words that are no slip of ours."""
 
 
+class LoopPlace(Protocol):
+    """Where a loop is, of one that can go on inside an epoch: it says when it can be backed up."""
+
+    def is_due(self, *, ends: bool) -> bool:
+        """Whether an epoch that ends now is to be backed up; it may be put off to a later batch.
+
+        Args:
+            ends: Whether training ends with this epoch.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """The place, as a tree that a store can save; asked for each backup that is made."""
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """The run goes on from a backup that was made there."""
+
+    def note_cost(self, seconds: float) -> None:
+        """A backup was begun, for which training waited so long."""
+
+    def words(self) -> str:
+        """How it goes on, after "goes on with epoch 3"; nothing at an epoch's beginning."""
+
+
 class LoopList:
     """A list that a loop of somebody's own drives.
 
@@ -33,6 +56,7 @@ class LoopList:
         callbacks: In their order.
         first_epoch: What the loop calls its first epoch, as it was told: 0, 1, or None.
         extras: What a backup holds besides model and optimizer.
+        place: Where the loop is, if it can go on inside an epoch (`peakhold.Run`).
         note_rates: Set by the session where the rates of an epoch are asked for: to be called when
             its beginning has been told to all.
     """
@@ -40,6 +64,7 @@ class LoopList:
     callbacks: list[Any]
     first_epoch: int | None = None
     extras: Extras
+    place: LoopPlace | None = None
     note_rates: Callable[[], Any] | None = None
     _peakhold_has_begun = False
 

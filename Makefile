@@ -58,7 +58,7 @@ $(GROUPS): export OMP_NUM_THREADS = 1
 $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 
-QUICK := tests/core tests/runtime tests/callbacks tests/checkpoint_files tests/loops
+QUICK := tests/core tests/runtime tests/callbacks tests/checkpoint_files tests/loops tests/run
 quick: export OMP_NUM_THREADS = 1
 quick: .venv/.test
 	$(PYTEST) --quiet $(QUICK) tests/house/test_purity.py

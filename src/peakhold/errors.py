@@ -172,7 +172,7 @@ class DirectionUnknownError(MonitorError):
 
 
 class NotAScalarError(MonitorError):
-    """The monitored metric is an array with more than one element."""
+    """A metric that is monitored, or logged in a loop, is not one number."""
 
     @classmethod
     def for_value(cls, callback: str, monitor: str, value: Any) -> NotAScalarError:
@@ -185,6 +185,13 @@ class NotAScalarError(MonitorError):
             )
         )
         error.monitor = monitor
+        return error
+
+    @classmethod
+    def for_metric(cls, name: str, value: Any, *, hint: str) -> NotAScalarError:
+        """Show what a loop logged, and say what to log instead."""
+        error = cls(_with_hint(f"expected one number for a metric, got {name}={value!r}.", hint))
+        error.monitor = name
         return error
 
 

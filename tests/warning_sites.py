@@ -94,6 +94,16 @@ SITES = {
     "keras/tensorboard.py: KerasBoarding._model_json": [
         "tests/keras/test_tensorboard.py::test_a_model_that_cannot_be_written_as_json_is_no_error"
     ],
+    "ledger/heartbeat.py: Heartbeat._say": [
+        "tests/ledger/test_heartbeat.py::test_that_it_cannot_be_written_is_said_once"
+    ],
+    "ledger/reader.py: _PassedOver.close": [
+        "tests/ledger/test_reader.py::test_garbage_in_the_middle_is_passed_over_and_told_once"
+    ],
+    "ledger/writer.py: Ledger._say": [
+        ("tests/ledger/test_writer.py::"
+        "test_a_full_disk_is_said_once_and_what_was_kept_comes_later")
+    ],
     "runtime/alerting.py: Alerting._ask": [
         ALERTS + "test_a_function_that_fails_is_a_warning_once",
         LOOP_ALERTS + "test_a_function_that_fails_is_a_warning_once",

@@ -24,6 +24,7 @@
      │    ├── CheckpointDamagedError (OSError)  what is on disk is not what was saved
      │    ├── PartMissingError (KeyError)       a part that the checkpoint does not have
      │    └── BackupMismatchError (ValueError)  a backup of another model
+     ├── RunOwnedError (RuntimeError)           another process trains in this folder; it is named
      └── WorkersError (RuntimeError)            several workers, one run
           ├── WorkersDifferError (ValueError)   their programs say different things
           ├── WorkerFailedError                 an error on another worker, with its message
@@ -36,7 +37,8 @@
      ├── RemoteWarning                          a server that did not take what was sent to it, once
      ├── SaveWarning                            a save that failed or was refused; training goes on
      ├── AlertWarning                           an alert that cannot be sent; training goes on
-     └── CheckpointDamagedWarning               a damaged checkpoint was passed over
+     ├── CheckpointDamagedWarning               a damaged checkpoint was passed over
+     └── RecordDamagedWarning                   lines of a run's record that cannot be read
 
 Each is also the builtin that a caller would catch. A message is `expected …, got name=value.`,
 then a `Hint:` line where we know what to do; what the text names is an attribute, too.
@@ -70,7 +72,9 @@ __all__ = [
     "PartMissingError",
     "PeakholdError",
     "PeakholdWarning",
+    "RecordDamagedWarning",
     "RemoteWarning",
+    "RunOwnedError",
     "SaveError",
     "SaveReplacedError",
     "SaveWarning",
@@ -546,6 +550,28 @@ class BackupMismatchError(StoreError, ValueError):
         return error
 
 
+class RunOwnedError(PeakholdError, RuntimeError):
+    """Another process, or another run of this one, writes to the folder of a run."""
+
+    path: str
+    """The folder."""
+    owner: str
+    """Process, host and time, as the owner wrote them down."""
+
+    @classmethod
+    def for_owner(cls, path: str, owner: str) -> RunOwnedError:
+        """Name the owner."""
+        error = cls(
+            _with_hint(
+                f"expected a folder that no other run is written to, got path={path!r}, in use by "
+                f"{owner}.",
+                "end that process, or pass another folder; to look on needs neither.",
+            )
+        )
+        error.path, error.owner = path, owner
+        return error
+
+
 class PeakholdWarning(UserWarning):
     """The root of every warning that Peakhold gives."""
 
@@ -572,6 +598,10 @@ class AlertWarning(PeakholdWarning):
 
 class CheckpointDamagedWarning(PeakholdWarning):
     """A damaged checkpoint was passed over and an older one is used."""
+
+
+class RecordDamagedWarning(PeakholdWarning):
+    """Lines of a run's record cannot be read, and were passed over."""
 
 
 class WorkersError(PeakholdError, RuntimeError):

@@ -21,7 +21,14 @@ from typing import (
     get_type_hints,
 )
 
-__all__ = ["UNUSABLE", "checked", "moved"]
+from peakhold._core.numbers import (
+    number_from_json,
+    number_to_json,
+    numbers_from_json,
+    numbers_to_json,
+)
+
+__all__ = ["UNUSABLE", "checked", "moved", "state_from_json", "state_to_json"]
 
 UNUSABLE: Final = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
@@ -76,12 +83,25 @@ def checked(state: S) -> S:
     """
     kind: Any = type(state)
     if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
-        for name, annotation in get_type_hints(kind).items():
-            if not name.startswith("_") and get_origin(annotation) is not ClassVar:
-                value = getattr(state, name)
-                if not _fits(value, annotation):
-                    raise TypeError(f"{name} is a {type(value).__name__}")
+        for name, annotation in _fields(kind):
+            value = getattr(state, name)
+            if not _fits(value, annotation):
+                raise TypeError(f"{name} is a {type(value).__name__}")
     return state
+
+
+_known_fields: dict[type, tuple[tuple[str, Any], ...]] = {}
+
+
+def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Names and annotations of what is looked at; to work them out costs more than the look."""
+    if kind not in _known_fields:
+        _known_fields[kind] = tuple(
+            (name, annotation)
+            for name, annotation in get_type_hints(kind).items()
+            if not name.startswith("_") and get_origin(annotation) is not ClassVar
+        )
+    return _known_fields[kind]
 
 
 def _fits(value: Any, annotation: Any) -> bool:  # noqa: PLR0911 - one for each kind
@@ -110,3 +130,35 @@ def _fits(value: Any, annotation: Any) -> bool:  # noqa: PLR0911 - one for each 
     if isinstance(annotation, type):
         return isinstance(value, annotation) and checked(value) is value
     return True  # a kind of annotation that no state of ours has
+
+
+def state_to_json(state: Any) -> Any:
+    """A policy's state as plain JSON: by its own way, or field by field; a number as it is.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Best:
+        ...     value: float
+        >>> state_to_json(Best(float("nan")))
+        {'value': 'NaN'}
+    """
+    if hasattr(state, "to_json"):
+        return state.to_json()
+    if dataclasses.is_dataclass(state):
+        return numbers_to_json(dataclasses.asdict(cast("Any", state)))
+    return number_to_json(state)
+
+
+def state_from_json(kind: Any, plain: Any) -> Any:
+    """What `state_to_json` returned, as a state of a class.
+
+    Args:
+        kind: The class.
+        plain: Plain JSON; to be checked with `checked`, if it comes from a file.
+    """
+    if hasattr(kind, "from_json"):
+        return kind.from_json(plain)
+    if dataclasses.is_dataclass(kind):
+        return cast("Any", kind)(**numbers_from_json(plain))
+    return number_from_json(plain)

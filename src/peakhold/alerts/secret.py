@@ -17,7 +17,7 @@ import os
 import re
 from typing import Any, final
 
-__all__ = ["Secret"]
+__all__ = ["MASK", "Secret", "pieces_of"]
 
 MASK = "***"
 
@@ -69,7 +69,7 @@ class Secret:
         """The text without any part of the secret, in any of the forms that a URL's parts take."""
         if not self._text:
             return text
-        for piece in sorted(_pieces(self._text), key=len, reverse=True):
+        for piece in sorted(pieces_of(self._text), key=len, reverse=True):
             # Within a word only what is too long to be there by chance.
             alone = len(piece) <= _LONG
             before, after = (r"(?<![^\W_])", r"(?![^\W_])") if alone else ("", "")
@@ -92,7 +92,7 @@ class Secret:
         return self
 
 
-def _pieces(address: str) -> set[str]:
+def pieces_of(address: str) -> set[str]:
     """The address, its parts, and the forms in which they may stand in a text."""
     from base64 import b64encode
     from urllib.parse import quote, unquote

@@ -84,6 +84,13 @@ class Disk:
         """
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def share_lock(self, fd: int) -> None:
+        """Take the kernel's shared lock or raise `BlockingIOError` at once: somebody has the other.
+
+        For who only wants to know, and lets it go at once.
+        """
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
     def truncate(self, fd: int, size: int = 0) -> None:
         """Cut a file to a size in bytes."""
         os.ftruncate(fd, size)

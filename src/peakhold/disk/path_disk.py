@@ -59,6 +59,10 @@ class PathDisk(Disk):
         """There is no lock that ends with its owner and lets others read."""
         raise OSError("no locks here")
 
+    def share_lock(self, fd: int) -> None:
+        """There are no locks."""
+        raise OSError("no locks here")
+
     def make_folder(self, name: str, at: int) -> None:
         """Create a folder; it must not exist."""
         os.mkdir(self._path(name, at))

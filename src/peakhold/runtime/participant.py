@@ -17,7 +17,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
@@ -25,15 +24,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 from peakhold._core.decisions import Decision, Missing, SetLearningRate, Stop
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Answer, Moment
-from peakhold._core.numbers import (
-    number_from_json,
-    number_to_json,
-    numbers_from_json,
-    numbers_to_json,
-)
 from peakhold._core.observation import Event
 from peakhold._core.policy import Policy
-from peakhold._core.states import checked
+from peakhold._core.states import checked, state_from_json, state_to_json
 from peakhold.errors import InvalidArgumentError
 from peakhold.runtime.listening import LISTENERS, Trace
 
@@ -422,11 +415,11 @@ class Deciding(Participant, Generic[S]):
 
     def shared_state(self) -> Any:
         """The policy's state."""
-        return _to_json(self.state)
+        return state_to_json(self.state)
 
     def follow(self, state: Any, moment: Moment, decided: Sequence[Decision]) -> None:
         """Take over the state of rank 0's policy."""
-        self.set_state(_from_json(type(self.policy.init()), state))
+        self.set_state(state_from_json(type(self.policy.init()), state))
 
     def set_state(self, state: S) -> None:
         """Somebody sets the state from outside: what was decided before does not lead to it."""
@@ -449,29 +442,13 @@ class Deciding(Participant, Generic[S]):
 
     def state_dict(self) -> dict[str, Any]:
         """The policy's state as plain JSON."""
-        return {**self.header(), "state": _to_json(self.state)}
+        return {**self.header(), "state": state_to_json(self.state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; it counts for the next run."""
         self.check_header(state)
-        self.set_state(checked(_from_json(type(self.policy.init()), state["state"])))
+        self.set_state(checked(state_from_json(type(self.policy.init()), state["state"])))
         self.is_loaded = True
-
-
-def _to_json(state: Any) -> Any:
-    if hasattr(state, "to_json"):
-        return state.to_json()
-    if dataclasses.is_dataclass(state):
-        return numbers_to_json(dataclasses.asdict(cast("Any", state)))
-    return number_to_json(state)
-
-
-def _from_json(kind: Any, plain: Any) -> Any:
-    if hasattr(kind, "from_json"):
-        return kind.from_json(plain)
-    if dataclasses.is_dataclass(kind):
-        return cast("Any", kind)(**numbers_from_json(plain))
-    return number_from_json(plain)
 
 
 class Keeper(Participant):

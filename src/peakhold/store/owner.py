@@ -26,13 +26,13 @@ from typing import Any, Final, final
 import numpy as np
 
 from peakhold import process
-from peakhold.disk.disk import Disk, let_go
+from peakhold.disk.disk import Disk, let_go, let_go_after
 from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
 from peakhold.snapshots.tree import TreeError, parse_json
 from peakhold.store.part_writer import write_all
 from peakhold.store.tensor_file import read_exactly
 
-__all__ = ["LOCK_NAME", "Ownership"]
+__all__ = ["LOCK_NAME", "Ownership", "is_owned", "make_root"]
 
 LOCK_NAME: Final = ".lock"
 _MAX_NOTE_BYTES: Final = 4096
@@ -186,6 +186,32 @@ _alive = process.each_in_forked_child(Ownership.abandon)
 def _check_is_file(status: os.stat_result) -> None:
     if not S_ISREG(status.st_mode):
         raise OSError(errno.ENODEV, "it is not a regular file", LOCK_NAME)
+
+
+def is_owned(disk: Disk, path: str) -> bool | None:
+    """Whether somebody owns a folder now; None where no lock can tell.
+
+    To look takes a lock for an instant, which others who look may have at the same time; whoever
+    wants to own the folder has to try again.
+
+    Args:
+        disk: The calls to the system.
+        path: The folder.
+    """
+    try:
+        with (
+            let_go_after(disk, disk.open_root(path)) as root,
+            let_go_after(disk, disk.open(LOCK_NAME, root)) as fd,
+        ):
+            _check_is_file(disk.status(fd))
+            disk.share_lock(fd)
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return None
+    return False
 
 
 def make_root(disk: Disk, path: str) -> None:

@@ -1,0 +1,230 @@
+"""The folder of a run: what lies in it, who owns it, and how the run stands.
+
+run.json         what the run is
+events.jsonl     what happened
+heartbeat        that it is alive
+stop             put there by a person: the run ends at the next batch's border
+checkpoints/     a store
+metrics.csv  tensorboard/
+.lock            the owner's
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, final
+
+from peakhold.disk.disk import Disk
+from peakhold.disk.local_path import local_path
+from peakhold.errors import RunOwnedError, SaveError, StoreOwnedError
+from peakhold.files import sweep
+from peakhold.files.open_files import DISK
+from peakhold.ledger import heartbeat, run_file
+from peakhold.ledger.reader import RecordedHistory, history, last_event
+from peakhold.store.owner import Ownership, is_owned, make_root
+
+__all__ = ["OwnedFolder", "RunFolder", "RunStatus"]
+
+_TELLING: Final = frozenset({"start", "goes_on", "moment", "end"})
+_LOOKS: Final = 5
+_BETWEEN_LOOKS_S: Final = 0.02
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """How a run stands.
+
+    Example:
+        >>> str(RunStatus("ended", "patience is over"))
+        'ended: patience is over'
+    """
+
+    word: str
+    """`empty`, `running`, `interrupted`, or `ended`."""
+    reason: str | None = None
+    """Why it has ended."""
+    alive_at: float | None = None
+    """When it gave a sign of life last, in seconds since 1970."""
+    progressed_at: float | None = None
+    """When it got on last: a hanging run is alive without."""
+    owner: str | None = None
+    """Process and host of the last sign of life."""
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.reason}" if self.reason else self.word
+
+
+@final
+class OwnedFolder:
+    """A run's folder that this process owns, until `release` or the end of a `with` block.
+
+    Args:
+        path: The folder; made if need be.
+        disk: The calls to the system.
+    """
+
+    def __init__(self, path: str, disk: Disk) -> None:
+        make_root(disk, path)
+        for n in range(_LOOKS):
+            try:
+                self._ownership = Ownership(disk, path)
+                break
+            except StoreOwnedError as error:
+                # Whoever looks at how the run stands holds the lock for an instant, too.
+                if n + 1 == _LOOKS:
+                    raise RunOwnedError.for_owner(path, error.owner) from None
+                time.sleep(_BETWEEN_LOOKS_S)
+            except OSError as error:
+                raise SaveError.for_path(
+                    path,
+                    error.strerror or str(error),
+                    expected="a folder that a run can be written to",
+                    hint="pass a folder that is writable, on a file system with locks.",
+                ) from error
+        sweep(path, disk=disk)
+
+    def check(self) -> None:
+        """Raise `StoreForkedError` in a process that does not own the folder."""
+        self._ownership.check()
+
+    def follow(self) -> None:
+        """Own the folder that the path means now, where the one that was owned is gone.
+
+        Raises:
+            OSError: If that cannot be.
+        """
+        if not self._ownership.is_there():
+            self._ownership.follow()
+
+    def release(self) -> None:
+        """Let it go; again, or in a forked child, nothing."""
+        self._ownership.release()
+
+    def __enter__(self) -> OwnedFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+@final
+class RunFolder:
+    """What lies in the folder of a run, by name; to look costs nothing and changes nothing.
+
+    Args:
+        path: The folder; it need not be there.
+        disk: The calls to the system. Defaults to the real ones.
+
+    Example:
+        >>> import tempfile
+        >>> folder = RunFolder(tempfile.mkdtemp())
+        >>> str(folder.status())
+        'empty'
+        >>> with folder.own():
+        ...     pass
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, disk: Disk | None = None) -> None:
+        self.path = local_path(
+            "path", path, "the path of a folder", hint="pass a path such as 'runs/digits'."
+        )
+        self._disk = DISK if disk is None else disk
+
+    def at(self, name: str) -> str:
+        """The path of something in it.
+
+        Args:
+            name: Its name.
+        """
+        return os.path.join(self.path, name)
+
+    @property
+    def run_file(self) -> str:
+        """What the run is."""
+        return self.at(run_file.NAME)
+
+    @property
+    def events(self) -> str:
+        """What happened."""
+        return self.at("events.jsonl")
+
+    @property
+    def heartbeat(self) -> str:
+        """That it is alive."""
+        return self.at(heartbeat.NAME)
+
+    @property
+    def stop_file(self) -> str:
+        """What a person puts there to end the run."""
+        return self.at("stop")
+
+    @property
+    def checkpoints(self) -> str:
+        """The store."""
+        return self.at("checkpoints")
+
+    @property
+    def metrics(self) -> str:
+        """The metrics of each epoch, for spreadsheets."""
+        return self.at("metrics.csv")
+
+    @property
+    def tensorboard(self) -> str:
+        """What TensorBoard shows."""
+        return self.at("tensorboard")
+
+    def own(self) -> OwnedFolder:
+        """Own it: nobody else writes into it until it is let go.
+
+        Returns:
+            What lets it go; also at the end of a `with` block.
+
+        Raises:
+            RunOwnedError: If another process owns it; it is named.
+            SaveError: If it cannot be made, or locked.
+        """
+        return OwnedFolder(self.path, self._disk)
+
+    def about(self) -> dict[str, Any] | None:
+        """What the run is; None if nothing says so."""
+        return run_file.read_run_file(self.path)
+
+    def history(self) -> RecordedHistory:
+        """What was measured at the end of each epoch."""
+        return history(self.events)
+
+    def status(self) -> RunStatus:
+        """How the run stands; reads the end of the record only."""
+        beat = heartbeat.read_heartbeat(self.heartbeat)
+        last = last_event(self.events, _TELLING)
+        word, reason = self._stands(last, beat)
+        if beat is None:
+            return RunStatus(word, reason)
+        return RunStatus(
+            word,
+            reason,
+            beat["alive_at"],
+            beat.get("progressed_at"),
+            f"process {beat['pid']} on {beat['host']}",
+        )
+
+    def _stands(
+        self, last: dict[str, Any] | None, beat: dict[str, Any] | None
+    ) -> tuple[str, str | None]:
+        if last is not None and last["kind"] == "end":
+            return "ended", str(last.get("reason") or "") or None
+        owned = is_owned(self._disk, self.path)
+        if owned if owned is not None else heartbeat.is_beating(beat):
+            return "running", None
+        if last is not None or beat is not None or self.about() is not None:
+            return "interrupted", None
+        return "empty", None

@@ -64,7 +64,7 @@ quick: .venv/.test
 	$(PYTEST) --quiet $(QUICK) tests/house/test_purity.py
 
 test-core: .venv/.test
-	$(PYTEST) $(QUICK) tests/alerts tests/house tests/store tests/event_files
+	$(PYTEST) $(QUICK) tests/alerts tests/house tests/store tests/event_files tests/run
 
 house: .venv/.test
 	$(BIN)/python -m tools.house $(if $(AGAINST),--against $(AGAINST))

@@ -70,12 +70,13 @@ def _what_the_tests_before_have_left_is_not_looked_at():
 def _what_was_recorded_is_decided_again():
     """Every run of every test, taken again by its policies (`replaying.py`, `child_runs.py`)."""
     from peakhold.runtime.listening import listening
-    from replaying import Replay
+    from replaying import FromTheRecord, Replay
 
-    replay = Replay()
-    with listening(replay):
+    replay, recorded = Replay(), FromTheRecord()
+    with listening(replay), listening(recorded):
         yield
     assert replay.wrong == []
+    assert recorded.wrong == []
     in_children = child_runs.Told(CHILDREN).wrong
     for path, _ in in_children:
         os.unlink(path)  # told once

@@ -11,6 +11,17 @@ from dataclasses import replace
 
 from peakhold._core.decisions import Remember
 from peakhold._core.facts import NotFinite
+from peakhold._core.states import state_from_json
+from peakhold.ledger.lines import from_line, to_line
+from peakhold.ledger.told import (
+    Chains,
+    decisions_of,
+    facts_of,
+    is_quiet,
+    line_of,
+    moment_of,
+    steps_of,
+)
 
 
 class Replay:
@@ -43,6 +54,60 @@ class Replay:
         self.last[(*key, "after")] = after
         if any(isinstance(decision, Remember) for decision in decisions):
             self.last[(*key, "best")] = (state, trace.moment, trace.policy)
+
+
+class FromTheRecord:
+    """A listener that puts each moment through a line of the record, and takes its steps from there.
+
+    What a line does not have (a state that follows from the step before) is worked out, as whoever
+    reads the record has to. Only the policies themselves are those of the run.
+    """
+
+    def __init__(self):
+        self.lines, self.wrong = 0, []
+        self._chains, self._after, self._best = {}, {}, {}
+
+    def __call__(self, told):
+        run = told.run_id, told.rank
+        chains = self._chains.setdefault(run, Chains())
+        if is_quiet(told):
+            chains.skip(told)
+            return
+        line = from_line(to_line(line_of(told, chains)))
+        self.lines += 1
+        moment = told.moment
+        metrics = {name: float(value) for name, value in moment.metrics.items()}
+        self._compare("moment", moment_of(line), replace(moment, metrics=metrics))
+        self._compare("decisions", decisions_of(line), _some(told.decided))
+        self._compare("facts", facts_of(line), _some(told.facts))
+        steps = steps_of(line)
+        self._compare("who", list(steps), list(_some(told.traces)))
+        for name, taken in steps.items():
+            for step, trace in zip(taken, told.traces[name], strict=True):
+                self._again((*run, name), step, trace.policy)
+
+    def _again(self, key, step, policy):
+        if step.before is None:
+            state = self._after[key]
+        else:
+            state = state_from_json(type(policy.init()), step.before)
+        for fact in step.facts:
+            if isinstance(fact, NotFinite) and key in self._best:
+                before, moment, earlier = self._best[key]
+                state, _ = earlier.step(before, replace(moment, defect=fact.defect))
+            state = policy.learn(state, fact)
+        self._after[key], decisions = policy.step(state, step.moment)
+        self._compare(key[2], decisions, step.decisions)
+        if any(isinstance(decision, Remember) for decision in decisions):
+            self._best[key] = (state, step.moment, policy)
+
+    def _compare(self, what, read, told):
+        if not _same(read, told):
+            self.wrong.append((what, read, "not", told))
+
+
+def _some(by_name):
+    return {name: each for name, each in by_name.items() if each}
 
 
 def _same(one, other):

@@ -1,0 +1,263 @@
+"""A run that was recorded decides the same when it is read back and taken again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import peakhold
+from peakhold._core.decisions import Remember
+from peakhold._core.facts import NotFinite
+from peakhold._core.monitor import Criterion, Direction, Watched
+from peakhold._core.policies.early_stopping import EarlyStoppingPolicy
+from peakhold._core.policies.plateau import PlateauPolicy
+from peakhold._core.states import state_from_json
+from peakhold.extend import Event, listening
+from peakhold.ledger import Ledger, RunFolder, decisions_of, moment_of, read_events, steps_of
+from replaying import FromTheRecord
+
+CURVE = (0.9, 0.5, 0.2, float("nan"), 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
+
+
+class Killed(BaseException):
+    """What ends a run without its last hooks."""
+
+
+class Loop:
+    """A loop by hand whose loss follows the curve."""
+
+    def __init__(self, folder, callbacks):
+        self.folder = RunFolder(folder)
+        self.weights, self.rate = {"w": np.zeros(2)}, 0.1
+        host = peakhold.LoopHost(
+            get_state=lambda: self.weights,
+            set_state=self.weights.update,
+            get_learning_rate=lambda: self.rate,
+            set_learning_rate=lambda rate: setattr(self, "rate", rate),
+        )
+        self.list = peakhold.CallbackList(callbacks, host=host, epochs=12, verbose=0)
+
+    def train(self, ledger, *, at=None):
+        """Run; `at` is called in each epoch."""
+        with listening(ledger.told):
+            self.list.on_train_begin()
+            self.began_with = self.list.initial_epoch
+            for epoch in range(self.began_with, 12):
+                self.list.on_epoch_begin(epoch)
+                for batch in range(2):
+                    self.list.on_train_batch_begin(batch)
+                    self.weights["w"] += 1.0
+                    self.list.on_train_batch_end(batch, {"loss": CURVE[epoch]})
+                if at is not None:
+                    at(epoch)
+                self.list.on_epoch_end(epoch, {"loss": CURVE[epoch], "val_loss": CURVE[epoch]})
+                if self.list.stop_training:
+                    break
+            self.list.on_train_end()
+        return self
+
+
+def callbacks(tmp_path, **arguments):
+    return [
+        peakhold.ReduceLROnPlateau("val_loss", patience=1, factor=0.5, min_delta=0),
+        peakhold.EarlyStopping("val_loss", **{"patience": 4, **arguments}),
+        peakhold.ModelCheckpoint(
+            tmp_path / "best.safetensors", "val_loss", save_best_only=True, verbose=0
+        ),
+    ]
+
+
+def fresh(patience=4):
+    """The policies of those callbacks, made here: from the run comes nothing but its record."""
+    least = Watched("val_loss", Criterion(Direction.MIN, 0.0))
+    return {
+        "ReduceLROnPlateau(val_loss)": PlateauPolicy(least, 0.5, 1, 0, 0.0),
+        "EarlyStopping(val_loss)": EarlyStoppingPolicy((least,), patience),
+    }
+
+
+def taken_again(events, policies):
+    """What the policies decide at each recorded moment, beside what was decided then."""
+    after, best, pairs = {}, {}, []
+    for event in events:
+        if event["kind"] != "moment":
+            continue
+        decided = decisions_of(event)
+        for name, steps in steps_of(event).items():
+            policy = policies.get(name)
+            for step in steps if policy is not None else ():
+                state = (
+                    after[name]
+                    if step.before is None
+                    else state_from_json(type(policy.init()), step.before)
+                )
+                for fact in step.facts:
+                    if isinstance(fact, NotFinite) and name in best:
+                        state, _ = policy.step(
+                            best[name][0], replace(best[name][1], defect=fact.defect)
+                        )
+                    state = policy.learn(state, fact)
+                after[name], decisions = policy.step(state, step.moment)
+                pairs.append((moment_of(event), decisions, step.decisions))
+                if any(isinstance(one, Remember) for one in decisions):
+                    best[name] = state, step.moment
+                # What the shell adds at the end (the best weights) is no decision of the policy's.
+                assert set(step.decisions) <= set(decided.get(name, ())), event
+    return pairs
+
+
+def assert_same_decisions(events, policies, *, at_least):
+    pairs = taken_again(events, policies)
+    assert [(moment, now, then) for moment, now, then in pairs if repr(now) != repr(then)] == []
+    assert len([now for _, now, _ in pairs if now]) >= at_least
+
+
+def test_the_policies_are_those_of_the_run(tmp_path):
+    loop = Loop(tmp_path / "run", callbacks(tmp_path))
+    with loop.folder.own():
+        ledger = Ledger(loop.folder.events, None)
+        loop.train(ledger)
+        ledger.close()
+
+    said = {}
+    for event in read_events(loop.folder.events):
+        for name, steps in steps_of(event).items() if event["kind"] == "moment" else ():
+            said.update({name: step.policy for step in steps if step.policy is not None})
+    assert {name: said[name] for name in fresh()} == {n: repr(p) for n, p in fresh().items()}
+
+
+def test_a_whole_run(tmp_path):
+    loop = Loop(tmp_path / "run", callbacks(tmp_path))
+    with loop.folder.own():
+        ledger = Ledger(loop.folder.events, None)
+        loop.train(ledger)
+        ledger.close()
+
+    events = list(read_events(loop.folder.events))
+    ends = [event for event in events if event.get("event") == str(Event.EPOCH_END)]
+    assert len(ends) == 7 and loop.rate < 0.1  # it stopped, and the rate was cut
+    assert_same_decisions(events, fresh(), at_least=8)
+    assert loop.folder.history().epoch == list(range(7))
+    assert str(loop.folder.history().history["val_loss"]) == str(list(CURVE[:7]))
+
+
+@pytest.mark.parametrize("dies_in", [1, 5, 6])
+def test_a_run_that_was_killed_and_resumed(tmp_path, dies_in):
+    """The record of both attempts, as readers see it, is that of one run."""
+
+    def die(epoch):
+        if epoch == dies_in:
+            raise Killed
+
+    def attempt(offset, at=None):
+        made = [*callbacks(tmp_path), peakhold.BackupAndRestore(tmp_path / "backup")]
+        loop = Loop(tmp_path / "run", made)
+        with loop.folder.own():
+            ledger = Ledger(loop.folder.events, offset)
+            if offset is not None:
+                ledger.go_on()
+            try:
+                loop.train(ledger, at=at)
+            finally:
+                ledger.close()
+        return loop
+
+    path = tmp_path / "run" / "events.jsonl"
+    with pytest.raises(Killed):
+        attempt(None, die)
+    assert list(read_events(path))[-1]["epoch"] == dies_in
+    loop = attempt(_end_of_epoch(path, dies_in - 1))
+
+    events = list(read_events(path))
+    assert loop.began_with == dies_in
+    assert loop.folder.history().epoch == list(range(7))
+    assert_same_decisions(events, fresh(), at_least=6)
+    ends = [event for event in events if event.get("event") == str(Event.EPOCH_END)]
+    assert [event["epoch"] for event in ends] == list(range(7))
+
+
+def _end_of_epoch(path, epoch):
+    """Where the line of an epoch's end ends: what the checkpoint of that moment holds."""
+    at = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        at += len(line)
+        if b'"on_epoch_end"' in line and b'"epoch":%d,' % epoch in line:
+            return at
+    raise AssertionError(epoch)
+
+
+@pytest.mark.parametrize("sets", ["best", "patience"])
+def test_an_attribute_that_is_set_in_mid_run(tmp_path, sets):
+    """What is set from outside is in the record: a state begins the chain anew, a policy is named."""
+    made = callbacks(tmp_path)
+    loop = Loop(tmp_path / "run", made)
+
+    def at(epoch):
+        if epoch == 4 and sets == "best":
+            made[1].best = 0.05
+            made[1].wait = 0
+        if epoch == 4 and sets == "patience":
+            made[1].patience = 6
+
+    with loop.folder.own():
+        ledger = Ledger(loop.folder.events, None)
+        loop.train(ledger, at=at)
+        ledger.close()
+
+    events = list(read_events(loop.folder.events))
+    name = "EarlyStopping(val_loss)"
+    steps = [
+        (event["epoch"], step)
+        for event in events if event["kind"] == "moment"
+        for step in steps_of(event).get(name, ())
+    ]  # fmt: skip
+    if sets == "best":
+        (set_at,) = [step for epoch, step in steps if step.was_set and epoch == 4]
+        assert set_at.before["best"] == 0.05
+        assert_same_decisions(events, fresh(), at_least=8)
+        return
+    (new,) = [step.policy for epoch, step in steps if step.policy is not None and epoch == 4]
+    assert new == repr(fresh(6)[name])
+    before = [event for event in events if event["epoch"] < 4]
+    assert_same_decisions(before, fresh(), at_least=4)
+    wrong = taken_again(events, fresh())
+    assert [pair for pair in wrong if repr(pair[1]) != repr(pair[2])] != []
+
+
+def test_another_policy_decides_otherwise(tmp_path):
+    """A replay that cannot fail shows nothing."""
+    loop = Loop(tmp_path / "run", callbacks(tmp_path))
+    with loop.folder.own():
+        ledger = Ledger(loop.folder.events, None)
+        loop.train(ledger)
+        ledger.close()
+
+    pairs = taken_again(list(read_events(loop.folder.events)), fresh(patience=2))
+
+    assert any(repr(now) != repr(then) for _, now, then in pairs)
+
+
+def test_the_same_object_in_a_second_run(tmp_path):
+    made = callbacks(tmp_path)
+    for n in (1, 2):
+        loop = Loop(tmp_path / f"run-{n}", made)
+        with loop.folder.own():
+            ledger = Ledger(loop.folder.events, None)
+            loop.train(ledger)
+            ledger.close()
+        assert_same_decisions(list(read_events(loop.folder.events)), fresh(), at_least=8)
+
+
+def test_what_every_test_looks_at_sees_what_is_wrong(tmp_path):
+    recorded = FromTheRecord()
+
+    def forgetful(told):
+        recorded(told)
+        recorded._after.clear()  # as if a state had not come from the step before
+
+    with pytest.raises(KeyError), listening(forgetful):
+        peakhold.EarlyStopping("loss").on_epoch_end(0, {"loss": 0.5})
+        stopping = peakhold.EarlyStopping("loss")
+        for epoch in range(3):
+            stopping.on_epoch_end(epoch, {"loss": 0.5})
+    assert recorded.lines > 0

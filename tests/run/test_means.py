@@ -45,10 +45,12 @@ def summed(logged):
         if weight:
             total += float(value) * weight
             weights += weight
-    return total / weights if weights else nan
+    mean = total / weights if weights else nan
+    return nan if math.isnan(mean) else mean
 
 
 @given(batches, st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.integers(1, 20))
+@example([(inf, "python", 1), (-inf, "torch", 1)], set(), {1}, 1)
 @example([(1.0, "torch", 1)] * 2 + [(nan, "python", 1)], {1}, {2}, 1)
 def test_reading_and_going_on_change_no_bit(logged, read_at, saved_at, times):
     """Over several blocks, of values that change their kind, read and gone on from anywhere."""

@@ -85,7 +85,10 @@ class _Metric:
             for value in values:
                 total = _TOGETHER[self.kind](total, value) if weight else value
                 weight += 1.0
-        self.total, self.weight = total, weight
+        self.total = (
+            math.nan if math.isnan(total) else total
+        )  # a sign of NaN comes back from no file
+        self.weight = weight
 
     def number(self) -> Aggregated:
         """The value of the epoch so far, and how it is put together with other workers'."""

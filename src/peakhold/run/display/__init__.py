@@ -15,6 +15,6 @@ from __future__ import annotations
 
 from peakhold.run.display.choosing import display_for
 from peakhold.run.display.display import Display
-from peakhold.run.display.progress import Progress, Row
+from peakhold.run.display.progress import Row, RunProgress
 
-__all__ = ["Display", "Progress", "Row", "display_for"]
+__all__ = ["Display", "Row", "RunProgress", "display_for"]

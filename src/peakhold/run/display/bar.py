@@ -9,8 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from peakhold import speech
-from peakhold.run.display.beside import Line
-from peakhold.run.display.progress import Progress, Row
+from peakhold.run.display.beside import LastLine
+from peakhold.run.display.progress import Row, RunProgress
 from peakhold.run.display.words import bar_texts, row_text
 
 __all__ = ["Bar"]
@@ -30,18 +30,18 @@ class Bar:
 
     def __init__(self, stream: Any) -> None:
         self._console = Console(file=stream, force_terminal=True, highlight=False)
-        self._line = Line(stream)
+        self._line = LastLine(stream)
 
     @property
     def can_draw(self) -> bool:
         """Whether the terminal knows how a line is taken away."""
         return not (self._console.legacy_windows or self._console.is_dumb_terminal)
 
-    def open(self, progress: Progress) -> None:
+    def open(self, progress: RunProgress) -> None:
         """Take the last line."""
         self._line.take()
 
-    def draw(self, progress: Progress, now: float) -> None:
+    def draw(self, progress: RunProgress, now: float) -> None:
         """Draw it anew."""
         console, part = self._console, progress.part
         before, *after = bar_texts(progress, now)
@@ -57,7 +57,7 @@ class Bar:
             console.print(line, end="", no_wrap=True, crop=False)
         self._line.draw(captured.get())
 
-    def row(self, progress: Progress, row: Row) -> None:
+    def row(self, progress: RunProgress, row: Row) -> None:
         """Print it above the bar."""
         speech.say(row_text(row))
 

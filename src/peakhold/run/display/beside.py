@@ -16,13 +16,13 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-__all__ = ["Line", "is_terminal", "real"]
+__all__ = ["LastLine", "is_terminal", "real"]
 
 _ERASED: Final = "\r\x1b[2K"
 """To the first column, and clear the line: what every terminal of the last forty years knows."""
 
 
-class Line:
+class LastLine:
     """The last line of a terminal, which a bar may have while nobody else writes on it.
 
     Args:
@@ -81,7 +81,7 @@ class Line:
 class _Beside:
     """A stream that takes the bar away before it writes."""
 
-    def __init__(self, line: Line, stream: Any) -> None:
+    def __init__(self, line: LastLine, stream: Any) -> None:
         self._peakhold_line = line
         self._peakhold_stream = stream
 

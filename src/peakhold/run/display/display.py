@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from peakhold import speech
 from peakhold.run.display.lines import Lines, Nothing
-from peakhold.run.display.progress import Part, Progress, Row
+from peakhold.run.display.progress import Row, RunProgress, Stretch
 
 __all__ = ["Canvas", "Display"]
 
@@ -26,13 +26,13 @@ class Canvas(Protocol):
     moves: bool
     """Whether there is anything to draw between two rows."""
 
-    def open(self, progress: Progress) -> None:
+    def open(self, progress: RunProgress) -> None:
         """A run begins."""
 
-    def draw(self, progress: Progress, now: float) -> None:
+    def draw(self, progress: RunProgress, now: float) -> None:
         """Show where it is."""
 
-    def row(self, progress: Progress, row: Row) -> None:
+    def row(self, progress: RunProgress, row: Row) -> None:
         """An epoch, or a check, is over."""
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ class Display:
     """
 
     def __init__(self, canvas: Canvas, clock: Callable[[], float] = time.monotonic) -> None:
-        self.progress = Progress()
+        self.progress = RunProgress()
         self._canvas = canvas
         self._clock = clock
         self._done = 0
@@ -63,7 +63,7 @@ class Display:
             first_epoch: The first that is trained now, from 0.
         """
         now = self._clock()
-        self.progress = Progress(name, n_epochs, first_epoch, began=now, epoch_began=now)
+        self.progress = RunProgress(name, n_epochs, first_epoch, began=now, epoch_began=now)
         self._safely(lambda canvas: canvas.open(self.progress))
 
     def epoch_begins(self, number: int | None, n_batches: int | None = None) -> None:
@@ -75,7 +75,7 @@ class Display:
         """
         progress = self.progress
         progress.epoch, progress.epoch_began = number, self._clock()
-        progress.parts = [Part(None, n_batches)]
+        progress.parts = [Stretch(None, n_batches)]
         self._look_soon()
 
     def part_begins(self, name: str | None, n_batches: int | None = None) -> None:
@@ -86,7 +86,7 @@ class Display:
             n_batches: How many; None: not known.
         """
         self.progress.part.done = self._done
-        self.progress.parts.append(Part(name, n_batches, began=self._clock()))
+        self.progress.parts.append(Stretch(name, n_batches, began=self._clock()))
         self._look_soon()
 
     def part_ends(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peakhold import speech
-from peakhold.run.display.progress import Progress, Row
+from peakhold.run.display.progress import Row, RunProgress
 from peakhold.run.display.words import row_text
 
 __all__ = ["Lines", "Nothing"]
@@ -14,13 +14,13 @@ class Nothing:
 
     moves = False
 
-    def open(self, progress: Progress) -> None:
+    def open(self, progress: RunProgress) -> None:
         """Show nothing."""
 
-    def draw(self, progress: Progress, now: float) -> None:
+    def draw(self, progress: RunProgress, now: float) -> None:
         """Show nothing."""
 
-    def row(self, progress: Progress, row: Row) -> None:
+    def row(self, progress: RunProgress, row: Row) -> None:
         """Show nothing."""
 
     def close(self) -> None:
@@ -30,6 +30,6 @@ class Nothing:
 class Lines(Nothing):
     """A line for each epoch, or check."""
 
-    def row(self, progress: Progress, row: Row) -> None:
+    def row(self, progress: RunProgress, row: Row) -> None:
         """Print it."""
         speech.say(row_text(row))

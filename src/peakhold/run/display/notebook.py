@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
-from peakhold.run.display.progress import Progress, Row
+from peakhold.run.display.progress import Row, RunProgress
 from peakhold.run.display.words import bar_texts, duration, number, row_text, standing
 
 __all__ = ["NotebookTable", "shell_of_notebook"]
@@ -42,19 +42,19 @@ class NotebookTable:
         self._handle: Any = None
         self._drawn = 0.0
 
-    def open(self, progress: Progress) -> None:
+    def open(self, progress: RunProgress) -> None:
         """Put an empty table below the cell that runs."""
         self._above = progress.name
         self._handle = sys.modules["IPython"].display.display(self, display_id=True)
 
-    def draw(self, progress: Progress, now: float) -> None:
+    def draw(self, progress: RunProgress, now: float) -> None:
         """Show where the run is."""
         if now - self._drawn >= _SLOWER:
             self._drawn = now
             self._above = "  ".join(bar_texts(progress, now))
             self._update()
 
-    def row(self, progress: Progress, row: Row) -> None:
+    def row(self, progress: RunProgress, row: Row) -> None:
         """Add a row."""
         self._n_rows += 1
         self._rows = [*self._rows, row][-_SHOWN:]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Part", "Progress", "Row"]
+__all__ = ["Row", "RunProgress", "Stretch"]
 
 
 @dataclass
-class Part:
+class Stretch:
     """Batches that are gone through: those of an epoch, or of an evaluation inside of it."""
 
     name: str | None
@@ -63,7 +63,7 @@ class Row:
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """A run, as far as it has come."""
 
     name: str = ""
@@ -71,7 +71,7 @@ class Progress:
     first_epoch: int = 0
     epoch: int | None = None
     """That which is under way, from 0; None: there are no epochs."""
-    parts: list[Part] = field(default_factory=lambda: [Part(None, None)])
+    parts: list[Stretch] = field(default_factory=lambda: [Stretch(None, None)])
     """What is gone through now, the innermost last."""
     best: str | None = None
     patience_left: int | None = None
@@ -79,7 +79,7 @@ class Progress:
     epoch_began: float = 0.0
 
     @property
-    def part(self) -> Part:
+    def part(self) -> Stretch:
         """What is gone through now."""
         return self.parts[-1]
 
@@ -87,7 +87,7 @@ class Progress:
         """`Epoch 3/100`; of a run without epochs `Step`.
 
         Example:
-            >>> Progress(n_epochs=100, epoch=2).label(), Progress().label()
+            >>> RunProgress(n_epochs=100, epoch=2).label(), RunProgress().label()
             ('Epoch 3/100', 'Step')
         """
         if self.epoch is None:

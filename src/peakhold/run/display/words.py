@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from peakhold.run.display.progress import Progress, Row
+from peakhold.run.display.progress import Row, RunProgress
 
 __all__ = [
     "bar_texts",
@@ -22,8 +22,8 @@ def number(value: float) -> str:
     """Five digits of a number.
 
     Example:
-        >>> [number(value) for value in (0.25, 640.0, 0.0912345, 1e-7, float("nan"))]
-        ['0.25', '640', '0.091235', '1e-07', 'nan']
+        >>> [number(value) for value in (0.25, 640.0, 0.0912342, 1e-7, float("nan"))]
+        ['0.25', '640', '0.091234', '1e-07', 'nan']
     """
     return f"{value:.5g}"
 
@@ -102,16 +102,16 @@ def row_text(row: Row) -> str:
     return text if row.speed is None else f"{text}, {speed(row.speed)}"
 
 
-def bar_texts(progress: Progress, now: float) -> list[str]:
+def bar_texts(progress: RunProgress, now: float) -> list[str]:
     """What stands before a bar, and what behind it.
 
     Example:
-        >>> progress = Progress(n_epochs=9, epoch=2, best="loss 0.25 (epoch 2)", patience_left=5)
+        >>> progress = RunProgress(n_epochs=9, first_epoch=2, epoch=2, patience_left=5)
         >>> progress.part.n_batches = 100
         >>> progress.part.seen(1, 0.0)
         >>> progress.part.seen(51, 10.0)
-        >>> bar_texts(progress, 10.0)[:4]
-        ['Epoch 3/9', '51/100', '5.0 batches/s', '0:10 left']
+        >>> bar_texts(progress, 10.0)
+        ['Epoch 3/9', '51/100', '5.0 batches/s', '0:10 left', '5 checks left']
     """
     part = progress.part
     speed_now, left = part.speed(now), part.seconds_left(now)

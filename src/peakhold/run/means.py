@@ -36,22 +36,20 @@ _KINDS: Final[Mapping[str, type[Aggregated]]] = {
 class _Metric:
     """One name: what has been summed, and what still lies on a device."""
 
-    __slots__ = ("blocks", "kind", "name", "total", "waiting", "weight", "weights")
+    __slots__ = ("blocks", "kind", "name", "total", "waiting", "weight")
 
     def __init__(self, name: str, kind: str, total: float, weight: float) -> None:
         self.name, self.kind = name, kind
         self.total, self.weight = total, weight
         """Of a mean: the sum of products, and of weights. Else: the value so far, and how many."""
-        self.waiting: list[Taken] = []
-        self.weights = array("d")
+        self.waiting: list[tuple[Taken, float]] = []
         self.blocks: deque[tuple[Block, Iterable[float]]] = deque()
 
     def add(self, value: Taken, weight: float) -> None:
         if type(value) is float and not self.waiting and not self.blocks:
-            self._sum((value,), (weight,))
+            self._sum(value, weight)
             return
-        self.weights.append(weight)
-        self.waiting.append(value)
+        self.waiting.append((value, weight))
         if len(self.waiting) == BLOCK:
             self._pack()
             while len(self.blocks) > _KEPT and self.blocks[0][0].is_ready():
@@ -65,36 +63,40 @@ class _Metric:
             self._sum_oldest()
 
     def _pack(self) -> None:
-        count = min(len(self.waiting), len(self.weights))  # Ctrl-C may have come between them
-        self.blocks.append((Block(self.waiting[:count]), self.weights))
-        self.waiting, self.weights = [], array("d")
+        values, weights = zip(*self.waiting, strict=True)
+        self.blocks.append((Block(values), array("d", weights)))
+        self.waiting = []
 
     def _sum_oldest(self) -> None:
         block, weights = self.blocks[0]
-        self._sum(block.read(), weights)
+        values = block.read()
         self.blocks.popleft()
+        for value, weight in zip(values, weights, strict=True):
+            self._sum(value, weight)
 
-    def _sum(self, values: Iterable[float], weights: Iterable[float]) -> None:
-        total, weight = self.total, self.weight
-        if self.kind == "mean":
-            for value, one in zip(values, weights, strict=True):
-                if one:
-                    total += value * one
-                    weight += one
-        else:
-            for value in values:
-                total = _TOGETHER[self.kind](total, value) if weight else value
-                weight += 1.0
-        self.total = (
-            math.nan if math.isnan(total) else total
-        )  # a sign of NaN comes back from no file
-        self.weight = weight
+    def _sum(self, value: float, weight: float) -> None:
+        if self.kind != "mean":
+            self.total = _TOGETHER[self.kind](self.total, value) if self.weight else value
+            self.weight += 1.0
+        elif weight:
+            self.total += value * weight
+            self.weight += weight
+
+    def plain(self) -> list[Any]:
+        """What has been summed. NaN has no sign: none would come back from a file."""
+        return [
+            self.name,
+            self.kind,
+            math.nan if math.isnan(self.total) else self.total,
+            self.weight,
+        ]
 
     def number(self) -> Aggregated:
         """The value of the epoch so far, and how it is put together with other workers'."""
-        if self.kind != "mean":
-            return _KINDS[self.kind](self.total)
-        return Mean(self.total / self.weight if self.weight else math.nan, self.weight)
+        _, kind, total, weight = self.plain()
+        if kind != "mean":
+            return _KINDS[kind](total)
+        return Mean(total / weight if weight else math.nan, weight)
 
 
 def _smaller(one: float, other: float) -> float:
@@ -179,11 +181,7 @@ class Means:
         """
         for metric in self._metrics.values():
             metric.read()
-        return {
-            "metrics": [
-                [one.name, one.kind, one.total, one.weight] for one in self._metrics.values()
-            ]
-        }
+        return {"metrics": [metric.plain() for metric in self._metrics.values()]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` has told; what was added before is forgotten."""

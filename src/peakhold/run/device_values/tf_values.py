@@ -20,10 +20,7 @@ __all__ = ["alike", "is_one", "is_ready", "numbers", "pack", "take"]
 def is_one(value: Any) -> bool:
     """Whether it is a tensor or a variable of TensorFlow; one without a number yet, too."""
     tf = sys.modules.get("tensorflow")
-    kinds = tuple(
-        kind for name in ("Tensor", "Variable") if (kind := getattr(tf, name, None)) is not None
-    )
-    return isinstance(value, kinds)
+    return isinstance(value, (getattr(tf, "Tensor", ()), getattr(tf, "Variable", ())))
 
 
 def take(value: Any) -> Any:

@@ -153,6 +153,13 @@ One round at the end of an epoch, aggregate and decide, on local processes over 
 taking turns; medians, of the slowest worker."""
 
 
+RECORD = """\
+## The record of a run
+
+`peakhold.ledger`, 200,000 moments of four metrics and two decisions each. Whoever trains pays for an event; the flush to
+the disk is the writer thread's. Opening goes on from an offset in the middle."""
+
+
 def callbacks(rounds):
     import import_time
 
@@ -208,6 +215,17 @@ def small_arrays(_rounds):
     write_section("many small arrays", f"{machine()}\n\n{SMALL}\n\n{table}")
 
 
+def recording(rounds):
+    import ledger
+
+    if QUICK:
+        ledger.main(QUICK)
+        return
+    table, _ = ledger.table(rounds=min(rounds, 5))
+    print(table)
+    write_section("record", f"{machine()}\n\n{RECORD}\n\n{table}")
+
+
 SECTIONS = {
     "callbacks": callbacks,
     "tensorboard": board,
@@ -217,6 +235,7 @@ SECTIONS = {
     "store": storing,
     "workers": working,
     "many-small-arrays": small_arrays,
+    "record": recording,
 }
 
 

@@ -18,6 +18,7 @@ from peakhold.ledger.told import (
     decisions_of,
     facts_of,
     is_quiet,
+    known_of,
     line_of,
     moment_of,
     steps_of,
@@ -79,7 +80,7 @@ class FromTheRecord:
         metrics = {name: float(value) for name, value in moment.metrics.items()}
         self._compare("moment", moment_of(line), replace(moment, metrics=metrics))
         self._compare("decisions", decisions_of(line), _some(told.decided))
-        self._compare("facts", facts_of(line), _some(told.facts))
+        self._compare("facts", facts_of(line), known_of(told))
         steps = steps_of(line)
         self._compare("who", list(steps), list(_some(told.traces)))
         for name, taken in steps.items():

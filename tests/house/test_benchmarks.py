@@ -70,6 +70,14 @@ ROWS = {
         "peakhold, immutable=True",
     ],
     "many-small-arrays": ["arrays of numpy", "arrays of torch", "arrays of jax"],
+    "record": [
+        "opening, from an offset",
+        "an event",
+        "a moment, written at once",
+        "the history",
+        "all events",
+        "how the run stands",
+    ],
 }
 
 

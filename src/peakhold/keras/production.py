@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable as Function
 from typing import Any
 
@@ -23,12 +22,10 @@ from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import drop_ins as ours
 from peakhold.keras.tensorboard import TensorBoard
+from peakhold.ledger.numbered import is_unfinished, numbered_runs
 
 __all__ = ["production_callbacks"]
 
-_FILES = re.compile(r"(best|log|backup)-([1-9][0-9]*)(?:\.|$)")
-_BOARD = re.compile(r"run-([1-9][0-9]*)$")
-_TRAINED = {"best", "log"}
 _FACTOR = 0.3  # two cuts fit into the patience of stopping, which makes about a tenth of the rate
 _EVENTS = ("stop", "failure", "resume")
 _VARIABLES = {"SlackAlert": "PEAKHOLD_SLACK_WEBHOOK", "Alert": "PEAKHOLD_ALERT_URL"}
@@ -208,39 +205,10 @@ def _check_folder(run_dir: Any) -> str:
 
 def _number(folder: str, resume: Any) -> int:
     """The number of the run that this line begins, or goes on with."""
-    found = _found(folder)
-    newest = max(found, default=0)
-    if not newest or not resume:
-        return newest + 1
-    backup = getattr(resume, "backup_dir", os.path.join(folder, f"backup-{newest}"))
-    return newest if _is_unfinished(backup, found[newest]) else newest + 1
-
-
-def _found(folder: str) -> dict[int, set[str]]:
-    """What is there of each run."""
-    found: dict[int, set[str]] = {}
-    for name in _names(folder):
-        if match := _FILES.match(name):
-            found.setdefault(int(match[2]), set()).add(match[1])
-    for name in _names(os.path.join(folder, "tensorboard")):
-        if match := _BOARD.match(name):
-            found.setdefault(int(match[1]), set()).add("tensorboard")
-    return found
-
-
-def _is_unfinished(backup: str, found: set[str]) -> bool:
-    """Whether a run is still to be ended.
-
-    The folder of the backup is the first thing that a run makes, and the last that goes. Without a
-    backup in it, the run was killed either before its first epoch or when it was over already.
-    """
-    if any(name.startswith("step-") for name in _names(backup)):
-        return True
-    return os.path.isdir(backup) and not found & _TRAINED
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    runs = numbered_runs(folder)
+    if not runs:
+        return 1
+    newest = runs[-1]
+    backup = getattr(resume, "backup_dir", newest.backup)
+    goes_on = resume and is_unfinished(backup, newest.kinds)
+    return newest.number if goes_on else newest.number + 1

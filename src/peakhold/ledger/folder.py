@@ -23,6 +23,7 @@ from peakhold.errors import RunOwnedError, SaveError, StoreOwnedError
 from peakhold.files import sweep
 from peakhold.files.open_files import DISK
 from peakhold.ledger import heartbeat, run_file
+from peakhold.ledger.numbered import NumberedRun, history_of_log, numbered_runs
 from peakhold.ledger.reader import RecordedHistory, history, last_event
 from peakhold.store.owner import Ownership, is_owned, make_root
 
@@ -198,12 +199,20 @@ class RunFolder:
         """What the run is; None if nothing says so."""
         return run_file.read_run_file(self.path)
 
+    def numbered(self) -> list[NumberedRun]:
+        """The runs that lie in it under numbers, as `production_callbacks` writes them."""
+        try:
+            return numbered_runs(self.path)
+        except OSError:  # nobody may look into it
+            return []
+
     def history(self) -> RecordedHistory:
-        """What was measured at the end of each epoch."""
-        return history(self.events)
+        """What was measured at the end of each epoch; of several runs, in the newest."""
+        runs = [] if os.path.lexists(self.events) else self.numbered()
+        return history_of_log(runs[-1].log) if runs else history(self.events)
 
     def status(self) -> RunStatus:
-        """How the run stands; reads the end of the record only."""
+        """How the run stands, of several the newest; reads the end of the record only."""
         beat = heartbeat.read_heartbeat(self.heartbeat)
         last = last_event(self.events, _TELLING)
         word, reason = self._stands(last, beat)
@@ -227,4 +236,10 @@ class RunFolder:
             return "running", None
         if last is not None or beat is not None or self.about() is not None:
             return "interrupted", None
-        return "empty", None
+        runs = self.numbered()
+        return (self._newest_stands(runs[-1]), None) if runs else ("empty", None)
+
+    def _newest_stands(self, run: NumberedRun) -> str:
+        if is_owned(self._disk, run.backup):
+            return "running"
+        return "interrupted" if run.is_unfinished else "ended"

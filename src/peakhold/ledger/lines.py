@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -44,6 +44,9 @@ def _plain(value: Any) -> Any:
 _STRICT: Final = json.JSONEncoder(
     allow_nan=False, check_circular=False, separators=_SEPARATORS, default=_plain
 )
+
+_scan: Final = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # `loads` without its looks around
+"""A value at a place in a text, and where it ends."""
 
 
 def to_line(event: Mapping[str, Any]) -> bytes:
@@ -109,14 +112,19 @@ def from_line(line: bytes) -> dict[str, Any] | None:
         >>> from_line(b'{"kind":"no')
     """
     try:
-        event = json.loads(line)
-        if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+        text = str(line, "utf-8").rstrip("\n ")
+        event, end = _scan(text, 0)
+        if (
+            end != len(text)
+            or not isinstance(event, dict)
+            or not isinstance(event.get("kind"), str)
+        ):
             return None
         if b'"NaN"' in line or b'Infinity"' in line or b'"$' in line:
             return {name: _value(name, value) for name, value in event.items()}
-    except (ValueError, RecursionError, TreeError):
+    except (ValueError, StopIteration, RecursionError, TreeError):
         return None
-    return event
+    return cast("dict[str, Any]", event)
 
 
 def _value(name: str, value: Any) -> Any:

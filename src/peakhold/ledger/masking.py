@@ -41,7 +41,8 @@ _PLACES: Final = frozenset(
 """Schemes whose host and path are no secrets; in others the token has its place (`tgram://…`)."""
 _HOOKS: Final = re.compile(r"hooks?[./-]|webhook|/services/|/api/hooks|workflows/", re.IGNORECASE)
 _TOKEN_MARKS: Final = (
-    "hf_", "sk-", "gh", "xox", "xapp-", "glpat-", "AKIA", "ASIA", "AIza", "eyJ", "ya29.", "npm_",
+    "hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox",
+    "xapp-", "glpat-", "AKIA", "ASIA", "AIza", "eyJ", "ya29.", "npm_",
     "pypi-", "dop_v1_", "Bearer ", "bearer ", "Basic ", "basic ",
 )  # fmt: skip
 _TOKEN: Final = re.compile(
@@ -77,7 +78,8 @@ class Masking:
         pieces = [piece for one in self._addresses for piece in pieces_of(one.reveal())]
         shown = [json.dumps(value.reveal())[1:-1] for value in self._values]
         marks = ["://", *_TOKEN_MARKS, *shown, *(one for one in pieces if len(one) >= _SHORTEST)]
-        self._marks = [mark.encode("ascii", "backslashreplace") for mark in dict.fromkeys(marks)]
+        found = [re.escape(mark.encode("ascii", "backslashreplace")) for mark in marks]
+        self._marks = re.compile(b"|".join(dict.fromkeys(found)))
 
     @classmethod
     def of_this_process(cls, environment: Mapping[str, str] | None = None) -> Masking:
@@ -102,7 +104,7 @@ class Masking:
         Args:
             line: ASCII.
         """
-        return any(mark in line for mark in self._marks)
+        return self._marks.search(line) is not None
 
     def of_text(self, text: str) -> str:
         """A text without them.

@@ -23,10 +23,12 @@ from peakhold.errors import RecordDamagedWarning
 from peakhold.ledger.lines import LONGEST, from_line
 from peakhold.ledger.reading import open_to_read
 
-__all__ = ["RecordedHistory", "history", "last_event", "read_events"]
+__all__ = ["Columns", "RecordedHistory", "history", "last_event", "read_events"]
 
 _PIECE: Final = 1 << 20
 _TAIL: Final = 1 << 16
+_MOST_CELLS: Final = 1 << 25
+"""Of a history; a record in which each epoch has other metrics would fill the memory."""
 _GOES_ON: Final = b'"goes_on"'
 _EPOCH_END: Final = f'"{Event.EPOCH_END}"'.encode("ascii")
 
@@ -258,25 +260,50 @@ class RecordedHistory:
     """The epochs, as the loop counts them."""
     history: dict[str, list[float | None]] = field(default_factory=dict)
     """By metric, its value at the end of each; None where it was not measured."""
-    step: list[int] = field(default_factory=list)
-    """Updates of the model up to the end of each."""
+    step: list[int | None] = field(default_factory=list)
+    """Updates of the model up to the end of each; None where nobody has counted."""
 
 
 @final
-class _Columns:
+class Columns:
     """Columns that grow; an epoch that comes again takes the place of what it was before."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[int, Mapping[str, float]]] = {}
+        self._rows: dict[int, int] = {}
+        self._steps: list[int | None] = []
+        self._columns: dict[str, list[float | None]] = {}
 
-    def add(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        self._rows[epoch] = step, metrics
+    def add(self, epoch: int, step: int | None, metrics: Mapping[str, float]) -> bool:
+        """Add an epoch; False if it has names for which there is no room any more."""
+        row = self._rows.setdefault(epoch, len(self._steps))
+        if row < len(self._steps):
+            self._steps[row] = step
+            for column in self._columns.values():
+                if row < len(column):
+                    column[row] = None
+        else:
+            self._steps.append(step)
+        has_room = True
+        for name, metric in metrics.items():
+            if name not in self._columns:
+                if len(self._columns) * len(self._steps) > _MOST_CELLS:
+                    has_room = False
+                    continue
+                self._columns[name] = []
+            column = self._columns[name]
+            if len(column) <= row:
+                column.extend([None] * (row - len(column)))
+                column.append(metric)
+            else:
+                column[row] = metric
+        return has_room
 
     def table(self) -> RecordedHistory:
-        rows = self._rows.values()
-        names = dict.fromkeys(name for _, metrics in rows for name in metrics)
-        columns = {name: [metrics.get(name) for _, metrics in rows] for name in names}
-        return RecordedHistory([*self._rows], columns, [step for step, _ in rows])
+        """All of them, of one length."""
+        n = len(self._steps)
+        for column in self._columns.values():
+            column.extend([None] * (n - len(column)))
+        return RecordedHistory([*self._rows], self._columns, self._steps)
 
 
 def history(path: str | os.PathLike[str], *, on_damage: OnDamage | None = None) -> RecordedHistory:
@@ -286,7 +313,7 @@ def history(path: str | os.PathLike[str], *, on_damage: OnDamage | None = None) 
         path: The run's `events.jsonl`.
         on_damage: Told of each line that cannot be read. Defaults to one warning for the file.
     """
-    columns = _Columns()
+    columns = Columns()
     unread = _PassedOver(path, on_damage)
     for at, line in _lines_that_count(path, unread):
         if _EPOCH_END not in line:
@@ -298,9 +325,9 @@ def history(path: str | os.PathLike[str], *, on_damage: OnDamage | None = None) 
             unread.tell(at, "it is no event")
         elif event["kind"] == "moment" and event.get("event") == str(Event.EPOCH_END):
             epoch, step, metrics = event.get("epoch"), event.get("step"), event.get("metrics", {})
-            if type(epoch) is int and type(step) is int and isinstance(metrics, dict):
-                columns.add(epoch, step, metrics)
-            else:
+            if type(epoch) is not int or type(step) is not int or not isinstance(metrics, dict):
                 unread.tell(at, "it is no moment")
+            elif not columns.add(epoch, step, metrics):
+                unread.tell(at, "it has more metrics than a history has room for")
     unread.close()
     return columns.table()

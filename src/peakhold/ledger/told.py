@@ -86,9 +86,9 @@ class Chains:
 
     def follows(self, name: str, trace: Any) -> bool:
         """Whether a step begins with the state that the one before ended in."""
-        follows = name in self._unbroken and trace.moment.event is not Event.TRAIN_BEGIN
+        follows = name in self._unbroken and not trace.was_set
         self._unbroken.add(name)
-        return follows
+        return follows and trace.moment.event is not Event.TRAIN_BEGIN
 
 
 # There
@@ -98,9 +98,23 @@ def is_quiet(told: Any) -> bool:
     """Whether nothing came of a moment within an epoch, so that there is nothing to record."""
     if told.moment.at.batch is None:
         return False
-    return not told.facts and all(
+    return not known_of(told) and all(
         type(one) is Continue for decisions in told.decided.values() for one in decisions
     )
+
+
+def known_of(told: Any) -> dict[str, tuple[Fact, ...]]:
+    """What became known since the moment before, also between moments, by participant.
+
+    Args:
+        told: A `Told` of the public listener.
+    """
+    known = {name: facts for name, facts in told.facts.items() if facts}
+    for name, traces in told.traces.items():
+        learned = tuple(fact for trace in traces for fact in trace.facts)
+        if learned:
+            known.setdefault(name, learned)
+    return known
 
 
 def line_of(told: Any, chains: Chains | None = None) -> dict[str, Any]:
@@ -118,16 +132,14 @@ def line_of(told: Any, chains: Chains | None = None) -> dict[str, Any]:
     }
     if decisions:
         line["decisions"] = decisions
-    facts = {
-        name: [_said("fact", one) for one in known] for name, known in told.facts.items() if known
-    }
-    if facts:
-        line["facts"] = facts
+    known = known_of(told)
+    if known:
+        line["facts"] = {name: [_said("fact", one) for one in each] for name, each in known.items()}
     if told.rank:
         line["rank"] = told.rank
     if chains is not None:
         steps = {
-            name: [_step_to_json(told, name, trace, chains) for trace in traces]
+            name: [_step_to_json(told, known, name, trace, chains) for trace in traces]
             for name, traces in told.traces.items()
             if traces
         }
@@ -173,17 +185,19 @@ def _names(kind: type) -> tuple[str, ...]:
     return names
 
 
-def _step_to_json(told: Any, name: str, trace: Any, chains: Chains) -> dict[str, Any]:
+def _step_to_json(
+    told: Any, known: Mapping[str, Any], name: str, trace: Any, chains: Chains
+) -> dict[str, Any]:
     step: dict[str, Any] = {}
     if chains.is_new(name, trace.policy):
         step["policy"] = repr(trace.policy)
-    if trace.was_set or not chains.follows(name, trace):
+    if not chains.follows(name, trace):
         step["before"] = state_to_json(trace.before)
     if trace.was_set:
         step["was_set"] = True
     if trace.moment is not told.moment:
         step["moment"] = _moment_to_json(trace.moment)
-    if trace.facts != told.facts.get(name, ()):
+    if trace.facts != known.get(name, ()):
         step["facts"] = [_said("fact", fact) for fact in trace.facts]
     if trace.decisions != told.decided.get(name, ()):
         step["decisions"] = [_said("decision", decision) for decision in trace.decisions]

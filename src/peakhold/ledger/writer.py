@@ -92,6 +92,8 @@ class Ledger:
         self._lost = 0
         self._chains = Chains()
         self._fd = -1
+        self._place: tuple[int, int] | None = None
+        """Which file it is, on which device."""
         self._end = 0
         """Where the file ends, and with it a whole line."""
         self._is_said = False
@@ -119,16 +121,17 @@ class Ledger:
         with let_go_after(disk, disk.open_root(folder)) as root:
             fd = self._held.hold(disk.open_log(name, root))
         try:
-            end = self._whole(fd)
+            status = disk.status(fd)
+            end = self._whole(fd, status)
         except BaseException:
             self._held.open.remove(fd)
             let_go(disk, fd)
             raise
-        self._fd, self._end = fd, end
+        self._fd, self._end, self._place = fd, end, (status.st_dev, status.st_ino)
 
-    def _whole(self, fd: int) -> int:
+    def _whole(self, fd: int, status: os.stat_result) -> int:
         """See that a file ends with a whole line; where."""
-        disk, status = self._disk, self._disk.status(fd)
+        disk = self._disk
         check_replaceable(status, self.path)
         whole = _whole_end(disk, fd, status.st_size)
         if whole is None:  # no line that we wrote is as long: it stays, and ours begins a new one
@@ -277,20 +280,21 @@ class Ledger:
 
     def _look_at_the_name(self) -> None:
         """See that the file is still the one that the path means, and as long as it was left."""
-        disk = self._disk
-        if self._fd >= 0 and disk.is_at(self._fd, self.path):
-            size = disk.status(self._fd).st_size
-            if size != self._end:
-                self._say(f"somebody has changed {self.path}; the run's events go on at its end")
-                self._reopen()
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            if self._place is not None:
+                self._put_back()
+                self._say(f"somebody has removed {self.path}; it was put back, as it was")
+            self._reopen()
             return
-        there = os.path.lexists(self.path)
-        if not there and self._fd >= 0:
-            self._put_back()
-            self._say(f"somebody has removed {self.path}; it was put back, as it was")
-        elif there:
+        place = there.st_dev, there.st_ino
+        if place != self._place:
             self._say(f"somebody has replaced {self.path}; the run's events go on at its end")
-        self._reopen()
+            self._reopen()
+        elif there.st_size != self._end:
+            self._say(f"somebody has changed {self.path}; the run's events go on at its end")
+            self._reopen()
 
     def _put_back(self) -> None:
         """Write the file anew, from what is still open."""

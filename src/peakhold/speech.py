@@ -13,13 +13,14 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TypeAlias
 
-__all__ = ["UserLine", "depth_of_user", "line_of_user", "listed", "say", "warn"]
+__all__ = ["UserLine", "depth_of_user", "line_of_user", "listed", "say", "tell_in_handler", "warn"]
 
 _BETWEEN = frozenset({"contextlib", "functools", "threading", "weakref"})
 """Modules of Python's whose frames lie between ours, or below them."""
@@ -126,3 +127,18 @@ def _in_its_letters(text: str, stream: Any) -> str:
     if text.isascii() or not isinstance(encoding, str):
         return text
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def tell_in_handler(words: str) -> None:
+    """Say something in a handler, which may have come in the middle of another line's writing.
+
+    A console is written to past the buffers of Python, which allow nobody in twice. What cannot be
+    said is not said: nothing that only talks may end training.
+    """
+    stream = sys.stderr
+    with contextlib.suppress(Exception):
+        if stream is sys.__stderr__ and stream is not None:
+            os.write(stream.fileno(), f"{words}\n".encode())
+        else:  # a notebook's
+            stream.write(f"{words}\n")
+            stream.flush()

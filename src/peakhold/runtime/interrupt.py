@@ -23,7 +23,6 @@ SIG_IGN and handlers not made by Python are left alone: somebody meant that.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -31,6 +30,8 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, final
+
+from peakhold import speech
 
 __all__ = ["Interrupt", "LoopSignal"]
 
@@ -124,19 +125,4 @@ class Interrupt(LoopSignal):
         self.requested = True
         self._on_request()
         if self._words is not None:
-            _tell(self._words)
-
-
-def _tell(words: str) -> None:
-    """Say something in a handler, which may have come in the middle of another line's writing.
-
-    A console is written to past the buffers of Python, which allow nobody in twice. What cannot be
-    said is not said: nothing that only talks may end training.
-    """
-    stream = sys.stderr
-    with contextlib.suppress(Exception):
-        if stream is sys.__stderr__ and stream is not None:
-            os.write(stream.fileno(), f"{words}\n".encode())
-        else:  # a notebook's
-            stream.write(f"{words}\n")
-            stream.flush()
+            speech.tell_in_handler(self._words)

@@ -28,6 +28,7 @@ import numpy as np
 
 import keras
 import peakhold.keras as pk
+from killing import count_calls, die
 from sidecar_lines import entries_of
 from zygote import Zygote
 
@@ -207,42 +208,6 @@ def process(folder, kind, seed, kill=None):
     return status
 
 
-def moments(rng, numbers):
-    """Where to kill, without end: half of it before a call to the disk, half at any time.
-
-    Args:
-        rng: Draws them.
-        numbers: The calls and seconds of an unbroken run.
-    """
-    while True:
-        yield f"call:{rng.randint(1, numbers['calls'])}"
-        yield f"time:{rng.uniform(0, numbers['seconds']):.4f}"
-
-
-def _die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _count_calls(fatal):
-    """Count the calls that change the disk; the fatal one is not made any more."""
-    made = [0]
-    lock = threading.Lock()
-
-    def counted(call):
-        def wrapped(*args, **kwargs):
-            with lock:
-                made[0] += 1
-                if made[0] == fatal:
-                    _die()
-            return call(*args, **kwargs)
-
-        return wrapped
-
-    for name in ("write", "fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "link"):
-        setattr(os, name, counted(getattr(os, name)))
-    return made
-
-
 def finished(folder):
     """What the last process of a run left, how long it took, and how many calls it made."""
     result = json.loads(pathlib.Path(folder, "outcome.json").read_text())
@@ -251,9 +216,9 @@ def finished(folder):
 
 def main(folder, kind, seed, kill=""):
     how, _, when = kill.partition(":")
-    made = _count_calls(int(when) if how == "call" else 0)
+    made = count_calls(int(when) if how == "call" else 0)
     if how == "time":
-        timer = threading.Timer(float(when), _die)
+        timer = threading.Timer(float(when), die)
         timer.daemon = True
         timer.start()
     begun = time.monotonic()

@@ -68,8 +68,9 @@ def _serve(module, descriptor):
     faulthandler.enable()
     warnings.filterwarnings("ignore", ".*fork.*")
     main = importlib.import_module(module).main
-    with contextlib.suppress(ImportError):  # Keras would import it in each victim, for seconds
-        importlib.import_module("tensorflow")
+    if "keras" in sys.modules:  # it would import it in each victim, for seconds
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorflow")
     gc.collect()
     gc.freeze()  # a collection in a victim would touch, and so copy, every page
     with socket.socket(fileno=descriptor) as line, line.makefile() as requests:

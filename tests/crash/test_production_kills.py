@@ -14,6 +14,7 @@ import pytest
 import keras
 import resume_runs
 from event_reader import multiplexed, series
+from killing import moments
 from sidecar_lines import entries_of
 
 
@@ -77,9 +78,9 @@ def kill_and_finish(folder, whole, moments):
 
 def run(folder, whole, n, seed):
     """Kill until so many have hit: a run that ends before its moment is compared, and not counted."""
-    n_hits, moments = 0, resume_runs.moments(random.Random(seed), whole[2])
+    n_hits, places = 0, moments(random.Random(seed), whole[2])
     for number in range(3 * n):
-        n_hits += kill_and_finish(folder / str(number), whole, [next(moments)])
+        n_hits += kill_and_finish(folder / str(number), whole, [next(places)])
         if n_hits == n:
             break
     print(f"\n{resume_runs.BACKEND}: {n_hits} of {number + 1} kills hit", end="")

@@ -12,6 +12,7 @@ import signal
 import pytest
 
 import resume_runs
+from killing import moments
 from resume_runs import KINDS
 
 
@@ -57,9 +58,9 @@ def was_over(folder):
 def run(folder, kind, whole, n, seed):
     """Kill until so many have hit: a run that ends before its moment is compared, and not counted."""
     rng, numbers = random.Random(seed), whole[kind][1]
-    n_hits, moments = 0, resume_runs.moments(rng, numbers)
+    n_hits, places = 0, moments(rng, numbers)
     for number in range(3 * n):
-        n_hits += kill_and_finish(folder / str(number), kind, whole, [next(moments)])
+        n_hits += kill_and_finish(folder / str(number), kind, whole, [next(places)])
         if n_hits == n:
             break
     print(f"\n{resume_runs.BACKEND}, {kind}: {n_hits} of {number + 1} kills hit", end="")

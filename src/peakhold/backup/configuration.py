@@ -60,6 +60,7 @@ class Configuration:
         return {**self._now, _OPTIMIZER: own}
 
     def differences(self, backup_dir: str, epoch: int) -> Iterator[str]:
+    def differences(self, anew: str) -> Iterator[str]:
         """A line for each difference: both values, which counts, and what to do about it.
 
         To be asked when the model has been put back.
@@ -67,17 +68,20 @@ class Configuration:
         Args:
             backup_dir: The folder of the backup.
             epoch: The epoch that the run goes on with, as the loop counts.
+            anew: What to do to begin anew.
         """
         changing = self._resumption.changing_settings()
         live = texts(self._resumption.settings())
         for who, argument, then, now in self._pairs():
             if who != _OPTIMIZER or argument not in changing:
-                yield _now_counts(who, argument, then, now, backup_dir)
+                yield _now_counts(who, argument, then, now, anew)
             elif live.get(argument, now) != now:
                 yield (
                     f"{argument} is {now} in this program and {live[argument]} in the backup, "
                     f"which counts. To begin anew, delete {backup_dir!r}; to go on with {now}, "
                     f"{self._resumption.how_to_set(argument, now, epoch)}."
+                    f"which counts. To begin anew, {anew}; to go on with {now}, "
+                    f"{self._resumption.how_to_set(argument, now)}."
                 )
 
     def _pairs(self) -> Iterator[tuple[str, str, str, str]]:
@@ -90,7 +94,7 @@ class Configuration:
                     yield who, argument, before[argument], text
 
 
-def _now_counts(who: str, argument: str, then: str, now: str, backup_dir: str) -> str:
+def _now_counts(who: str, argument: str, then: str, now: str, anew: str) -> str:
     subject = argument if who in {_FIT, _OPTIMIZER} else f"{argument} of {who}"
     if (who, argument) == (_OPTIMIZER, "class"):
         subject = "the class of the optimizer"
@@ -99,5 +103,5 @@ def _now_counts(who: str, argument: str, then: str, now: str, backup_dir: str) -
         f"{now} counts from here on"
     )
     if argument == "mode":  # what it holds for the best was the best the other way round
-        return f"{text}, with the best value of before: to begin anew, delete {backup_dir!r}."
+        return f"{text}, with the best value of before: to begin anew, {anew}."
     return f"{text}."

@@ -214,6 +214,7 @@ class Keeping(Keeper):
         if not kept.has_compared:
             kept.has_compared = True
             for line in kept.configured.differences(self.backup_dir, self.initial_epoch):
+            for line in kept.configured.differences(self._anew()):
                 self._say(f": {line}", always=True)
 
     def _be_ready_to_put_back(self, run: RunView) -> None:
@@ -250,7 +251,7 @@ class Keeping(Keeper):
                 "epoch",
                 epoch,
                 "no further epoch, for the run that is resumed was over",
-                hint=f"{hint}, runs none; or delete {self.backup_dir!r} to train anew.",
+                hint=f"{hint}, runs none; or {self._anew()} to train anew.",
             )
         raise InvalidArgumentError.for_argument(
             "epoch",
@@ -407,6 +408,11 @@ class Keeping(Keeper):
         elif self.save_freq == "epoch" or saved_within or kept.wanted.is_set():
             self._save(epoch + 1, None, stops)
 
+    def _anew(self) -> str:
+        """What to do to train anew."""
+        place = self._place()
+        return f"delete {self.backup_dir!r}" if place is None else place.anew
+
     def _place(self) -> LoopPlace | None:
         """Where the loop is, if it can go on there."""
         return getattr(self.run.driver, "place", None)
@@ -452,13 +458,14 @@ class Keeping(Keeper):
             batch: The last that is done in it.
         """
         kept = self._kept
-        if kept is not None:
+        if kept is not None and not self.run.state_unusable:
             self.last_batch_seen = batch
             self._save_within(kept, epoch, batch)
 
-    def is_durable(self) -> bool:
-        """Whether the last backup of this run is on disk; waits for it."""
-        return self._kept is not None and bool(self._kept.folder.is_durable)
+    def wait(self) -> None:
+        """Wait until the last backup is on disk, or has failed."""
+        if self._kept is not None:
+            self._kept.folder.wait()
 
     def newest(self) -> str | None:
         """The newest backup."""
@@ -647,7 +654,7 @@ class Keeping(Keeper):
             goes_on = f" With {more}." if more else ""
             return (
                 f"trains nothing: training was over after epoch {number - 1} ({why}).{goes_on} "
-                f"To train anew, delete {self.backup_dir!r}."
+                f"To train anew, {self._anew()}."
             )
         text = f"goes on with epoch {number}" + (f" of {epochs}" if epochs else "")
         batch, place = state["batch"], self._place()

@@ -97,6 +97,8 @@ class LoopHost:
         self._code: CodeType | None = None
         self._before_gathering: Callable[[], Any] | None = None
         self.stop_training = False
+        self.program_counts = False
+        """Whether what the program has changed since a run began is put in after a resume."""
 
     def describe(self) -> str:
         if self.model is None:

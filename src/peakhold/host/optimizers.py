@@ -83,6 +83,9 @@ class Optimizers:
                 _load_variables(one, own, self._models.get(name))
             else:
                 load_optimizer(one, own)
+                if isinstance(own, Mapping) and own.get("state"):
+                    # Else a scheduler of PyTorch that comes next warns that there was no step.
+                    one._opt_called = True
 
     def mismatches(self, tree: Any) -> list[str]:
         """What keeps a copied state from being loaded, in words."""

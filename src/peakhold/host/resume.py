@@ -108,6 +108,9 @@ class Resumption(Protocol):
         """
 
 
+_RATES = frozenset({"lr", "learning_rate"})
+
+
 class LoopResumption:
     """A loop that somebody wrote: it asks `BackupAndRestore.initial_epoch` where to begin.
 
@@ -220,12 +223,17 @@ class LoopResumption:
 
     def changing_settings(self) -> frozenset[str]:
         """PyTorch's own state of an optimizer holds all of them."""
-        return frozenset(name for name in self.settings() if name.rpartition(".")[2] != "class")
+        names = frozenset(name for name in self.settings() if name.rpartition(".")[2] != "class")
+        if self._host.program_counts:
+            return frozenset(name for name in names if name.rpartition(".")[2] in _RATES)
+        return names
 
     def how_to_set(self, setting: str, value: str, epoch: int) -> str:
         """Where a loop may set it."""
         if self._bare_rate():
             return set_once(value, epoch)
+        if self._host.program_counts:
+            return "set it on the optimizer in the loop, when its first epoch has begun"
         return "set it on the optimizer after the first `on_epoch_begin(epoch)`"
 
     def note_end(self) -> None:

@@ -215,6 +215,10 @@ class Ledger:
         if told.moment.at.batch is None:
             self.flush()
 
+    def pass_over(self, told: Any) -> None:
+        """A moment comes again, in a run that goes on: the record has it."""
+        self._chains.skip(told)
+
     # Writing
 
     def flush(self, durable: bool = False) -> None:

@@ -27,7 +27,13 @@ _KNOWN = frozenset(
 
 
 class LoopPlace(Protocol):
-    """Where a loop is, of one that can go on inside an epoch: it says when it can be backed up."""
+    """Where a loop is, of one that can go on inside an epoch: it says when it can be backed up.
+
+    Attributes:
+        anew: What to do to begin anew, in words.
+    """
+
+    anew: str
 
     def is_due(self, *, ends: bool) -> bool:
         """Whether an epoch that ends now is to be backed up; it may be put off to a later batch.

@@ -70,7 +70,7 @@ house: .venv/.test
 	$(BIN)/python -m tools.house $(if $(AGAINST),--against $(AGAINST))
 
 test-torch test-jax: test-%: .venv/.test
-	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance
+	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance tests/exact
 
 test-tensorflow: test-tensorflow-fits test-tensorflow-programs
 # TensorFlow keeps what it has traced: in two processes one of these would take more than 3 GB.
@@ -80,7 +80,7 @@ test-tensorflow-fits: .venv/.test
 	  KERAS_BACKEND=tensorflow $(PYTEST) tests/keras/test_[$$part]*.py || failed=1; \
 	done; exit $$failed
 test-tensorflow-programs: .venv/.test
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/programs tests/conformance
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/programs tests/conformance tests/exact
 
 # Keras 2 beside Keras 3, which TensorFlow brings along.
 test-keras2: .venv/.test
@@ -100,9 +100,9 @@ test-crash: .venv/.test
 
 # Most kills need no framework but the one that forks; a resume is as exact as its framework, and so is
 # a copy of what it trains.
-RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py tests/keras
+RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py tests/keras tests/exact
 crash: .venv/.test
-	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/store tests/keras -m exhaustive -s
+	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/store tests/keras tests/exact -m exhaustive -s
 	KERAS_BACKEND=tensorflow $(PYTEST) $(RESUMED) -m exhaustive -s
 	KERAS_BACKEND=jax $(PYTEST) $(RESUMED) -m exhaustive -s
 

@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from peakhold.host.loop import LoopHost
     from peakhold.host.onto_live import like_live
     from peakhold.host.state_dicts import give_back
+    from peakhold.run.pace import Budget
+    from peakhold.run.run import Run
 
 __all__ = [
     "Alert",
     "AtEnd",
     "BackupAndRestore",
+    "Budget",
     "CSVLogger",
     "Callback",
     "CallbackList",
@@ -49,6 +52,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "Relative",
     "RemoteMonitor",
+    "Run",
     "Seconds",
     "SlackAlert",
     "Steps",
@@ -66,10 +70,12 @@ if not TYPE_CHECKING:
     _HOMES = {
         **dict.fromkeys(__all__, "peakhold.callbacks"),
         "AtEnd": "peakhold._core.policies.save_when",
+        "Budget": "peakhold.run.pace",
         "Epochs": "peakhold._core.patience",
         "Every": "peakhold._core.policies.save_when",
         "LoopHost": "peakhold.host.loop",
         "Relative": "peakhold._core.monitor",
+        "Run": "peakhold.run.run",
         "Seconds": "peakhold._core.patience",
         "Steps": "peakhold._core.patience",
         "give_back": "peakhold.host.state_dicts",

@@ -1,0 +1,149 @@
+"""A border between two batches: what is looked at there, and what may end the loop.
+
+Rules of this file:
+
+1. A batch at whose border nothing is due costs two comparisons and one look at the clock. What is
+   rare (signals, files, a limit, a save that is due) is looked at when `look_at` has come, or as
+   soon as somebody says so (`wake`).
+2. Within an epoch a loop is backed up only where it can be gone on with (`place.py`). Elsewhere it
+   ends without: the newest checkpoint stays.
+3. What ends the loop leaves it as an exception (`ending.py`): nothing of what the loop would do
+   with half an epoch is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+
+from peakhold.run.ending import RunEndedSignal, Signals
+from peakhold.run.pace import Pace
+from peakhold.run.place import Pass, Place
+
+if TYPE_CHECKING:
+    from peakhold.backup.keeping import Keeping
+
+__all__ = ["Border"]
+
+_LOOK_S: Final = 0.1
+"""How often files and displays are looked at, and how late what somebody else has done is seen."""
+
+
+@final
+class Border:
+    """The borders of one loop.
+
+    Args:
+        place: Where the loop is.
+        keeper: Who backs it up.
+        pace: When.
+        signals: Of this run.
+        stop_file: What somebody puts there to end the run.
+        ends_at: By the monotonic clock; None: no limit.
+        looks: Told how far it is, now and then.
+        finish: Ends training, with the reason, and whether it is then over.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        keeper: Keeping,
+        pace: Pace,
+        signals: Signals,
+        stop_file: str,
+        ends_at: float | None,
+        looks: Callable[[Place, Pass], Any],
+        finish: Callable[[str | None, bool], Any],
+    ) -> None:
+        self._place, self._keeper, self.pace = place, keeper, pace
+        self._signals, self._stop_file, self._ends_at = signals, stop_file, ends_at
+        self._looks, self._finish = looks, finish
+        self.look_at = 0.0
+        """When to look, by the monotonic clock."""
+        self.look_step: float = float("inf")
+        """After which batch to look."""
+        self.wants_save = False
+        """Whether somebody has asked for a backup."""
+        self.stops: str | None = None
+        """Why somebody has asked for the end."""
+        self._backed_up_at = -1
+
+    def wake(self) -> None:
+        """Look at the next border; may be called in a signal's handler."""
+        self.look_at = 0.0
+
+    def plan(self) -> None:
+        """When something may be due next."""
+        now, pace = time.monotonic(), self.pace
+        self.look_step = pace.due_step
+        self.look_at = min(now + _LOOK_S, max(now, pace.due_at))
+        if self._ends_at is not None:
+            self.look_at = min(self.look_at, self._ends_at)
+        if self.wants_save or self.stops is not None or self._signals.came is not None:
+            self.look_at = 0.0
+
+    def look(self, one: Pass, *, can_go_on: bool) -> None:
+        """Look at all that is rare.
+
+        Args:
+            one: The pass whose batch is done.
+            can_go_on: Whether a resumed loop could go on here.
+        """
+        now, pace = time.monotonic(), self.pace
+        reason, is_over = self._why_it_ends(now)
+        if can_go_on and (
+            self.wants_save
+            or reason is not None
+            or self._place.step >= pace.due_step
+            or now >= pace.due_at
+        ):
+            self.back_up()
+        if reason is not None:
+            self.leave(reason, is_over=is_over)
+        self._looks(self._place, one)
+        self.plan()
+
+    def back_up(self) -> None:
+        """Back up here, once."""
+        place, self.wants_save = self._place, False
+        if self._backed_up_at != place.step:
+            self._backed_up_at = place.step
+            self._keeper.back_up(place.epoch, max(0, place.step - place.step_at_epoch - 1))
+
+    def epoch_is_due(self, *, ends: bool) -> bool:
+        """Whether a backup is due at an epoch's end."""
+        by_pace = self.pace.epoch_ends(time.monotonic(), self._place.step)
+        return by_pace or ends or self.wants_save or self.stops is not None
+
+    def note_cost(self, seconds: float) -> None:
+        """A backup was begun, for which training has waited so long."""
+        self.pace.note(time.monotonic(), self._place.step, seconds)
+        self.plan()
+
+    def _why_it_ends(self, now: float) -> tuple[str | None, bool]:
+        """Why the loop ends here, and whether it is then over."""
+        if self._signals.came is not None:
+            return self._signals.name, False
+        if self.stops is not None:
+            return self.stops, True
+        if self._ends_at is not None and now >= self._ends_at:
+            return "its time limit has come", False
+        if os.path.lexists(self._stop_file):
+            with contextlib.suppress(OSError):  # else the next start would end, too
+                os.unlink(self._stop_file)
+            return "its folder has a file named 'stop'", False
+        return None, False
+
+    def leave(self, reason: str | None, *, is_over: bool) -> NoReturn:
+        """End the loop here.
+
+        Raises:
+            BaseException: What leaves it.
+        """
+        self._finish(reason, is_over)
+        if self._signals.came is not None:
+            raise self._signals.exception()
+        raise RunEndedSignal

@@ -27,6 +27,7 @@ from typing import Any, final
 import numpy as np
 
 from peakhold.demo.data import DemoError, Images, load
+from peakhold.demo.killed import show_a_kill
 from peakhold.demo.receiver import Receiver
 from peakhold.errors import PeakholdError
 
@@ -299,6 +300,15 @@ def check_production(rows: Sequence[dict[str, str]], run: Trained) -> list[Claim
     ]
 
 
+def check_kill(out: Path) -> list[Claim]:
+    """A loop of one's own that dies in the middle, where PyTorch is installed."""
+    shown = show_a_kill(out)
+    if shown is None:
+        print("\nNo PyTorch here: the loop that is killed and goes on is left out.")
+        return []
+    return [Claim(*shown)]
+
+
 # Words
 
 
@@ -342,6 +352,7 @@ Next:
   as if nothing had happened.
   In a script of your own, all of this is one line:
   callbacks=peakhold.keras.production_callbacks("runs/mine", "val_accuracy", alert=webhook)
+  A loop of your own: with peakhold.Run("runs/mine", model=model, optimizer=optimizer) as run: …
 """
 
 
@@ -397,6 +408,7 @@ def run(options: argparse.Namespace) -> bool:
         check_log(rows, trained)
         + check_best(rows, trained, images)
         + check_production(rows, trained)
+        + check_kill(options.out)
     )
     if holds:
         print(what_next(trained), end="")

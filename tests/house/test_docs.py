@@ -68,7 +68,11 @@ def test_pages_have_code():
     with_code = {_name(path) for _, path in UNITS}
 
     assert {"README.md", "CONTRIBUTING.md", "docs/tutorial/first-run.md"} <= with_code
-    assert {"docs/how-to/custom-callback.md", "docs/how-to/loops.md"} <= with_code
+    assert {
+        "docs/how-to/custom-callback.md",
+        "docs/how-to/loops.md",
+        "docs/how-to/callback-list.md",
+    } <= with_code
     fences = sum(path.read_text(encoding="utf-8").count("```python") for path in PAGES)
     assert fences == sum(
         kind == "python" for path in PAGES for kind, *_ in blocks(path.read_text(encoding="utf-8"))

@@ -59,16 +59,14 @@ class Configuration:
         own |= {name: text for name, text in before.items() if name in kept}
         return {**self._now, _OPTIMIZER: own}
 
-    def differences(self, backup_dir: str, epoch: int) -> Iterator[str]:
-    def differences(self, anew: str) -> Iterator[str]:
+    def differences(self, anew: str, epoch: int) -> Iterator[str]:
         """A line for each difference: both values, which counts, and what to do about it.
 
         To be asked when the model has been put back.
 
         Args:
-            backup_dir: The folder of the backup.
-            epoch: The epoch that the run goes on with, as the loop counts.
             anew: What to do to begin anew.
+            epoch: The epoch that the run goes on with, as the loop counts.
         """
         changing = self._resumption.changing_settings()
         live = texts(self._resumption.settings())
@@ -78,10 +76,8 @@ class Configuration:
             elif live.get(argument, now) != now:
                 yield (
                     f"{argument} is {now} in this program and {live[argument]} in the backup, "
-                    f"which counts. To begin anew, delete {backup_dir!r}; to go on with {now}, "
-                    f"{self._resumption.how_to_set(argument, now, epoch)}."
                     f"which counts. To begin anew, {anew}; to go on with {now}, "
-                    f"{self._resumption.how_to_set(argument, now)}."
+                    f"{self._resumption.how_to_set(argument, now, epoch)}."
                 )
 
     def _pairs(self) -> Iterator[tuple[str, str, str, str]]:

@@ -213,8 +213,7 @@ class Keeping(Keeper):
     def _tell_differences(self, kept: _Run) -> None:
         if not kept.has_compared:
             kept.has_compared = True
-            for line in kept.configured.differences(self.backup_dir, self.initial_epoch):
-            for line in kept.configured.differences(self._anew()):
+            for line in kept.configured.differences(self._anew(), self.initial_epoch):
                 self._say(f": {line}", always=True)
 
     def _be_ready_to_put_back(self, run: RunView) -> None:
@@ -461,11 +460,6 @@ class Keeping(Keeper):
         if kept is not None and not self.run.state_unusable:
             self.last_batch_seen = batch
             self._save_within(kept, epoch, batch)
-
-    def wait(self) -> None:
-        """Wait until the last backup is on disk, or has failed."""
-        if self._kept is not None:
-            self._kept.folder.wait()
 
     def newest(self) -> str | None:
         """The newest backup."""

@@ -21,7 +21,7 @@ import tf_keras
 
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.resume import EpochRecord
-from peakhold.host.settings import note_end, set_by_program
+from peakhold.host.settings import note_end, set_by_program, set_once
 from peakhold.keras.fit.frame import fit_locals
 from peakhold.tf_keras.host.own_callbacks import stateless_base
 from peakhold.tf_keras.host.variables import kind_of, path_of
@@ -180,8 +180,8 @@ class TFKerasResumption:
     def changing_settings(self) -> frozenset[str]:
         return frozenset({"learning_rate"})
 
-    def how_to_set(self, setting: str, value: str) -> str:
-        return f"add `LearningRateScheduler(lambda epoch, rate: {value})`"
+    def how_to_set(self, setting: str, value: str, epoch: int) -> str:
+        return set_once(value, epoch)
 
     def note_end(self) -> None:
         note_end(self._host.optimizer, self.settings())

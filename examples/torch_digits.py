@@ -1,13 +1,14 @@
 """Digits in a PyTorch loop: stop by itself, keep the best, load it again.
 
-pip install peakhold torch scikit-learn, then python torch_digits.py
+pip install peakhold torch scikit-learn, then python torch_digits.py. Kill it and start it again: it
+goes on. When it has ended, remove the folder digits/torch to train anew.
 """
 
 import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
-from peakhold import CallbackList, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
+from peakhold import Run
 
 EPOCHS = 100
 
@@ -39,35 +40,24 @@ def main():
         torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Dropout(0.3), torch.nn.Linear(64, 10)
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    saver = ModelCheckpoint("digits/best.safetensors", monitor="val_accuracy", save_best_only=True)
-    callbacks = CallbackList(
-        [
-            ReduceLROnPlateau("val_accuracy", factor=0.3, patience=4),
-            EarlyStopping("val_accuracy", patience=10, restore_best_weights=True),
-            saver,
-            CSVLogger("digits/log.csv"),
-        ],
-        model=model,
-        optimizer=optimizer,
-        epochs=EPOCHS,
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*train), batch_size=64, shuffle=True
     )
 
-    callbacks.on_train_begin()
-    for epoch in range(EPOCHS):
-        callbacks.on_epoch_begin(epoch)
-        for rows in torch.randperm(len(train[0])).split(64):
-            loss = torch.nn.functional.cross_entropy(model(train[0][rows]), train[1][rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        validated = {f"val_{name}": value for name, value in measure(model, *validation).items()}
-        callbacks.on_epoch_end(epoch, {"loss": loss, **validated})
-        if callbacks.stop_training:
-            break
-    callbacks.on_train_end()
+    with Run(
+        "digits/torch", model=model, optimizer=optimizer, monitor="val_accuracy", patience=10
+    ) as run:
+        for _ in run.epochs(EPOCHS):
+            for x, y in run.batches(loader):
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                run.log(loss=loss)
+            run.log(**{f"val_{name}": one for name, one in measure(model, *validation).items()})
 
     restored = measure(model, *test)["accuracy"]
-    model.load_state_dict(load_file(saver.best_path))
+    model.load_state_dict(load_file(run.best.path))
     loaded = measure(model, *test)["accuracy"]
     print(f"test accuracy of the restored model {restored:.4f}, of the loaded file {loaded:.4f}")
     if restored != loaded:

@@ -148,6 +148,7 @@ NAMES = {
     **{name: getattr(peakhold.distributed, name) for name in ("Max", "Mean", "Min", "Sum", "alone")},
     "TorchChannel": TorchChannel,
     "keras": keras, "peakhold": peakhold, "np": np, "callbacks": peakhold.CallbackList,
+    "run": peakhold.Run,
 }  # fmt: skip
 FIT = [keras.Model.fit, keras.Model.compile]
 STORE = [peakhold.store.Store, peakhold.store.Store.save, peakhold.store.Store.load]
@@ -178,6 +179,7 @@ ABOUT = {  # by file, or folder, or the error's class: what keywords may be of
     "keras/host": LOOP,
     "runtime/watching.py": [*WATCH, *LOOP],
     "runtime": LOOP,
+    "run": [peakhold.Run],
     "store": STORE,
     "DirectionUnknownError": WATCH,
     "NotAScalarError": [keras.metrics.F1Score],

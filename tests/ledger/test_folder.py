@@ -116,6 +116,16 @@ def test_a_file_is_no_folder(tmp_path):
         RunFolder(tmp_path / "file").own()
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_file_is_refused_and_holds_nobody_up(folder, make):
+    os.makedirs(folder.path)
+    make(folder.at(".lock"))
+
+    with pytest.raises(SaveError, match="expected a folder that a run can be written to"):
+        folder.own()
+    assert folder.status().word == "empty"
+
+
 @pytest.mark.parametrize("path", [3, "", None, "gs://bucket/run"])
 def test_what_is_no_path_here_is_refused(path):
     with pytest.raises(InvalidArgumentError, match="got path="):

@@ -12,6 +12,7 @@ from peakhold._core.monitor import Criterion, Direction, Watched
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy
 from peakhold._core.policies.plateau import PlateauPolicy
 from peakhold._core.states import state_from_json
+from peakhold.errors import SaveWarning
 from peakhold.extend import Event, listening
 from peakhold.ledger import Ledger, RunFolder, decisions_of, moment_of, read_events, steps_of
 from replaying import FromTheRecord
@@ -261,3 +262,26 @@ def test_what_every_test_looks_at_sees_what_is_wrong(tmp_path):
         for epoch in range(3):
             stopping.on_epoch_end(epoch, {"loss": 0.5})
     assert recorded.lines > 0
+
+
+def test_a_participant_that_cannot_be_recorded_ends_no_training(tmp_path):
+    """What a stranger's policy holds may be anything; the moments without it are there."""
+    path = tmp_path / "events.jsonl"
+    ledger = Ledger(path, None)
+    stopping = peakhold.EarlyStopping("loss")
+
+    def strange(told):
+        odd = told.moment.event is Event.EPOCH_END and told.moment.at.epoch == 1
+        answers = {"mine": object()} if odd else {}
+        ledger.told(replace(told, moment=replace(told.moment, answers=answers)))
+
+    with pytest.warns(SaveWarning, match="a moment is not in"), listening(strange):
+        for epoch in range(3):
+            stopping.on_epoch_end(epoch, {"loss": 0.5})
+    ledger.close()
+
+    ends = [event["epoch"] for event in read_events(path) if event["event"] == "on_epoch_end"]
+    assert ends == [0, 2]
+    assert any(
+        "before" in str(event.get("steps")) for event in read_events(path) if event["epoch"] == 2
+    )

@@ -160,7 +160,9 @@ class Ledger:
             StoreForkedError: In a forked child.
         """
         self._check()
-        line = self._line(event)
+        self._add(self._line(event))
+
+    def _add(self, line: bytes) -> None:
         with self._lock:
             if self._kept + len(line) > _MOST:
                 self._write_kept()
@@ -208,10 +210,12 @@ class Ledger:
             self._chains.skip(told)
             return
         try:
-            self.append(line_of(told, self._chains))
-        except InvalidArgumentError as error:  # of a participant that is not ours
+            line = self._line(line_of(told, self._chains))
+        except Exception as error:  # of a participant that is not ours
+            self._chains.skip(told)
             self._say(f"a moment is not in {self.path}: {error}")
             return
+        self._add(line)
         if told.moment.at.batch is None:
             self.flush()
 

@@ -6,9 +6,7 @@ The tests try each row, also where it says that something is not exact; the page
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,20 +21,9 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from kind_of_source import Kind
+
 N_ROWS = 23
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A loader."""
-
-    name: str
-    make: Callable[[], object]
-    replay: bool = False
-    augmented: bool = True
-    """Whether what is drawn for each row, by the data set, is exact."""
-    loads: bool = False
-    """Whether the first batches are loaded again."""
 
 
 class Rows(Dataset):
@@ -151,7 +138,7 @@ TORCH = (
         loader(sampler=lambda: WeightedRandomSampler(np.arange(1, N_ROWS + 1), N_ROWS)),
     ),
     Kind("a sampler of your own", loader(sampler=Eager)),
-    Kind("a sampler with `set_epoch`", loader(sampler=Epochs)),
+    Kind("a sampler with `set_epoch`", loader(sampler=Epochs), sets_epochs=True),
     Kind(
         "`batch_sampler=`",
         loader(1, batch_sampler=lambda: BatchSampler(Eager(), 4, False)),
@@ -230,5 +217,45 @@ OTHERS = (
     Kind("a tensor of PyTorch", lambda: torch.arange(N_ROWS)),
     Kind("an object with `__getitem__` alone", ByIndex),
     Kind("an iterable", Iterable, loads=True),
+)
+
+
+def _torchdata(*args, **options):
+    def make():
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        chosen = {key: made(one) for key, one in options.items()}
+        return StatefulDataLoader(args[0]() if args else Rows(), 4, **chosen)
+
+    return make
+
+
+TORCHDATA = (
+    Kind("`StatefulDataLoader(shuffle=True)`", _torchdata(shuffle=True)),
+    Kind(
+        "`StatefulDataLoader(shuffle=True, generator=g)`",
+        _torchdata(shuffle=True, generator=seeded),
+    ),
+    Kind(
+        "`StatefulDataLoader`, a data set with generators of its own",
+        _torchdata(OwnGenerators, shuffle=True),
+    ),
+    Kind("`StatefulDataLoader`, an `IterableDataset`", _torchdata(Stream), loads=True),
+    Kind(
+        "`StatefulDataLoader`, a sampler of your own without `state_dict`",
+        _torchdata(sampler=Eager),
+        loads=True,
+    ),
+    Kind(
+        "`StatefulDataLoader(num_workers=2)`",
+        _torchdata(shuffle=True, num_workers=2),
+        augmented=False,
+    ),
+    Kind(
+        "`StatefulDataLoader(num_workers=2)`",
+        _torchdata(shuffle=True, num_workers=2),
+        replay=True,
+        loads=True,
+    ),
 )
 EVERY = (*TORCH, *OTHERS)

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import random
+import sys
 
 import numpy as np
 
@@ -25,18 +26,16 @@ BROKEN = 1
 def seed(number=1):
     random.seed(number)
     np.random.seed(number)
-    try:
-        import torch
-    except ImportError:
-        return
-    torch.manual_seed(number)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(number)
 
 
 def draws():
     """What a loop draws for a batch, from each generator of the process."""
-    import torch
-
-    return [random.random(), float(np.random.rand()), torch.rand(2).tolist()]
+    torch = sys.modules.get("torch")
+    drawn = [] if torch is None else torch.rand(2).tolist()
+    return [random.random(), float(np.random.rand()), drawn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,3 +153,48 @@ def as_stored(state):
     if isinstance(state, np.ndarray):
         return state.copy()
     return json.loads(json.dumps(state))
+
+
+def measured(kind):
+    """What is exact of a kind of loader, at each border.
+
+    Returns:
+        By what was tried, whether it is as in the unbroken loop: `as without us`, and for each
+        border `batches`, `rows`, `drawn` (by the loop, later epochs included) and `augmented`.
+    """
+    unbroken, states = with_us(kind.make, replay=kind.replay)
+    last = max(at for at in states if isinstance(at, int))
+    found = {"as without us": unbroken == without_us(kind.make)}
+    for at in (0, 1, last // 2, last - 1, last, "over", "end"):
+        tail = gone_on(kind.make, states[at], at, replay=kind.replay)
+        expected = behind(unbroken, at)
+        for name, part in PARTS.items():
+            found[f"{at}: {name}"] = [part(one) for one in tail] == [part(one) for one in expected]
+    return found
+
+
+PARTS = {
+    "batches": lambda one: (one.epoch, one.batch),
+    "rows": lambda one: one.rows,
+    "drawn": lambda one: one.drawn,
+    "augmented": lambda one: one.augmented,
+}
+
+
+def expected_of(kind, found):
+    """What must have been found; where something is not exact, it differs at some border."""
+    wrong = {name for name, is_so in found.items() if not is_so}
+    if kind.sets_epochs:  # which is what we add
+        wrong.discard("as without us")
+    if kind.augmented:
+        assert not wrong
+    else:
+        assert wrong
+        assert all(name.endswith("augmented") for name in wrong), wrong
+
+
+if __name__ == "__main__":
+    from source_kinds_elsewhere import ELSEWHERE
+
+    for each in ELSEWHERE[sys.argv[1]]():
+        print(json.dumps({"kind": each.name, "found": measured(each)}), flush=True)

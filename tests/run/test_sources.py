@@ -1,44 +1,46 @@
 """A loop that is broken off at a border goes on to the bit, for each kind of loader."""
 
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
-from source_kinds import EVERY
-from source_rig import behind, gone_on, with_us, without_us
+from source_kinds import EVERY, TORCHDATA
+from source_kinds_elsewhere import ELSEWHERE
+from source_rig import expected_of, measured
+
+RIG = pathlib.Path(__file__).parents[1] / "source_rig.py"
 
 
-@pytest.fixture(scope="module", params=EVERY, ids=lambda kind: f"{kind.name}-{kind.replay}")
-def kind(request):
-    return request.param
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: f"{kind.name}-{kind.replay}")
+def test_it_goes_on_to_the_bit(kind):
+    expected_of(kind, measured(kind))
 
 
-@pytest.fixture(scope="module")
-def with_source(kind):
-    return with_us(kind.make, replay=kind.replay)
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("kind", TORCHDATA, ids=lambda kind: f"{kind.name}-{kind.replay}")
+def test_a_stateful_loader_goes_on_to_the_bit(kind):
+    pytest.importorskip("torchdata")
+
+    expected_of(kind, measured(kind))
 
 
-def test_an_epoch_is_what_it_is_without_us(kind, with_source):
-    if "set_epoch" in kind.name:  # which is what we add
-        return
+@pytest.mark.parametrize("framework", ELSEWHERE)
+def test_kinds_of_other_frameworks_go_on_to_the_bit(framework):
+    """Each in a process of its own: in ours, PyTorch is imported."""
+    if importlib.util.find_spec(framework) is None:
+        pytest.skip(f"{framework} is not installed")
 
-    assert with_source[0] == without_us(kind.make)
+    process = subprocess.run(
+        [sys.executable, str(RIG), framework],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
 
-
-def test_it_goes_on_to_the_bit(kind, with_source):
-    unbroken, states = with_source
-    last = max(at for at in states if isinstance(at, int))
-    differs = False
-
-    for at in (0, 1, last // 2, last - 1, last, "over", "end"):
-        tail = gone_on(kind.make, states[at], at, replay=kind.replay)
-        expected = behind(unbroken, at)
-
-        assert [(one.epoch, one.batch) for one in tail] == [
-            (one.epoch, one.batch) for one in expected
-        ]
-        assert [one.rows for one in tail] == [one.rows for one in expected], at
-        assert [one.drawn for one in tail] == [one.drawn for one in expected], at
-        if kind.augmented:
-            assert [one.augmented for one in tail] == [one.augmented for one in expected], at
-        else:
-            differs |= [one.augmented for one in tail] != [one.augmented for one in expected]
-    assert differs is not kind.augmented
+    assert process.returncode == 0, process.stderr[-3000:]
+    tried = [json.loads(line) for line in process.stdout.splitlines() if line[:1] == "{"]
+    assert tried
+    for each in tried:
+        assert all(each["found"].values()), each

@@ -8,6 +8,9 @@
     position        what all of them share: counting, generators, what may not have changed
     generators      random generators: the process's, and those that a loader has of its own
     torch_loader    `DataLoader`: its sampler goes ahead, nothing is loaded
+    own_state       what has a state of its own: `StatefulDataLoader`, iterators of Grain
+    plain           such a state as a tree that a store can save
+    tf_dataset      `tf.data.Dataset`: its order is drawn again
     sequences       arrays, lists, ranges: by index
     iterables       all else: gone through again
 

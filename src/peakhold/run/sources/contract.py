@@ -22,7 +22,7 @@ class Source(Protocol):
     def limits(self) -> tuple[str, ...]:
         """What cannot be exact when a run goes on inside an epoch, in words.
 
-        `go_on` may add to it; read it again before the first batch.
+        `begin` and `go_on` may change it: read it behind them, before the first batch.
         """
 
     def begin(self, epoch: int) -> Iterator[Any]:
@@ -52,4 +52,13 @@ class Source(Protocol):
         Raises:
             InvalidArgumentError: If the position lies inside this epoch, and the loader is not the
                 one that it belongs to.
+        """
+
+    def pass_over(self, state: Mapping[str, Any]) -> None:
+        """Bring the loader to where a position left it, for an epoch that is begun behind it.
+
+        For a pass that is over, or was broken off: no batch is made, the process's generators are
+        left alone, and what the loader carries from epoch to epoch (its own generators, workers
+        that persist, an iterator that all epochs share) is put back. `go_on` with another epoch
+        than the state's does this by itself.
         """

@@ -8,7 +8,9 @@ from typing import Any
 from peakhold.errors import InvalidArgumentError
 from peakhold.run.sources.contract import Source
 from peakhold.run.sources.iterables import IterableSource, OneShotSource
+from peakhold.run.sources.own_state import StatefulSource, draws_its_order, is_stateful
 from peakhold.run.sources.sequences import SequenceSource, is_sequence
+from peakhold.run.sources.tf_dataset import TensorFlowSource, is_tensorflow_dataset
 from peakhold.run.sources.torch_loader import TorchSource, is_torch_loader
 
 __all__ = ["source_for"]
@@ -36,12 +38,17 @@ def source_for(loader: Any, *, replay: bool = False) -> Source:
         >>> list(source_for(["a", "b", "c", "d"]).go_on(source.state(), epoch=0))
         ['c', 'd']
     """
-    if is_torch_loader(loader):
-        return TorchSource(loader, replay=replay)
-    if is_sequence(loader):
-        return SequenceSource(loader)
     if isinstance(loader, Iterator):
         return OneShotSource(loader)
+    has_state = hasattr(type(loader), "__iter__") and is_stateful(loader)
+    if has_state and not replay and not draws_its_order(loader):
+        return StatefulSource(loader)
+    if is_torch_loader(loader):
+        return TorchSource(loader, replay=replay)
+    if is_tensorflow_dataset(loader):
+        return TensorFlowSource(loader)
+    if is_sequence(loader):
+        return SequenceSource(loader)
     if not hasattr(type(loader), "__iter__"):
         raise InvalidArgumentError.for_argument(
             "loader",

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from peakhold.runtime.random_state import random_state, set_random_state
-from peakhold.trees import kind_of, members
+from peakhold.trees import kind_of, map_tree, members
 
 __all__ = ["Generators"]
 
@@ -133,12 +133,14 @@ def _set_state(one: Any, kept: Mapping[str, Any]) -> None:
 
 def _words(state: Any) -> Any:
     """Integers of 128 bits as text: a store's numbers end at 64."""
-    if isinstance(state, dict):
-        return {key: _words(value) for key, value in state.items()}
-    return f"#{state}" if isinstance(state, int) and state.bit_length() > 63 else state
+    return map_tree(
+        state,
+        lambda leaf: f"#{leaf}" if isinstance(leaf, int) and leaf.bit_length() > 63 else leaf,
+    )
 
 
 def _numbers(state: Any) -> Any:
-    if isinstance(state, Mapping):
-        return {key: _numbers(value) for key, value in state.items()}
-    return int(state[1:]) if isinstance(state, str) and state.startswith("#") else state
+    return map_tree(
+        state,
+        lambda leaf: int(leaf[1:]) if isinstance(leaf, str) and leaf.startswith("#") else leaf,
+    )

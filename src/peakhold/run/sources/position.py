@@ -19,12 +19,12 @@ from typing import Any, Final
 from peakhold.errors import InvalidArgumentError
 from peakhold.run.sources.generators import Generators
 
-__all__ = ["PlacedSource"]
+__all__ = ["PlacedSource", "replayed"]
 
 _FORMAT: Final = 1
 
 
-class _Place:
+class _Reached:
     """How far an epoch is. It does not hold the iterator: who breaks off lets its workers end."""
 
     def __init__(self, epoch: int, begun: Mapping[str, Any], count: int = 0) -> None:
@@ -35,7 +35,7 @@ class _Place:
 class _HandedOut(Iterator[Any]):
     """Batches, counted; nothing of them is kept, and an error leaves the iterator as it is."""
 
-    def __init__(self, batches: Iterator[Any], place: _Place) -> None:
+    def __init__(self, batches: Iterator[Any], place: _Reached) -> None:
         self._batches, self._place = batches, place
 
     def __next__(self) -> Any:
@@ -59,7 +59,7 @@ class PlacedSource(ABC):
     def __init__(self, loader: Any, limits: tuple[str, ...] = ()) -> None:
         self._loader = loader
         self._generators = Generators(loader)
-        self._place = _Place(-1, {})
+        self._place = _Reached(-1, {})
         self.limits = limits
 
     # What a kind of loader says
@@ -101,6 +101,9 @@ class PlacedSource(ABC):
     def _carry(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most carry nothing
         """Bring the loader to where the state's epoch left it, in a process that begins another."""
 
+    def _leave(self) -> None:  # noqa: B027 - most need not
+        """An epoch is over; another is about to begin."""
+
     def _set_epoch(self, epoch: int) -> None:
         """Tell the loader what epoch it is."""
         for one in self._told_of_epochs():
@@ -115,8 +118,10 @@ class PlacedSource(ABC):
 
     def begin(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, from the first."""
+        if self._place.epoch >= 0:
+            self._leave()
         self._set_epoch(epoch)
-        self._place = _Place(epoch, self._generators.state())
+        self._place = _Reached(epoch, self._generators.state())
         return _HandedOut(self._fresh(), self._place)
 
     def state(self) -> dict[str, Any]:
@@ -137,23 +142,32 @@ class PlacedSource(ABC):
     def go_on(self, state: Mapping[str, Any], epoch: int) -> Iterator[Any]:
         """The batches behind a position, with the random generators of then."""
         if state["epoch"] != epoch:
-            self._generators.put_back_own(state["now"])
-            if state["kind"] == self.kind:
-                self._carry(state)
+            self.pass_over(state)
             return self.begin(epoch)
+        if state["has_ended"]:
+            self.pass_over(state)
+            self._generators.put_back(state["now"])
+            return iter(())
         self._compare(state)
         self._set_epoch(epoch)
-        self._place = _Place(epoch, state["begun"], state["batch"])
-        if state["has_ended"]:
-            self._carry(state)
-            self._generators.put_back(state["now"])
-            self._place.has_ended = True
-            return iter(())
+        self._place = _Reached(epoch, state["begun"], state["batch"])
         self._generators.put_back(state["begun"])
         behind = self._behind(
             state["batch"], state, lambda: self._generators.put_back(state["now"])
         )
         return _HandedOut(behind, self._place)
+
+    def pass_over(self, state: Mapping[str, Any]) -> None:
+        """Bring the loader to where a position left it, for an epoch that is begun behind it.
+
+        What it carries from epoch to epoch is put back; the process's generators are left alone.
+        """
+        if state["kind"] != self.kind:
+            return
+        self._place = _Reached(state["epoch"], state["begun"], state["batch"])
+        self._place.has_ended = state["has_ended"]
+        self._carry(state)
+        self._generators.put_back_own(state["now"])
 
     def _compare(self, state: Mapping[str, Any]) -> None:
         """Refuse a loader that would give other batches than those the position counts."""
@@ -171,6 +185,13 @@ class PlacedSource(ABC):
             f"{state['batch']} batches, with {first}={then.get(first)!r}",
             hint=f"give the same loader until this epoch is over, or begin a new run{also}.",
         )
+
+
+def replayed(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """The same iterator, behind its first batches; at its end, if there are no more."""
+    for _ in range(count):
+        next(batches, None)
+    return batches
 
 
 def _length(loader: Any) -> int | None:

@@ -158,6 +158,12 @@ RECORD = """\
 
 `peakhold.ledger`, 200,000 moments of four metrics and two decisions each. Whoever trains pays for an event; the flush to
 the disk is the writer thread's. Opening goes on from an offset in the middle."""
+LOGGED = """\
+## What a loop logs
+
+`Means.add` of one value in a batch, the batch's size, and what a bar costs a batch, drawings included. The least
+operation is an addition of the same framework, on JAX a compiled one, on the value that is logged; the fastest of
+many rounds that take turns. Memory: what 100,000 more logged values leave in the process."""
 
 
 def callbacks(rounds):
@@ -224,6 +230,9 @@ def recording(rounds):
     table, _ = ledger.table(rounds=min(rounds, 5))
     print(table)
     write_section("record", f"{machine()}\n\n{RECORD}\n\n{table}")
+def logged(rounds):
+    table = on_each_backend("logged_values.py", rounds)
+    write_section("logged values", f"{machine()}\n\n{LOGGED}\n\n{table}")
 
 
 SECTIONS = {
@@ -236,6 +245,7 @@ SECTIONS = {
     "workers": working,
     "many-small-arrays": small_arrays,
     "record": recording,
+    "logged-values": logged,
 }
 
 

@@ -77,6 +77,12 @@ ROWS = {
         "the history",
         "all events",
         "how the run stands",
+    "logged-values": [
+        "a value of the device",
+        "a float",
+        "the size of a batch",
+        "a batch of the bar",
+        "memory after 300 more",
     ],
 }
 

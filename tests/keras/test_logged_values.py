@@ -139,6 +139,19 @@ def test_memory_does_not_grow_with_the_batches():
 # JAX
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """No value is in this process's memory."""
+    kind = device_values.jax_values.JaxRoll
+    begin = kind.__init__
+
+    def elsewhere(self, array):
+        begin(self, array)
+        self._in_memory = False
+
+    monkeypatch.setattr(kind, "__init__", elsewhere)
+
+
 @on_jax
 def test_memory_that_a_step_is_given_is_copied_before():
     import jax
@@ -175,12 +188,13 @@ def test_a_batch_does_not_wait_for_the_device(monkeypatch):
     compute(x).block_until_ready()
     takes = time.perf_counter() - began
     means = Means()
-    means.add({"loss": compute(x)}, 2)  # compiles
+    for _ in range(3):
+        means.add({"loss": compute(x)}, 2)  # compiles
     means.read()
     monkeypatch.setattr(device_values.jax_values, "_number", lambda _: pytest.fail("read"))
     losses = []
     logged = 0.0
-    for _ in range(8):
+    for _ in range(5):
         loss = compute(x)
         began = time.perf_counter()
         means.add({"loss": loss}, 2)
@@ -193,16 +207,12 @@ def test_a_batch_does_not_wait_for_the_device(monkeypatch):
 
 
 @on_jax
-def test_not_even_a_full_block_waits(monkeypatch):
-    """As on a GPU that is far behind: nothing is ready until it is read."""
-    monkeypatch.setattr(device_values.jax_values, "_learned", lambda sharding: "one")
-    monkeypatch.setattr(device_values.jax_values, "_places", {})
-    read = []
-    numbers = device_values.jax_values.numbers
-    monkeypatch.setattr(device_values.jax_values, "is_ready", lambda block: False)
-    monkeypatch.setattr(
-        device_values.jax_values, "numbers", lambda block: read.append(1) or numbers(block)
-    )
+def test_not_even_a_full_block_waits(as_on_a_gpu, monkeypatch):
+    """Of a device that is far behind nothing is ready until it is read."""
+    sealed, read = device_values.jax_values._SealedArray, []
+    numbers = sealed.numbers
+    monkeypatch.setattr(sealed, "is_ready", lambda self: False)
+    monkeypatch.setattr(sealed, "numbers", lambda self: read.append(1) or numbers(self))
     means = Means()
     for batch in range(8 * BLOCK + 100):
         means.add({"loss": number(batch)})
@@ -210,6 +220,20 @@ def test_not_even_a_full_block_waits(monkeypatch):
 
     assert means.read() == {"loss": (8 * BLOCK + 99) / 2}
     assert len(read) == 9
+
+
+@on_jax
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_dtype_is_copied_as_it_is(as_on_a_gpu, dtype):
+    means, values = Means(), []
+    for batch in range(2 * BLOCK + 3):
+        value = number(batch % 2 if dtype == "bool" else batch % 100, dtype)
+        values.append(value)
+        means.add({"m": value, "one": value.reshape(1), "mixed": value if batch % 3 else 0.25})
+
+    mean = sum(map(float, values)) / len(values)
+    mixed = sum(float(v) if i % 3 else 0.25 for i, v in enumerate(values)) / len(values)
+    assert means.read() == {"m": mean, "one": mean, "mixed": mixed}
 
 
 @on_jax
@@ -253,17 +277,24 @@ assert means.read()["key"] == 1.0
 
 @on_jax
 @pytest.mark.parametrize("kind", ["key", "complex"])
-def test_what_is_no_number_of_jax_is_refused(kind, monkeypatch):
+def test_what_is_no_number_of_jax_is_refused(kind):
     import jax
 
     value = jax.random.key(0) if kind == "key" else jax.numpy.complex64(1j)
-    for place in ("cpu", "one"):
-        monkeypatch.setattr(
-            device_values.jax_values, "_learned", lambda sharding, place=place: place
-        )
-        monkeypatch.setattr(device_values.jax_values, "_places", {})
-        with pytest.raises(NotAScalarError):
-            Means().add({"loss": value})
+    means = Means()
+    with pytest.raises(NotAScalarError):
+        means.add({"loss": value})
+    means.add({"loss": number(1.0)})
+    with pytest.raises(NotAScalarError):
+        means.add({"loss": value})
+
+
+@on_jax
+def test_an_array_that_is_not_there_yet_is_refused_too(as_on_a_gpu):
+    means = Means()
+    means.add({"loss": number(1.0)})
+    with pytest.raises(NotAScalarError):
+        means.add({"loss": number([1.0, 2.0])})
 
 
 @on_jax

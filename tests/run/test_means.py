@@ -1,5 +1,6 @@
 """The mean of an epoch: the same bits, whenever it is read, saved, or gone on from."""
 
+import gc
 import json
 import math
 from decimal import Decimal
@@ -237,6 +238,31 @@ def test_other_workers_are_told_how_much_a_mean_counts():
     assert isinstance(parts["loss"], Mean)
     assert (float(parts["loss"]), parts["loss"].weight) == (0.25, 640.0)
     assert isinstance(parts["n"], Sum)
+
+
+def test_a_name_whose_kinds_take_turns_is_summed_in_their_order():
+    """A metric that is a tensor or a plain number, of several dtypes, over many blocks."""
+    means, total = Means(), 0.0
+    kinds = list(KINDS.values())
+    for batch in range(9 * BLOCK):
+        value = kinds[batch * batch % len(kinds)](float(batch % 9) / 8)
+        means.add({"m": value}, batch % 5)
+        total += float(getattr(value, "detach", lambda value=value: value)()) * (batch % 5)
+
+    assert means.read() == {"m": total / sum(batch % 5 for batch in range(9 * BLOCK))}
+
+
+def test_a_batch_leaves_no_object_behind():
+    """Objects that wait are looked at by each collection of garbage."""
+    means, value = Means(), torch.tensor(0.5)
+    for _ in range(6 * BLOCK):
+        means.add({"m": value})
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(BLOCK - 1):
+        means.add({"m": value})
+
+    assert len(gc.get_objects()) - before < 20
 
 
 def test_a_new_epoch_begins_with_nothing():

@@ -6,28 +6,23 @@ Rules of this file:
 2. A mean is a sum of products (value times weight) in float64, in the order of batches, over the
    sum of the weights. Nobody who reads it, saves it or goes on from it changes a bit of it: values
    come to the sum one after the other, whenever that is.
-3. Memory does not grow with the batches: copies become blocks, and the oldest blocks numbers,
-   once the device is past them. Where that cannot be known without waiting (a GPU of PyTorch or
-   TensorFlow), a value costs the bytes of its number.
+3. Memory does not grow with the batches: a block becomes numbers once the device is past it. Where
+   that cannot be known without waiting (a GPU of PyTorch or TensorFlow), a value costs its bytes.
 4. Values that are not finite are values. A weight of 0 is of no data.
 """
 
 from __future__ import annotations
 
 import math
-from array import array
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from peakhold._core.aggregates import Aggregated, Max, Mean, Min, Sum
 from peakhold.errors import InvalidArgumentError, NotAScalarError
-from peakhold.run.device_values import BLOCK, Block, NotOneNumberError, Taken, taken
+from peakhold.run.device_values import NotOneNumberError, Tape
 
 __all__ = ["Means"]
 
-_KEPT: Final = 4
-"""So many full blocks are left to the device before the oldest of them is looked at."""
 _KINDS: Final[Mapping[str, type[Aggregated]]] = {
     kind.kind: kind for kind in (Mean, Sum, Min, Max)
 }  # of `peakhold.distributed`; a class may not be asked for by a state's own word
@@ -36,51 +31,41 @@ _KINDS: Final[Mapping[str, type[Aggregated]]] = {
 class _Metric:
     """One name: what has been summed, and what still lies on a device."""
 
-    __slots__ = ("blocks", "kind", "name", "total", "waiting", "weight")
+    __slots__ = ("_tape", "kind", "name", "total", "weight")
 
     def __init__(self, name: str, kind: str, total: float, weight: float) -> None:
         self.name, self.kind = name, kind
         self.total, self.weight = total, weight
         """Of a mean: the sum of products, and of weights. Else: the value so far, and how many."""
-        self.waiting: list[tuple[Taken, float]] = []
-        self.blocks: deque[tuple[Block, Iterable[float]]] = deque()
+        self._tape = Tape()
 
-    def add(self, value: Taken, weight: float) -> None:
-        if type(value) is float and not self.waiting and not self.blocks:
-            self._sum(value, weight)
+    def add(self, value: Any, weight: float) -> None:
+        given = self._tape.add(value, weight)
+        if given is None:
             return
-        self.waiting.append((value, weight))
-        if len(self.waiting) == BLOCK:
-            self._pack()
-            while len(self.blocks) > _KEPT and self.blocks[0][0].is_ready():
-                self._sum_oldest()
+        if isinstance(given, float):
+            self._sum((given,), (weight,))
+            return
+        for values, weights in given:
+            self._sum(values, weights)
 
     def read(self) -> None:
         """Bring all that lies on a device to the sum; waits for it."""
-        if self.waiting:
-            self._pack()
-        while self.blocks:
-            self._sum_oldest()
+        for values, weights in self._tape.rest():
+            self._sum(values, weights)
 
-    def _pack(self) -> None:
-        values, weights = zip(*self.waiting, strict=True)
-        self.blocks.append((Block(values), array("d", weights)))
-        self.waiting = []
-
-    def _sum_oldest(self) -> None:
-        block, weights = self.blocks[0]
-        values = block.read()
-        self.blocks.popleft()
-        for value, weight in zip(values, weights, strict=True):
-            self._sum(value, weight)
-
-    def _sum(self, value: float, weight: float) -> None:
-        if self.kind != "mean":
-            self.total = _TOGETHER[self.kind](self.total, value) if self.weight else value
-            self.weight += 1.0
-        elif weight:
-            self.total += value * weight
-            self.weight += weight
+    def _sum(self, values: Sequence[float], weights: Sequence[float]) -> None:
+        total, weight = self.total, self.weight
+        if self.kind == "mean":
+            for value, one in zip(values, weights, strict=False):  # Ctrl-C may part the last two
+                if one:
+                    total += value * one
+                    weight += one
+        else:
+            for value in values:
+                total = _TOGETHER[self.kind](total, value) if weight else value
+                weight += 1.0
+        self.total, self.weight = total, weight
 
     def plain(self) -> list[Any]:
         """What has been summed. NaN has no sign: none would come back from a file."""
@@ -140,25 +125,26 @@ class Means:
         """
         if not 0.0 <= weight < math.inf:
             raise InvalidArgumentError.for_argument("weight", weight, "a number, 0 or more")
+        metrics = self._metrics
         for name, value in values.items():
+            metric, own = metrics.get(name), weight
+            if metric is None or metric.kind != "mean" or isinstance(value, Aggregated):
+                metric, own = self._told(name, value, weight)
             try:
-                one = taken(value)
+                metric.add(value, own)
             except NotOneNumberError as why:
                 raise NotAScalarError.for_metric(name, value, hint=why.hint) from None
-            metric = self._metrics.get(name)
-            if metric is None or isinstance(value, Aggregated):
-                metric, own = self._told(name, value, weight)
-                metric.add(one, own)
-            elif metric.kind == "mean":
-                metric.add(one, weight)
-            else:
-                raise _two_ways(name, metric.kind, "mean")
 
     def _told(self, name: str, value: Any, weight: float) -> tuple[_Metric, float]:
         kind = value.kind if isinstance(value, Aggregated) else "mean"
         metric = self._metrics.setdefault(name, _Metric(name, kind, 0.0, 0.0))
         if metric.kind != kind:
-            raise _two_ways(name, metric.kind, kind)
+            raise InvalidArgumentError.for_argument(
+                name,
+                sorted({metric.kind, kind}),
+                "one way to put a metric together in all batches",
+                hint="log it as Mean, Sum, Min or Max in each of them.",
+            )
         return metric, value.weight if isinstance(value, Mean) else weight
 
     def read(self) -> dict[str, float]:
@@ -193,12 +179,3 @@ class Means:
     def clear(self) -> None:
         """Begin a new epoch: nothing has been logged."""
         self._metrics = {}
-
-
-def _two_ways(name: str, before: str, now: str) -> InvalidArgumentError:
-    return InvalidArgumentError.for_argument(
-        name,
-        sorted({before, now}),
-        "one way to put a metric together in all batches",
-        hint="log it as Mean, Sum, Min or Max in each of them.",
-    )

@@ -8,22 +8,16 @@ CPU's memory and is there is read: that is cheaper still, and waits for nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from peakhold.run.device_values.refusing import NotOneNumberError
+from peakhold.run.device_values.rolls import BLOCK
 
-__all__ = ["BLOCK", "alike", "is_one", "is_ready", "numbers", "pack", "take"]
+__all__ = ["JaxRoll", "is_one", "key_of", "plain"]
 
-BLOCK: Final = 256
-"""How many copies become one array; for each number of them JAX would compile a function."""
-_places: Final[dict[Any, str]] = {}
-"""By sharding: `cpu`, `one` (another device), or `several`."""
 _compiled: Final[dict[str, Any]] = {}
-_FEW: Final = 8
-"""As many copies are as soon read one by one."""
 
 
 def is_one(value: Any) -> bool:
@@ -32,86 +26,101 @@ def is_one(value: Any) -> bool:
     return jax is not None and isinstance(value, getattr(jax, "Array", ()))
 
 
-def take(array: Any) -> Any:
-    """A float if the number is in this process's memory, and there; else a copy on its device."""
-    try:
-        sharding = array.sharding
-        place = _places.get(sharding) or _learned(sharding)
-        if place == "several":  # each has the number; a function of one device is nobody else's
-            array = _on_one_device(array)
-        # JAX 0.10 ends the process if it is asked whether a deleted array is ready.
-        if place == "cpu" and not array.is_deleted() and array.is_ready():
-            return _number(np.asarray(array))
-        return (_compiled.get("copy") or _compile("copy", _copy))(array)
-    except Exception:
-        jax = sys.modules["jax"]
-        if isinstance(array, jax.core.Tracer):
-            raise NotOneNumberError.symbolic() from None
-        if jax.numpy.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
-            raise NotOneNumberError from None
-        raise
-
-
-def _learned(sharding: Any) -> str:
-    devices = sharding.device_set
-    on_cpu = next(iter(devices)).platform == "cpu"
-    place = "several" if len(devices) > 1 else "cpu" if on_cpu else "one"
-    if len(_places) < 1000:
-        _places[sharding] = place
-    return place
-
-
-def _on_one_device(array: Any) -> Any:
-    if array.size != 1 or not array.is_fully_replicated:
+def plain(array: Any) -> Any:
+    """An array of one device. Of one on several, each has the number."""
+    jax = sys.modules["jax"]
+    if isinstance(array, jax.core.Tracer):
+        raise NotOneNumberError.symbolic()
+    is_key = jax.numpy.issubdtype(array.dtype, jax.dtypes.extended)
+    if is_key or array.dtype.kind == "c" or array.size != 1:
         raise NotOneNumberError
+    if len(array.sharding.device_set) == 1:
+        return array
     return array.addressable_data(0)
 
 
+def key_of(array: Any) -> Any:
+    """What the arrays of one roll have in common."""
+    return array.dtype, array.sharding
+
+
+class JaxRoll:
+    """An array of which each number taken makes a new one, without its first number.
+
+    Args:
+        array: One such as will be taken.
+    """
+
+    __slots__ = ("_block", "_count", "_dtype", "_in_memory", "_sharding")
+
+    def __init__(self, array: Any) -> None:
+        self._dtype, self._sharding = array.dtype, array.sharding
+        (device,) = array.sharding.device_set
+        self._in_memory = device.platform == "cpu"
+        self._block: Any = None
+        self._count = 0
+
+    def take(self, array: Any) -> JaxRoll | float | None:
+        """See `Roll`."""
+        sharding = array.sharding
+        if sharding is not self._sharding:
+            if sharding != self._sharding:
+                return None
+            self._sharding = sharding  # the same, another object: that of the next batch, too
+        if array.dtype != self._dtype:
+            return None
+        # JAX 0.10 ends the process if it is asked whether a deleted array is ready.
+        if self._in_memory and not array.is_deleted() and array.is_ready():
+            return _number(np.asarray(array))
+        if self._block is None:
+            self._block = _function("begun", _begun)(array)
+        else:
+            self._block = _function("rolled", _rolled)(self._block, array)
+        self._count += 1
+        return self
+
+    def seal(self) -> _SealedArray:
+        """See `Roll`."""
+        sealed = _SealedArray(self._block, self._count)
+        self._count = 0
+        return sealed
+
+
+class _SealedArray:
+    __slots__ = ("_block", "_count")
+
+    def __init__(self, block: Any, count: int) -> None:
+        self._block, self._count = block, count
+
+    def is_ready(self) -> bool:
+        """See `Sealed`."""
+        return self._block.is_ready()  # type: ignore[no-any-return]
+
+    def numbers(self) -> list[float]:
+        """See `Sealed`."""
+        numbers = np.asarray(self._block)[-self._count :]
+        return numbers.astype(np.float64).tolist()  # type: ignore[no-any-return]
+
+
 def _number(array: np.ndarray[Any, Any]) -> float:
-    if array.size != 1 or array.dtype.kind in "cO":
+    if array.size != 1:
         raise NotOneNumberError
     return float(array.item())
 
 
-def _compile(name: str, function: Any) -> Any:
-    return _compiled.setdefault(name, sys.modules["jax"].jit(function))
+def _function(name: str, function: Any) -> Any:
+    found = _compiled.get(name)
+    return found or _compiled.setdefault(name, sys.modules["jax"].jit(function))
 
 
-def _copy(array: Any) -> Any:
-    """Runs once for each shape and dtype, when it is compiled: then a look costs nothing."""
-    numpy = sys.modules["jax"].numpy
-    is_number = numpy.issubdtype(array.dtype, numpy.number) or array.dtype == bool
-    if array.size != 1 or not is_number or numpy.issubdtype(array.dtype, numpy.complexfloating):
+def _begun(array: Any) -> Any:
+    """Runs when it is compiled, once for each shape and dtype: then a look costs nothing."""
+    if array.size != 1:
         raise NotOneNumberError
-    return numpy.copy(array).reshape(())
+    return sys.modules["jax"].numpy.full(BLOCK, array.reshape(()))
 
 
-def alike(copies: Sequence[Any]) -> list[Any]:
-    """By copy: its dtype and its device."""
-    return [(copy.dtype, copy.sharding) for copy in copies]
-
-
-def pack(copies: list[Any]) -> Any:
-    """One array of them, of always the same size; a few stay as they are."""
-    if len(copies) <= _FEW:
-        return copies
-    filled = copies + copies[-1:] * (BLOCK - len(copies))
-    return (_compiled.get("stack") or _compile("stack", _stack))(filled)
-
-
-def _stack(copies: list[Any]) -> Any:
-    return sys.modules["jax"].numpy.stack(copies)
-
-
-def is_ready(block: Any) -> bool:
-    """Whether the device has come as far; does not wait for it."""
-    return all(one.is_ready() for one in (block if isinstance(block, list) else [block]))
-
-
-def numbers(block: Any) -> list[float]:
-    """Its numbers, and the last one again where it was filled up; waits for the device."""
-    if not isinstance(block, list):
-        return np.asarray(block).astype(np.float64).tolist()  # type: ignore[no-any-return]
-    for one in block:
-        one.copy_to_host_async()
-    return [float(np.asarray(one).item()) for one in block]
+def _rolled(block: Any, array: Any) -> Any:
+    if array.size != 1:
+        raise NotOneNumberError
+    return sys.modules["jax"].numpy.concatenate([block[1:], array.reshape(1)])

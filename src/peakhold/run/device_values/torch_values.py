@@ -7,12 +7,15 @@ wait for the whole queue.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from peakhold.run.device_values.refusing import NotOneNumberError
+from peakhold.run.device_values.rolls import BLOCK
 
-__all__ = ["alike", "is_one", "is_ready", "numbers", "pack", "take"]
+__all__ = ["TorchRoll", "is_one", "key_of", "plain"]
+
+_SPARE: Final = 8
+"""Places for numbers that Ctrl-C has kept from being counted, in a loop that goes on after it."""
 
 
 def is_one(value: Any) -> bool:
@@ -21,36 +24,64 @@ def is_one(value: Any) -> bool:
     return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
 
 
-def take(tensor: Any) -> Any:
-    """A copy of a tensor with one element."""
-    if tensor.ndim or tensor.is_complex():
-        tensor = _one_element(tensor)
-    copy = tensor.detach().clone()
-    # A tensor of several workers: its whole, which each of them has or takes part in making.
-    return copy.full_tensor() if hasattr(copy, "full_tensor") else copy
+def plain(tensor: Any) -> Any:
+    """A tensor that this worker has; of one of several workers, the whole, which all ask for."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _one_element(tensor: Any) -> Any:
-    if tensor.numel() != 1 or tensor.is_complex():
-        raise NotOneNumberError
-    return tensor.reshape(())
+def key_of(tensor: Any) -> Any:
+    """What the tensors of one roll have in common."""
+    return tensor.dtype, tensor.device
 
 
-def alike(copies: Sequence[Any]) -> list[Any]:
-    """By copy: its dtype and its device."""
-    return [(copy.dtype, copy.device) for copy in copies]
+class TorchRoll:
+    """A tensor, number by number.
+
+    Args:
+        tensor: One such as will be taken.
+    """
+
+    __slots__ = ("_block", "_count", "_device", "_dtype", "_places")
+
+    def __init__(self, tensor: Any) -> None:
+        torch = sys.modules["torch"]
+        if tensor.is_complex() or tensor.numel() != 1:
+            raise NotOneNumberError
+        self._dtype, self._device = tensor.dtype, tensor.device
+        with torch.inference_mode(mode=False):  # others could not be written to in another mode
+            self._block = torch.empty(BLOCK + _SPARE, dtype=self._dtype, device=self._device)
+            self._places = self._block.unbind()
+        self._count = 0
+
+    def take(self, tensor: Any) -> TorchRoll | None:
+        """See `Roll`."""
+        if tensor.dtype is not self._dtype or tensor.device != self._device:
+            return None
+        if tensor.ndim:
+            if tensor.numel() != 1:
+                raise NotOneNumberError
+            tensor = tensor.reshape(())
+        self._places[self._count].copy_(tensor.detach())
+        self._count += 1
+        return self
+
+    def seal(self) -> _SealedTensor:
+        """See `Roll`."""
+        sealed = _SealedTensor(self._block[: self._count].clone())
+        self._count = 0
+        return sealed
 
 
-def pack(copies: list[Any]) -> Any:
-    """One tensor of them."""
-    return sys.modules["torch"].stack(copies)
+class _SealedTensor:
+    __slots__ = ("_block",)
 
+    def __init__(self, block: Any) -> None:
+        self._block = block
 
-def is_ready(block: Any) -> bool:
-    """Whether it lies in this process's memory; of another device it is not asked."""
-    return block.device.type == "cpu"  # type: ignore[no-any-return]
+    def is_ready(self) -> bool:
+        """See `Sealed`. On a GPU, to copy it is to wait for all that was asked before."""
+        return self._block.device.type == "cpu"  # type: ignore[no-any-return]
 
-
-def numbers(block: Any) -> list[float]:
-    """Its numbers; waits for the device."""
-    return [float(number) for number in block.tolist()]
+    def numbers(self) -> list[float]:
+        """See `Sealed`."""
+        return [float(number) for number in self._block.tolist()]

@@ -426,6 +426,28 @@ def test_it_can_be_copied_and_pickled_used_or_not(refusing):
     assert [one.root for one in copies[0]] == [refusing, refusing]
 
 
+@of_no_framework
+def test_a_pickle_sends_to_where_its_original_did_and_alone_holds_the_secret():
+    """ADR 0157."""
+    token = {"Authorization": "Bearer sesame"}
+    with Server() as server:
+        root = server.root.replace("//", "//ann:hunterpass@")
+        monitor = RemoteMonitor(root, path="/opensesame", headers={"X-Token": "sesame"})
+        stored = pickle.dumps(monitor)
+        pickle.loads(stored).on_epoch_end(0, {"loss": 0.5})
+        plain = RemoteMonitor(server.root, headers=token)
+        pickle.loads(pickle.dumps(plain)).on_epoch_end(0, {"loss": 0.5})
+    (path, headers, _), (_, others, _) = server.received
+
+    assert (path, headers["X-Token"]) == ("/opensesame", "sesame")
+    assert headers["Authorization"].startswith("Basic ")
+    assert others["Authorization"] == "Bearer sesame"
+    assert b"hunterpass" in stored and b"sesame" in stored
+    own = monitor._peakhold_link.participant
+    for shown in (repr(monitor), str(vars(monitor)), str(vars(own)), str(monitor.state_dict())):
+        assert "hunterpass" not in shown and "sesame" not in shown
+
+
 # SwapEMAWeights
 
 

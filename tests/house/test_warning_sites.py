@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 from pointing import sites
-from warning_sites import SITES, missed
+from warning_sites import FAULT, OF_ONE_PLACE, SITES, missed
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,17 @@ def test_each_has_a_test_that_is_there():
     for test in {one for tests in SITES.values() for one in tests}:
         path, *names = test.split("::")
         assert set(names) <= defined(path), test
+
+
+def test_what_is_reached_in_fit_and_in_loops_has_tests_in_both():
+    """`FAULT` brings each of its cases about in both."""
+    places = {
+        site: {test.split("/")[1] for test in tests} | ({"keras", "loops"} if FAULT in tests else set())
+        for site, tests in SITES.items()
+    }  # fmt: skip
+
+    one = {site for site, found in places.items() if not {"keras", "loops"} <= found}
+    assert one == set(OF_ONE_PLACE)
 
 
 def test_one_that_shows_it_no_longer_is_named():

@@ -2,8 +2,9 @@
 
     python benchmarks/workers.py [--rounds 9] [--quick]
 
-The processes are real and joined by gloo; each counts the seconds of its own part, and the slowest
-counts. Beside it the same two halves by torch's own exchange of pickled objects, taking turns.
+The processes are real, on loopback; each counts the seconds of its own part, and the slowest
+counts. Beside it an exchange of the engine's own, taking turns: the same two halves by torch's
+exchange of pickled objects, and the smallest collective that JAX and TensorFlow have.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
 SIZES, COUNT = (2, 4), 200
+PROGRAMS = {"torch": "torch_programs", "jax": "jax_programs", "tensorflow": "tf_programs"}
 QUICK = {"SIZES": (2,), "COUNT": 3}
 
 
@@ -22,23 +24,23 @@ def table(rounds):
     sys.path.insert(0, str(TESTS / "workers"))
     from forked import Ground
 
-    ground, rows = Ground(["torch", "torch_programs"], {}), []
-    try:
-        for size in SIZES:
-            taken = [
-                [max(each) for each in zip(*ran, strict=True)]
-                for ran in (
-                    ground.results("torch_programs", "rounds", size, [COUNT]) for _ in range(rounds)
-                )
-            ]
-            ours, gloos = (1000 * statistics.median(each) for each in zip(*taken, strict=True))
-            rows.append(
-                f"| a round, {size} workers | {ours:.2f} | {gloos:.2f} | {ours / gloos:.2f} |"
-            )
-    finally:
-        ground.close()
-    head = "| torch | ms | by gloo's objects, ms | ratio |\n|---|---|---|---|"
-    return "\n".join([head, *rows])
+    rows = ["| | a round, ms | the engine's own, ms | ratio |", "|---|---|---|---|"]
+    for engine, programs in PROGRAMS.items():
+        ground = Ground([programs], {"KERAS_BACKEND": engine})
+        try:
+            rows += [row(engine, ground, programs, size, rounds) for size in SIZES]
+        finally:
+            ground.close()
+    return "\n".join(rows)
+
+
+def row(engine, ground, programs, size, rounds):
+    taken = [
+        [max(each) for each in zip(*ran, strict=True)]
+        for ran in (ground.results(programs, "rounds", size, [COUNT]) for _ in range(rounds))
+    ]
+    ours, own = (1000 * statistics.median(each) for each in zip(*taken, strict=True))
+    return f"| {engine}, {size} workers | {ours:.2f} | {own:.2f} | {ours / own:.2f} |"
 
 
 def main(arguments=None):

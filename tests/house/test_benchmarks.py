@@ -56,7 +56,7 @@ ROWS = {
         "cuts the connection",
         "refuses",
     ],
-    "workers": ["a round, 2 workers"],
+    "workers": ["torch, 2 workers", "jax, 2 workers", "tensorflow, 2 workers"],
     "store": [
         "peakhold",
         "peakhold, immutable=True",

@@ -8,6 +8,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from exchange_cost import medians
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from peakhold import (
@@ -279,3 +280,18 @@ def page(rank, ports, path, folder):
     exec(source, names)
     stopping = names["stopping"]
     return [stopping.best, stopping.best_epoch, stopping.stopped_epoch]
+
+
+@leaves_as_programs_do
+def rounds(rank, ports, count):
+    """Seconds of a round, and of JAX's own smallest collective."""
+    from jax.experimental import multihost_utils
+
+    from peakhold.distributed.finding import coordinator_for
+
+    join(rank, ports)
+    workers = coordinator_for(None, {"jax": ""}, str)
+    workers.meet({})
+    taken = medians(workers, lambda: multihost_utils.process_allgather(jnp.ones(2)), count)
+    workers.close()
+    return taken

@@ -145,7 +145,9 @@ def test_callbacks_may_run_in_the_scope_of_the_strategy(ground, tmp_path):
 
 def test_what_cannot_work_is_refused_before_the_first_batch(ground, tmp_path):
     for ended in ground.results("tf_programs", "refused", 2, [str(tmp_path)]):
-        (fit, words), (joint, also) = ended
+        (_, of_keras), (fit, words), (joint, also) = ended
+        assert "Attempt to convert a value (PerReplica:{" in of_keras  # as the docs quote it
+        assert "with an unsupported type" in of_keras
         assert fit == joint == "HostError"
         assert "got model.fit, which cannot train with it in Keras 3" in words
         assert "strategy.run" in words

@@ -8,6 +8,7 @@ import signal
 
 import numpy as np
 import tensorflow as tf
+from exchange_cost import medians
 
 import keras
 from peakhold import keras as ours
@@ -159,12 +160,14 @@ def refused(rank, ports, folder):
     strategy = join(rank, ports)
     with strategy.scope():
         model = built()
-    model._maybe_symbolic_build = lambda **_: None  # else Keras's own error comes before all hooks
     errors = []
-    try:
-        model.fit(*data_of(rank), callbacks=[ours.CSVLogger(f"{folder}/log.csv")], verbose=0)
-    except Exception as error:
-        errors.append([type(error).__name__, str(error)])
+    for builds in (True, False):  # mostly Keras's own error comes before any of our code can run
+        if not builds:
+            model._maybe_symbolic_build = lambda **_: None
+        try:
+            model.fit(*data_of(rank), callbacks=[ours.CSVLogger(f"{folder}/log.csv")], verbose=0)
+        except Exception as error:
+            errors.append([type(error).__name__, str(error)])
     with strategy.scope():
         model = Summing()
         model.build((None, 8))
@@ -221,3 +224,20 @@ def page(rank, ports, path, folder):
     ended_together(rank, len(ports))
     stopping = names["stopping"]
     return [stopping.best, stopping.best_epoch, stopping.stopped_epoch]
+
+
+def rounds(rank, ports, count):
+    """Seconds of a round, and of TensorFlow's own smallest collective."""
+    from peakhold.distributed.finding import coordinator_for
+
+    strategy, one = join(rank, ports), tf.constant([1.0, 1.0])
+
+    def sum_of_all():
+        replica = tf.distribute.get_replica_context
+        strategy.run(lambda: replica().all_reduce(tf.distribute.ReduceOp.SUM, one))
+
+    workers = coordinator_for(None, {"tensorflow": ""}, str)
+    workers.meet({})
+    taken = medians(workers, sum_of_all, count)
+    ended_together(rank, len(ports))
+    return taken

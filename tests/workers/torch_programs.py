@@ -8,9 +8,9 @@ import signal
 import time
 import warnings
 
-import numpy as np
 import torch
 import torch.distributed as dist
+from exchange_cost import REPORT, medians
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
@@ -61,36 +61,22 @@ class Group:
 
 
 def rounds(rank, ports, count):
-    """Seconds of a round (aggregate and decide), and of the same by gloo's own exchange of objects.
-
-    The medians of as many, taking turns.
-    """
+    """Seconds of a round, and of the same by gloo's own exchange of objects."""
     from peakhold.distributed.torch_store import torch_channel, torch_group
     from peakhold.distributed.workers import Workers
 
     with Group(rank, ports):
         workers = Workers(torch_channel(torch_group()))
         workers.meet({})
-        report = {"metrics": {"loss": 0.25, "val_loss": ["mean", 0.5, 640.0]}, "stops": []}
-
-        def ours():
-            workers.aggregate("a round", report)
-            workers.decide("a round", report if rank == 0 else None)
 
         def gloos():
-            dist.gather_object(report, [None] * len(ports) if rank == 0 else None)
-            dist.broadcast_object_list([report], src=0)
+            dist.gather_object(REPORT, [None] * len(ports) if rank == 0 else None)
+            dist.broadcast_object_list([REPORT], src=0)
 
-        taken = {ours: [], gloos: []}
-        for _ in range(count):
-            for exchange, seconds in taken.items():
-                dist.barrier()
-                began = time.perf_counter()
-                exchange()
-                seconds.append(time.perf_counter() - began)
+        taken = medians(workers, gloos, count)
         dist.barrier()
         workers.close()
-    return [float(np.median(seconds)) for seconds in taken.values()]
+    return taken
 
 
 # The store of a group

@@ -28,10 +28,11 @@ class Lines:
     Args:
         at: Which.
         do: What; it may raise. What it returns is kept in `result`.
+        files: Of which files' lines, by the beginning of their paths.
     """
 
-    def __init__(self, at=0, do=lambda: None):
-        self.at, self.do = at, do
+    def __init__(self, at=0, do=lambda: None, *, files=_OURS):
+        self.at, self.do, self._files = at, do, files
         self.count, self.result, self.where = 0, None, None
         self._lines = {}
 
@@ -43,7 +44,7 @@ class Lines:
         sys.settrace(None)
 
     def _enter(self, frame, event, argument):
-        return self._line if frame.f_code.co_filename.startswith(_OURS) else None
+        return self._line if frame.f_code.co_filename.startswith(self._files) else None
 
     def _line(self, frame, event, argument):
         if event == "line" and not self._is_between(frame):

@@ -12,7 +12,7 @@ Rules of this file:
 3. It is replaced by a rename, and not flushed: after a power cut nobody is alive.
 4. It never ends training, and never holds it up. That it cannot be written is said once, by the
    thread that trains.
-5. A forked child has no part in it.
+5. A forked child has no part in it: its process is not the one that began.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import threading
 import time
 from typing import Any, Final, final
 
-from peakhold import process, speech
+from peakhold import speech
 from peakhold.disk.disk import Disk
 from peakhold.errors import SaveWarning
 from peakhold.files.open_files import DISK, HeldDescriptors
@@ -78,7 +78,6 @@ class Heartbeat:
         self._is_said = False
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
-        _alive.add(self)
 
     def start(self) -> None:
         """Write it, and go on writing it."""
@@ -163,13 +162,6 @@ class Heartbeat:
                 "alive. Training goes on.",
                 SaveWarning,
             )
-
-    def _abandon(self) -> None:
-        """In a forked child: its thread is not there, and its parent is alive by itself."""
-        self._is_over.set()
-
-
-_alive = process.each_in_forked_child(Heartbeat._abandon)
 
 
 def read_heartbeat(path: str | os.PathLike[str]) -> dict[str, Any] | None:

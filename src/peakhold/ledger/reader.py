@@ -106,16 +106,17 @@ def _lines_that_count(
         return
     with open(descriptor, "rb", buffering=0) as file:
         size = os.fstat(descriptor).st_size
-        void = _void(_goes_on(descriptor, size))
+        void = iter([*_void(_goes_on(descriptor, size)), (size, size)])
+        begins, ends = next(void)
         for at, line in _lines(descriptor, size, unread):
-            while void and at >= void[0][1]:
-                void.pop(0)
-            if not void or at < void[0][0]:
+            while at >= ends:
+                begins, ends = next(void)
+            if at < begins:
                 yield at, line
         del file
 
 
-def _lines(descriptor: int, size: int, unread: _PassedOver) -> Iterator[tuple[int, bytes]]:
+def _lines(descriptor: int, size: int, unread: _PassedOver | None) -> Iterator[tuple[int, bytes]]:
     at, rest = 0, b""
     """Where the rest begins, which has no end of a line yet."""
     while at + len(rest) < size:
@@ -132,7 +133,8 @@ def _lines(descriptor: int, size: int, unread: _PassedOver) -> Iterator[tuple[in
         else:
             rest += last
         if len(rest) > LONGEST:
-            unread.tell(at, f"it is longer than {LONGEST:,} bytes")
+            if unread is not None:
+                unread.tell(at, f"it is longer than {LONGEST:,} bytes")
             end = _next_line(descriptor, at + len(rest), size)
             if end is None:
                 return
@@ -168,33 +170,14 @@ def _next_data(descriptor: int, at: int, size: int) -> int:
 
 def _goes_on(descriptor: int, size: int) -> list[tuple[int, int]]:
     """Of each event `goes_on`: where it goes on from, and where it begins."""
-    found, at, overlap = [], 0, len(_GOES_ON) - 1
-    while (at := _next_data(descriptor, at, size)) < size:
-        piece = os.pread(descriptor, min(_PIECE, size - at), at)
-        if not piece:
-            break
-        place = piece.find(_GOES_ON)
-        while place >= 0:
-            event = _event_around(descriptor, at + place, size)
-            if event is not None:
-                found.append(event)
-            place = piece.find(_GOES_ON, place + 1)
-        at += max(len(piece) - overlap, 1)
-    return sorted(set(found))
-
-
-def _event_around(descriptor: int, at: int, size: int) -> tuple[int, int] | None:
-    begin = max(0, at - _TAIL)
-    data = os.pread(descriptor, min(2 * _TAIL, size - begin), begin)
-    first = data.rfind(b"\n", 0, at - begin) + 1
-    last = data.find(b"\n", at - begin)
-    event = from_line(data[first:last]) if last >= 0 else None
-    if event is None or event["kind"] != "goes_on":
-        return None
-    beginning, came_from = begin + first, event.get("from")
-    if type(came_from) is not int or not 0 <= came_from <= beginning:
-        return None
-    return came_from, beginning
+    found = []
+    for at, line in _lines(descriptor, size, None):
+        event = from_line(line) if _GOES_ON in line else None
+        if event is not None and event["kind"] == "goes_on":
+            came_from = event.get("from")
+            if type(came_from) is int and 0 <= came_from <= at:
+                found.append((came_from, at))
+    return found
 
 
 def _void(goes_on: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -204,7 +187,7 @@ def _void(goes_on: list[tuple[int, int]]) -> list[tuple[int, int]]:
     attempt that began behind that place never was.
     """
     void, limit = [], None
-    for came_from, beginning in sorted(goes_on, key=lambda one: one[1], reverse=True):
+    for came_from, beginning in reversed(goes_on):
         if limit is None or beginning < limit:
             void.append((came_from, beginning))
             limit = came_from if limit is None else min(limit, came_from)

@@ -28,7 +28,13 @@ from typing import Any, Final, final
 
 from peakhold import process, speech
 from peakhold.disk.disk import Disk, let_go, let_go_after
-from peakhold.errors import InvalidArgumentError, SaveError, SaveWarning, StoreForkedError
+from peakhold.errors import (
+    InvalidArgumentError,
+    SaveError,
+    SaveWarning,
+    StoreClosedError,
+    StoreForkedError,
+)
 from peakhold.files import background, make_folder
 from peakhold.files.open_files import DISK, HeldDescriptors
 from peakhold.files.standing import check_replaceable
@@ -87,15 +93,19 @@ class Ledger:
         self._held = HeldDescriptors(self._disk)
         self._lock = process.lock_free_in_child()
         self._masking = Masking.of_this_process()
-        self._lines: list[bytes] = []
+        self._book: tuple[int, list[bytes], int] = 0, [], 0
+        """Where the file ends, and with it a whole line; the lines that come next; and how many
+        there was no room for. One assignment changes them: Ctrl-C comes between any two."""
+        self._under_way: tuple[int, bytes, int] | None = None
+        """Of a write that has begun: where, what, and how many lines that is."""
         self._kept = 0
-        self._lost = 0
+        """Bytes of the lines, about."""
         self._chains = Chains()
         self._fd = -1
         self._place: tuple[int, int] | None = None
         """Which file it is, on which device."""
-        self._end = 0
-        """Where the file ends, and with it a whole line."""
+        self._is_new = True
+        """Whether its name is still to be flushed."""
         self._is_said = False
         self._is_closed = False
         self._flushes: list[background.Task[None]] = []
@@ -110,8 +120,9 @@ class Ledger:
                 hint="pass another folder, or make this one writable.",
             ) from error
         _alive.add(self)
-        self.missing_bytes = 0 if offset is None else max(0, offset - self._end)
-        self._from = self._end if offset is None else max(0, min(offset, self._end))
+        end = self._book[0]
+        self.missing_bytes = 0 if offset is None else max(0, offset - end)
+        self._from = end if offset is None else max(0, min(offset, end))
 
     # Opening
 
@@ -127,7 +138,8 @@ class Ledger:
             self._held.open.remove(fd)
             let_go(disk, fd)
             raise
-        self._fd, self._end, self._place = fd, end, (status.st_dev, status.st_ino)
+        self._fd, self._place, self._is_new = fd, (status.st_dev, status.st_ino), True
+        self._book, self._under_way = (end, *self._book[1:]), None
 
     def _whole(self, fd: int, status: os.stat_result) -> int:
         """See that a file ends with a whole line; where."""
@@ -146,7 +158,8 @@ class Ledger:
     @property
     def offset(self) -> int:
         """Where the next line begins, in bytes: for a checkpoint."""
-        return self._end + self._kept
+        end, lines, _ = self._book
+        return end + sum(map(len, lines))
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add an event.
@@ -158,6 +171,7 @@ class Ledger:
         Raises:
             InvalidArgumentError: If it holds something else.
             StoreForkedError: In a forked child.
+            StoreClosedError: After `close`.
         """
         self._check()
         self._add(self._line(event))
@@ -167,9 +181,10 @@ class Ledger:
             if self._kept + len(line) > _MOST:
                 self._write_kept()
             if self._kept + len(line) > _MOST:
-                self._lost += 1
+                end, lines, lost = self._book
+                self._book = end, lines, lost + 1
                 return
-            self._lines.append(line)
+            self._book[1].append(line)
             self._kept += len(line)
             if self._kept >= _PIECE:
                 self._write_kept()
@@ -246,13 +261,17 @@ class Ledger:
         self._flushes = [task for task in self._flushes if not task.done]
         if failed:
             self._say(f"what was written to {self.path} may not be durable ({failed[0]})")
-        disk, fd = self._disk, os.dup(self._fd)
+        disk = self._disk
         held = HeldDescriptors(disk)  # of its own: this one may be let go before
-        held.hold(fd)
+        held.hold(os.dup(self._fd))
+        if self._is_new:
+            held.open_folder(os.path.dirname(self.path))
+            self._is_new = False
 
         def sync() -> None:
             try:
-                disk.sync(fd)
+                for descriptor in held.open:
+                    disk.sync(descriptor)
             finally:
                 held.release()
 
@@ -272,22 +291,39 @@ class Ledger:
 
     def _write_kept(self) -> None:
         """Write all that is kept, with one call; after that nothing is, or all still."""
-        if not self._lines and not self._lost:
+        if not self._book[1]:
             return
-        data = b"".join(self._lines)
-        if self._lost:
-            data += self._line({"kind": "lost", "lines": self._lost})
         try:
             self._look_at_the_name()
-            _write(self._disk, self._fd, data, self._end)
+            end, lines, lost = self._book
+            n, data = len(lines), b"".join(lines)
+            if lost:
+                data += self._line({"kind": "lost", "lines": lost})
+            self._under_way = end, data, n
+            _write(self._disk, self._fd, data, end)
         except OSError as error:
             self._say(f"the run's events cannot be written to {self.path} ({error})")
+            self._under_way = None
             return
-        self._end += len(data)
-        self._lines, self._kept, self._lost, self._is_said = [], 0, 0, False
+        self._book = end + len(data), lines[n:], 0
+        self._under_way, self._kept, self._is_said = None, 0, False
+
+    def _finish(self) -> None:
+        """Ctrl-C came in the middle of a write: see how far it had got."""
+        (began, data, n), self._under_way = self._under_way or (-1, b"", 0), None
+        end, lines, _ = self._book
+        if began != end:  # it was written, and booked
+            return
+        there = _read(self._disk, self._fd, end, len(data))
+        if there == data:
+            self._book = end + len(data), lines[n:], 0
+        elif there and data.startswith(there):
+            self._disk.truncate(self._fd, end)
 
     def _look_at_the_name(self) -> None:
         """See that the file is still the one that the path means, and as long as it was left."""
+        if self._under_way is not None and self._fd >= 0:
+            self._finish()
         try:
             there = os.stat(self.path, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -300,7 +336,7 @@ class Ledger:
         if place != self._place:
             self._say(f"somebody has replaced {self.path}; the run's events go on at its end")
             self._reopen()
-        elif there.st_size != self._end:
+        elif there.st_size != self._book[0]:
             self._say(f"somebody has changed {self.path}; the run's events go on at its end")
             self._reopen()
 
@@ -350,10 +386,12 @@ class Ledger:
     def _check(self) -> None:
         if os.getpid() != self._pid:
             raise StoreForkedError.for_path(self.path)
+        if self._is_closed:
+            raise StoreClosedError.for_path(self.path)
 
     def _abandon(self) -> None:
         """In a forked child: what is kept is the parent's."""
-        self._lines, self._kept, self._fd = [], 0, -1
+        self._book, self._fd = (0, [], 0), -1
 
 
 _alive = process.each_in_forked_child(Ledger._abandon)

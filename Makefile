@@ -64,7 +64,7 @@ quick: .venv/.test
 	$(PYTEST) --quiet $(QUICK) tests/house/test_purity.py
 
 test-core: .venv/.test
-	$(PYTEST) $(QUICK) tests/alerts tests/house tests/store tests/event_files tests/run
+	$(PYTEST) $(QUICK) tests/alerts tests/house tests/store tests/event_files tests/ledger
 
 house: .venv/.test
 	$(BIN)/python -m tools.house $(if $(AGAINST),--against $(AGAINST))
@@ -102,7 +102,7 @@ test-crash: .venv/.test
 # a copy of what it trains.
 RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py tests/keras tests/exact
 crash: .venv/.test
-	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/store tests/keras tests/exact -m exhaustive -s
+	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/store tests/keras tests/workers tests/exact -m exhaustive -s
 	KERAS_BACKEND=tensorflow $(PYTEST) $(RESUMED) -m exhaustive -s
 	KERAS_BACKEND=jax $(PYTEST) $(RESUMED) -m exhaustive -s
 

@@ -158,6 +158,8 @@ RECORD = """\
 
 `peakhold.ledger`, 200,000 moments of four metrics and two decisions each. Whoever trains pays for an event; the flush to
 the disk is the writer thread's. Opening goes on from an offset in the middle."""
+
+
 LOGGED = """\
 ## What a loop logs
 
@@ -230,6 +232,8 @@ def recording(rounds):
     table, _ = ledger.table(rounds=min(rounds, 5))
     print(table)
     write_section("record", f"{machine()}\n\n{RECORD}\n\n{table}")
+
+
 def logged(rounds):
     table = on_each_backend("logged_values.py", rounds)
     write_section("logged values", f"{machine()}\n\n{LOGGED}\n\n{table}")

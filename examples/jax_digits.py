@@ -1,7 +1,7 @@
 """Digits in a JAX loop: the run holds the state that the loop passes on.
 
-pip install peakhold jax scikit-learn, then python jax_digits.py. Kill it and start it again: it goes
-on. When it has ended, remove the folder digits/jax to train anew.
+pip install peakhold jax scikit-learn, then python jax_digits.py. Kill it and start it again: it
+goes on. When it has ended, remove the folder digits/jax to train anew.
 """
 
 import jax

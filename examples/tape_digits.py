@@ -4,11 +4,11 @@ pip install 'peakhold[keras]' tensorflow scikit-learn, then python tape_digits.p
 it again: it goes on. When it has ended, remove the folder digits/tape to train anew.
 """
 
-import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
+import keras
 from peakhold import Run
 
 EPOCHS = 60

@@ -77,6 +77,7 @@ ROWS = {
         "the history",
         "all events",
         "how the run stands",
+    ],
     "logged-values": [
         "a value of the device",
         "a float",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import torch
 import torch.distributed as dist
@@ -32,7 +33,41 @@ def join(rank, ports):
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{ports[0]}", rank=rank, world_size=size)
 
 
-def train(rank, ports, folder, killed=None, disk=None):
+CHANGES = ("write", "fsync", "rename", "mkdir", "unlink", "rmdir", "link")
+"""Calls that change the disk."""
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count_calls(fatal):
+    """Names of the calls that change the disk, as they are made; the fatal one is made no more."""
+    made, lock = [], threading.Lock()
+
+    def counted(name, call):
+        def wrapped(*args, **kwargs):
+            with lock:
+                made.append(name)
+                if len(made) == fatal:
+                    die()
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    for name in CHANGES:
+        setattr(os, name, counted(name, getattr(os, name)))
+    return made
+
+
+def killed_in_a_save(rank, ports, folder, victim, epoch, when):
+    """Six epochs, in which a rank dies in the save of one: at its `when`-th call, or so many seconds
+    after that epoch."""
+    begins = when if rank == victim else None
+    return train(rank, ports, folder, in_save=(epoch, begins))
+
+
+def train(rank, ports, folder, killed=None, disk=None, in_save=None):
     """Six epochs; `killed`: the epoch in which the last rank kills itself."""
     join(rank, ports)
     os.chdir(folder)  # states are filed by path: a copy of the folder is gone on from as it is
@@ -71,6 +106,10 @@ def train(rank, ports, folder, killed=None, disk=None):
             loss.backward()
             optimizer.step()
         states[f"after {epoch}"] = state_of(model, optimizer)
+        if in_save is not None and epoch == in_save[0]:
+            made = ends_in_save(in_save[1])
+        if in_save is not None and epoch == in_save[0] + 1:
+            states["calls"] = list(made)
         run.on_epoch_end(epoch, {"val_loss": VAL_LOSS[epoch] + rank / 100})
         if run.stop_training:
             break
@@ -80,6 +119,13 @@ def train(rank, ports, folder, killed=None, disk=None):
     dist.barrier()
     dist.destroy_process_group()
     return [began, states, best]
+
+
+def ends_in_save(when):
+    """The save that comes now is this process's last, if `when` is given."""
+    if isinstance(when, float):
+        threading.Timer(when, die).start()
+    return count_calls(when if isinstance(when, int) else None)
 
 
 def disk_fails(rank):
@@ -101,3 +147,28 @@ def disk_fails(rank):
         real(Full(), *args)
 
     loop.write_whole = write_whole
+
+
+def given_to_a_store(rank, ports, folder):
+    """What stands in a store for a tensor of which this process has a part, and for one it has whole."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    from peakhold.snapshots.arrays import NotStorableError, source_of
+    from peakhold.store import Store
+
+    join(rank, ports)
+    mesh, said = init_device_mesh("cpu", (len(ports),)), {}
+    for name, placement in {"part": Shard(0), "copy": Replicate()}.items():
+        tensor = distribute_tensor(torch.arange(6.0).reshape(3, 2), mesh, [placement])
+        with Store(f"{folder}/{name}-{rank}") as store:
+            store.save(1, {"model": {"w": tensor}}).result()
+            found = store.load(1)["model"]["w"]
+        said[name] = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in found.items()}
+    try:
+        source_of(tensor)
+    except NotStorableError as error:
+        said["as an array"] = str(error)
+    dist.barrier()
+    dist.destroy_process_group()
+    return said

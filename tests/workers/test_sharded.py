@@ -112,6 +112,19 @@ def test_pieces_are_read_without_the_framework(interrupted):
     assert [piece["values"].shape for piece in pieces] == [(4, 8), (3, 8)]
 
 
+def test_a_store_keeps_a_piece_with_its_place_and_never_as_the_whole(ground, tmp_path):
+    zero, one = ground.results("sharded_programs", "given_to_a_store", 2, [str(tmp_path)])
+
+    whole = np.arange(6.0).reshape(3, 2)
+    for said, (begin, end) in ((zero, (0, 2)), (one, (2, 3))):
+        part, copy = said["part"], said["copy"]
+        assert (part["layout"], part["size"], part["offset"]) == ("piece", [3, 2], [begin, 0])
+        assert part["values"] == whole[begin:end].tolist()
+        assert (copy["layout"], copy["size"], copy["offset"]) == ("piece", [3, 2], [0, 0])
+        assert copy["values"] == whole.tolist()
+        assert said["as an array"] == "each worker holds a piece of it; save `full_tensor()`"
+
+
 def test_a_disk_that_fails_in_the_middle_keeps_nobody_waiting(ground, tmp_path):
     """The others have gone through the same collectives; the save has failed for all."""
     ended = ground.run("sharded_programs", "train", 2, [str(tmp_path), None, "fails"])

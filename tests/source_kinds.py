@@ -21,7 +21,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from kind_of_source import Kind
+from kind_of_source import Kind, loaded
 
 N_ROWS = 23
 
@@ -29,15 +29,16 @@ N_ROWS = 23
 class Rows(Dataset):
     """Rows that know how often they were loaded, each with something random."""
 
-    def __init__(self, draw=lambda: torch.rand(2)):
+    def __init__(self, draw=None):
         self.n_loaded = 0
-        self.draw = draw
+        self.draw = draw or (lambda: torch.rand(2))
 
     def __len__(self):
         return N_ROWS
 
     def __getitem__(self, index):
         self.n_loaded += 1
+        loaded()
         return index, self.draw()
 
 
@@ -71,6 +72,7 @@ class Stream(IterableDataset):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for index in order[first::step]:
+            loaded()
             yield index, torch.rand(2)
 
 
@@ -196,6 +198,7 @@ class Iterable:
         order = list(range(N_ROWS))
         random.shuffle(order)
         for index in order:
+            loaded()
             yield index, np.random.rand(2)
 
 
@@ -208,6 +211,7 @@ class ByIndex:
     def __getitem__(self, index):
         if index >= N_ROWS:
             raise IndexError
+        loaded()
         return index, np.random.rand(2)
 
 

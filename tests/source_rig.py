@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 
+from kind_of_source import LOADED
 from peakhold.run.sources import source_for
 from peakhold.runtime.random_state import set_random_state
 
@@ -165,12 +166,43 @@ def measured(kind):
     unbroken, states = with_us(kind.make, replay=kind.replay)
     last = max(at for at in states if isinstance(at, int))
     found = {"as without us": unbroken == without_us(kind.make)}
-    for at in (0, 1, last // 2, last - 1, last, "over", "end"):
+    again = loads_again(kind)
+    if again is not None:
+        found["loads" if kind.loads else "loads nothing"] = again is kind.loads
+    borders = (0, 1, last // 2, last - 1, last, "over", "end")
+    if "workers" in kind.name:  # each starts processes, for each epoch that is left
+        borders = (0, last // 2, last, "end")
+    for at in borders:
         tail = gone_on(kind.make, states[at], at, replay=kind.replay)
         expected = behind(unbroken, at)
         for name, part in PARTS.items():
             found[f"{at}: {name}"] = [part(one) for one in tail] == [part(one) for one in expected]
     return found
+
+
+def loads_again(kind):
+    """Whether an epoch that goes on behind three batches loads those; None if nobody counts."""
+    seed()
+    source = source_for(kind.make(), replay=kind.replay)
+    LOADED.value = 0
+    batches = list(source.begin(0))
+    all_rows = LOADED.value
+    if not all_rows:
+        return None
+    first = sum(int(np.size(plain(batch)[0])) for batch in batches[:3])
+    seed()
+    source = source_for(kind.make(), replay=kind.replay)
+    begun = source.begin(0)
+    for _ in range(3):
+        next(begun)
+    state = as_stored(source.state())
+    del begun, source  # what was loaded ahead is of no interest
+    source = source_for(kind.make(), replay=kind.replay)
+    LOADED.value = 0
+    rest = list(source.go_on(state, 0))
+    assert len(rest) == len(batches) - 3
+    assert LOADED.value in {all_rows, all_rows - first}, (LOADED.value, all_rows, first)
+    return LOADED.value == all_rows
 
 
 PARTS = {
@@ -195,6 +227,8 @@ def expected_of(kind, found):
 
 if __name__ == "__main__":
     from source_kinds_elsewhere import ELSEWHERE
+    from source_table import line_of
 
     for each in ELSEWHERE[sys.argv[1]]():
-        print(json.dumps({"kind": each.name, "found": measured(each)}), flush=True)
+        expected_of(each, measured(each))
+        print(line_of(each), flush=True)

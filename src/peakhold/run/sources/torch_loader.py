@@ -26,7 +26,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
-from peakhold.run.sources.position import PlacedSource
+from peakhold.run.sources.own_state import is_stateful
+from peakhold.run.sources.position import PlacedSource, replayed
 
 __all__ = ["TorchSource", "is_torch_loader"]
 
@@ -132,8 +133,9 @@ class TorchSource(PlacedSource):
 
     @property
     def kind(self) -> str:
-        """Its class."""
-        return type(self._loader).__name__
+        """Its class; a `StatefulDataLoader` comes here where it cannot go by its own state."""
+        name = type(self._loader).__name__
+        return f"{name}, gone through again" if is_stateful(self._loader) else name
 
     @property
     def n_batches(self) -> int | None:
@@ -180,8 +182,7 @@ class TorchSource(PlacedSource):
         begun = state["begun"] if self._was_reset and not self._persists() else None
         if self._replays:
             batches = iter(self._loader) if begun is None else self._iterator_behind(0, begun)
-            for _ in range(count):
-                next(batches, None)
+            replayed(batches, count)
         else:
             batches = self._iterator_behind(count, begun)
         arrive()

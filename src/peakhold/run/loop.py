@@ -250,20 +250,17 @@ class Loop:
 
     def _pass(self, name: str, loader: Any, epoch: int, until: int | None) -> Iterator[Any]:
         one, iterator = self._begin_pass(name, loader, epoch, until)
-        is_through = False
         try:
             if name == TRAIN:
                 yield from self._train(one, iterator, until)
             else:
                 yield from self._evaluate(one, iterator)
-            is_through = until is None or self.place.step < until
-        finally:
+        finally:  # also where the loop leaves it with `break`
             self._running.remove(one)
             if self.place.running is one:
                 self.place.running = None
             self._around.pass_ends(one)
-            if is_through:
-                self.place.ends = {**(self.place.ends or {}), name: one.source.state()}
+            self.place.ends = {**(self.place.ends or {}), name: one.source.state()}
 
     def _begin_pass(
         self, name: str, loader: Any, epoch: int, until: int | None
@@ -272,9 +269,8 @@ class Loop:
         one = Pass(name, self._source(name, loader), is_first=is_first)
         if until is not None:
             one.means = self._since_check
-        position = self._take_saved(one) if is_first else None
-        if position is None:
-            position = self._ends.pop(name, None)
+        end = self._ends.pop(name, None)
+        position = (self._take_saved(one) if is_first else None) or end
         source = one.source
         iterator = source.begin(epoch) if position is None else source.go_on(position, epoch)
         self._say_limits(source)
@@ -413,13 +409,13 @@ class Loop:
 
     def _epoch_goes_on(self, epoch: int, saved: Mapping[str, Any]) -> None:
         """All see the epoch begin; it has begun before, and what was counted then counts."""
-        note, self._list.note_rates = self._list.note_rates, None
-        self._list.n_batches_done = self.place.step_at_epoch
+        place, note = self.place, self._list.note_rates
+        self._list.note_rates, self._list.n_batches_done = None, place.step
+        self._progress.batches_before = place.step - place.step_at_epoch
         self._list.on_epoch_begin(epoch)
         self._list.note_rates = note
         if saved["rates"] is not None:
             self._progress.trained_with = saved["rates"]
-        self._list.n_batches_done = self.place.step
 
     def _say_what_counts(self) -> None:
         if self._settings is not None:

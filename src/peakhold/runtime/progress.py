@@ -61,6 +61,8 @@ class Progress:
         """Whether batches of training are being run."""
         self.line_is_open = False
         """Whether a progress bar may have begun a line, and not ended it."""
+        self.batches_before = 0
+        """Batches of the epoch that begins which an interrupted run has done."""
         self._counted_epoch: int | None = None
         self._steps_before_epoch = 0
         self._first_epoch_at: float | None = None
@@ -140,7 +142,8 @@ class Progress:
         if not self.steps.has_started:
             self._first_epoch_at = time.monotonic()
             self.steps.start()
-        self._steps_before_epoch = self.steps.total
+        self.steps.total -= self.batches_before  # whoever counts has them
+        self._steps_before_epoch, self.batches_before = self.steps.total, 0
 
     def note_end(self) -> None:
         """The running epoch must have ended, though nobody told of it."""

@@ -163,9 +163,10 @@ the disk is the writer thread's. Opening goes on from an offset in the middle.""
 LOGGED = """\
 ## What a loop logs
 
-`Means.add` of one value in a batch, the batch's size, and what a bar costs a batch, drawings included. The least
-operation is an addition of the same framework, on JAX a compiled one, on the value that is logged; the fastest of
-many rounds that take turns. Memory: what 100,000 more logged values leave in the process."""
+`Means.add` of one value in a batch, the batch's size, and what a bar costs a batch: the average over a second,
+drawings included. The least operation is an addition of the same framework, on JAX a compiled one, on the value that
+is logged; the fastest of many rounds that take turns. A value of JAX's that is not there yet, or lies on a GPU, costs
+a compiled call of its own. Memory: what 100,000 more logged values leave in the process."""
 
 
 def callbacks(rounds):

@@ -80,4 +80,4 @@ def test_of_many_texts_only_some_are_looked_at():
 
     batch_size([Text("a") for _ in range(10_000)])
 
-    assert 0 < len(looked_at) <= 64
+    assert 0 < len(looked_at) <= 2 * 64  # what a class is may be found out by a look, too

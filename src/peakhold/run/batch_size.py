@@ -33,7 +33,7 @@ def batch_size(batch: Any) -> int | None:
     while waiting and looked_at < _LOOKED_AT:
         one = waiting.pop()
         looked_at += 1
-        if is_container(one):
+        if _goes_on(one):
             if _is_packed(one):
                 return int(one.batch_sizes[0])
             _, children = members(one, kind_of(one))
@@ -43,6 +43,14 @@ def batch_size(batch: Any) -> int | None:
             if size is not None:
                 return size
     return None
+
+
+def _goes_on(one: Any) -> bool:
+    """Whether there is something in it; of a thing that breaks when it is looked at, nothing."""
+    try:
+        return is_container(one)
+    except Exception:
+        return False
 
 
 def _is_packed(one: Any) -> bool:

@@ -44,7 +44,11 @@ class _Metric:
         if given is None:
             return
         if isinstance(given, float):
-            self._sum((given,), (weight,))
+            if self.kind != "mean":
+                self._sum((given,), (weight,))
+            elif weight:
+                self.total += given * weight
+                self.weight += weight
             return
         for values, weights in given:
             self._sum(values, weights)

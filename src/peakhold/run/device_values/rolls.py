@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol, TypeAlias
 
-__all__ = ["BLOCK", "Entry", "Roll", "Sealed"]
+__all__ = ["BLOCK", "Roll", "Sealed", "TapeEntry"]
 
 BLOCK: Final = 256
 """So many numbers of a metric become a block."""
@@ -23,7 +23,7 @@ class Sealed(Protocol):
 class Roll(Protocol):
     """Numbers of one dtype, on one device, at most `BLOCK` between two seals."""
 
-    def take(self, value: Any) -> Entry | None:
+    def take(self, value: Any) -> TapeEntry | None:
         """Copy a number; does not wait.
 
         Returns:
@@ -38,4 +38,4 @@ class Roll(Protocol):
         """What has been taken since the last seal; does not wait."""
 
 
-Entry: TypeAlias = float | Roll
+TapeEntry: TypeAlias = float | Roll

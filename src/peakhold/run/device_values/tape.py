@@ -13,7 +13,7 @@ import numpy as np
 from peakhold.host.contract import to_number
 from peakhold.run.device_values import jax_values, tf_values, torch_values
 from peakhold.run.device_values.refusing import NotOneNumberError
-from peakhold.run.device_values.rolls import BLOCK, Entry, Roll, Sealed
+from peakhold.run.device_values.rolls import BLOCK, Roll, Sealed, TapeEntry
 
 __all__ = ["Given", "Tape"]
 
@@ -47,7 +47,7 @@ _LIBRARIES: Final[tuple[tuple[_Library, Any], ...]] = (
 )
 
 
-class _Host:
+class _ReadAtOnce:
     """A roll of what no device holds: it is read at once."""
 
     def take(self, value: Any) -> float:
@@ -61,7 +61,7 @@ class _Host:
         raise AssertionError  # nothing is ever in it
 
 
-_HOST: Final = _Host()
+_READ_AT_ONCE: Final = _ReadAtOnce()
 
 
 class _Block:
@@ -69,7 +69,7 @@ class _Block:
 
     __slots__ = ("_entries", "_sealed", "_weights")
 
-    def __init__(self, entries: list[Entry], weights: Sequence[float]) -> None:
+    def __init__(self, entries: list[TapeEntry], weights: Sequence[float]) -> None:
         self._entries, self._weights = entries, weights
         rolls = {id(one): one for one in entries if not isinstance(one, float)}
         self._sealed = {key: roll.seal() for key, roll in rolls.items()}
@@ -103,7 +103,7 @@ class Tape:
         self._by_type: dict[type, Roll] = {}
         """By type of a value: the roll that took the last one."""
         self._by_key: dict[Any, Roll] = {}
-        self._entries: list[Entry] = []
+        self._entries: list[TapeEntry] = []
         self._weights = array("d")
         self._blocks: deque[_Block] = deque()
 
@@ -123,7 +123,7 @@ class Tape:
             NotOneNumberError: For an array, a text, a complex number, a value that is not there
                 yet.
         """
-        entry: Entry | None
+        entry: TapeEntry | None
         if type(value) is float:
             entry = value
         else:
@@ -143,7 +143,7 @@ class Tape:
             given.append(self._blocks.popleft().read())
         return given
 
-    def _elsewhere(self, value: Any) -> Entry:
+    def _elsewhere(self, value: Any) -> TapeEntry:
         """Take a number of a type that is new here, of another dtype, or on another device."""
         keras = getattr(sys.modules.get("keras"), "Variable", None)
         if keras is not None and isinstance(value, keras):
@@ -157,7 +157,7 @@ class Tape:
                     roll = self._by_key[key] = make(value)
                 break
         else:
-            roll = _HOST
+            roll = _READ_AT_ONCE
         entry = roll.take(value)
         if entry is None:
             raise NotOneNumberError

@@ -22,6 +22,7 @@ __all__ = [
     "DEEPEST",
     "NOTHING",
     "NUMBERS",
+    "PLAIN",
     "Likeness",
     "Outline",
     "RawTensorLike",
@@ -51,14 +52,15 @@ _PATIENCE: Final = 3
 _ARRAYS: Final = {"numpy": ("ndarray", "generic"), "torch": ("Tensor",), "jax": ("Array",)}
 _LEAF, _NAMED, _LISTED, _FIELDS, _RECORD, _NODE = range(6)
 """Leaf, mapping, list or tuple, named tuple, dataclass, node of JAX."""
-_PLAIN: Final = (*NUMBERS, str, bytes, type(None))
+PLAIN: Final[frozenset[type]] = frozenset({*NUMBERS, str, bytes, type(None)})
+"""Leaves that are nobody's arrays."""
 _kinds: Final[dict[type, int]] = {
-    **dict.fromkeys(_PLAIN, _LEAF),
+    **dict.fromkeys(PLAIN, _LEAF),
     dict: _NAMED,
     list: _LISTED,
     tuple: _LISTED,
 }
-_libraries: Final[dict[type, str | None]] = dict.fromkeys(_PLAIN)
+_libraries: Final[dict[type, str | None]] = dict.fromkeys(PLAIN)
 
 Members: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
 """Keys of a container and its children, in order."""
@@ -177,6 +179,10 @@ class Outline:
             (number, child) for number, child in enumerate(children) if isinstance(child, Outline)
         ]
         """Outlines of the containers in it, with their places."""
+        self.is_plain: bool = self.type in {dict, list, tuple} and all(
+            outline.is_plain for _, outline in self.inner
+        )
+        """Whether these containers are of Python's own types, all the way down."""
 
     def leaves_of(self, tree: Any) -> list[Any] | None:
         """All leaves, in the order of `leaf_list`; None if the containers are not as they were."""
@@ -190,7 +196,13 @@ class Outline:
     def _collect(self, container: Any, leaves: list[Any]) -> None:
         if type(container) is not self.type:
             raise _UnlikeError
-        keys, children = self._members(container)
+        keys: Sequence[Any]
+        if self.type is dict:
+            keys, children = list(container), container.values()
+        elif self.type is list or self.type is tuple:
+            keys, children = self.keys, container
+        else:
+            keys, children = self._members(container)
         if len(children) != len(self.keys) or keys != self.keys:
             raise _UnlikeError
         if keys is not self.keys and list(map(type, keys)) != self._key_types:
@@ -206,10 +218,6 @@ class Outline:
         leaves.extend(children[at:])
 
     def _members(self, container: Any) -> tuple[Sequence[Any], Any]:
-        if self.type is dict:
-            return list(container), container.values()
-        if self.type is list or self.type is tuple:
-            return self.keys, container
         kind = kind_of(container)
         if kind != self.kind:  # JAX has been told of it meanwhile
             raise _UnlikeError

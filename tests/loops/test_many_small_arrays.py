@@ -1,11 +1,19 @@
 """Copies of a tree of many small arrays: quick while it is as it was, and right when it is not."""
 
+import dataclasses
+from collections import namedtuple
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from peakhold import LoopHost, trees
+from peakhold.host.onto_live import TakenApart, taken_apart
 from peakhold.snapshots import part_buffer
 from peakhold.snapshots.pool import SnapshotPool
+
+Pair = namedtuple("Pair", "w n")
 
 
 def tree_of(value):
@@ -134,3 +142,58 @@ def test_a_tree_that_always_changes_is_copied_all_the_same():
         held = model.take()
         assert seen(held) == expected(model.state)
         held.release()
+
+
+@dataclasses.dataclass
+class Record:
+    w: object
+
+
+NUMPY = {"a": np.ones(2), "b": [np.zeros(3), (1, "x", None)], "c": {}}
+KINDS = {
+    "plain": lambda: {**NUMPY},
+    "longer": lambda: {**NUMPY, "d": 3},
+    "tensors": lambda: {"a": torch.ones(2), "b": [torch.nn.Parameter(torch.ones(1)), 2]},
+    "conjugate": lambda: {"a": torch.ones(2, dtype=torch.complex64).conj(), "b": 1},
+    "of JAX": lambda: {"a": jnp.ones(2), "b": [np.ones(1)]},
+    "record": lambda: {"a": Record(np.ones(2))},
+    "named": lambda: {"a": Pair(np.ones(2), 1)},
+    "leaf": lambda: np.ones(2),
+    "an array's subclass": lambda: {"a": np.ma.masked_array([1.0, 2.0])},
+}
+PLAIN = {"plain", "longer", "tensors", "leaf"}
+
+
+@pytest.mark.parametrize("second", KINDS)
+@pytest.mark.parametrize("first", KINDS)
+def test_a_state_is_taken_apart_as_without_memory_of_the_one_before(first, second):
+    memory, before = TakenApart(), first
+    for kind in (first, first, second, first):
+        state = KINDS[kind]()
+        plain, expected = memory.of(state), taken_apart(state)
+
+        assert shape_of(plain) == shape_of(expected)
+        if kind == before:
+            assert (plain is state) is (kind in PLAIN)
+        before = kind
+
+
+def test_what_is_never_plain_is_not_looked_at_for_ever(monkeypatch):
+    memory = TakenApart()
+    looks = []
+    monkeypatch.setattr(
+        trees.Likeness, "leaves_of", lambda self, tree: looks.append(1) or ([], None)
+    )
+    for _ in range(20):
+        memory.of({"a": Record(1)})
+
+    assert len(looks) == 4
+
+
+def shape_of(tree):
+    """Types and values of all there is."""
+    if isinstance(tree, dict):
+        return dict, {key: shape_of(child) for key, child in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree), [shape_of(child) for child in tree]
+    return type(tree), np.asarray(tree.detach() if hasattr(tree, "detach") else tree).tolist()

@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peakhold.errors import InvalidArgumentError
-from peakhold.snapshots.host_buffers import draft
+from peakhold.snapshots import memory
+from peakhold.snapshots.host_buffers import Snapshot, draft
 from peakhold.snapshots.plan import Planner
 from peakhold.store import Store
 
@@ -419,3 +420,40 @@ def test_after_a_refusal_saves_go_on(tmp_path):
             store.save(2, {"m": {**tree, "n": 10**5000}})
         store.save(3, {"m": tree}).result()
         assert store.load(3)["m"]["n"] == 1
+
+
+def views_of(memory, places):
+    """Views of one piece of memory, each of two numbers."""
+    return {f"w{n}": memory[2 * place : 2 * place + 2] for n, place in enumerate(places)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 3), min_size=4, max_size=4), st.booleans()),
+                min_size=2, max_size=8))  # fmt: skip
+def test_views_that_come_again_are_drafted_as_the_whole_way_does(steps):
+    planner, known = Planner(), {}
+    for places, same_objects in steps:
+        memory = np.arange(8, dtype=np.float32)
+        made = views_of(memory, places)
+        tree = known.setdefault(tuple(places), made) if same_objects else made
+        assert outcome(planner.draft, tree) == outcome(draft, tree)
+
+
+def test_of_views_that_come_again_it_is_known_where_they_lie_and_none_is_held():
+    planner = Planner()
+    trees = [views_of(memory.allocate(32).view(np.float32), range(4)) for _ in range(2)]
+    for tree in (trees * 3)[1:]:  # in turns, as a pool's two copies
+        tree["w0"][:] = 7
+        (drafted,) = planner.draft({"m": tree})
+    assert drafted.extent == memory.extent_of(drafted.arrays) is not None
+    assert Snapshot.of_immutable([drafted]).regions["m"].view(np.float32)[:2].tolist() == [7, 7]
+
+    tree["w1"] = tree["w1"].copy()
+    (drafted,) = planner.draft({"m": tree})
+    assert drafted.extent is None
+    assert Snapshot.of_immutable([drafted]).regions == {}
+
+    held = weakref.ref(trees[0]["w2"])
+    del tree, trees, drafted
+    gc.collect()
+    assert held() is None

@@ -24,7 +24,7 @@ from peakhold.host.loop_gradients import LoopGradients
 from peakhold.host.models import Models, StateNames
 from peakhold.host.module_names import ModuleNames
 from peakhold.host.named_file import check_named, safetensors_of, write_whole
-from peakhold.host.onto_live import taken_apart
+from peakhold.host.onto_live import TakenApart
 from peakhold.host.optimizers import Optimizers
 from peakhold.host.pieces import are_known, is_in_pieces, whole_tensors
 from peakhold.host.resume import LoopResumption, Resumption
@@ -96,6 +96,7 @@ class LoopHost:
         self._gradients = LoopGradients(self.models, self.optimizers, given)
         self._code: CodeType | None = None
         self._before_gathering: Callable[[], Any] | None = None
+        self._taken_apart = {WEIGHTS: TakenApart(), OPTIMIZER: TakenApart()}
         self.stop_training = False
         self.program_counts = False
         """Whether what the program has changed since a run began is put in after a resume."""
@@ -116,9 +117,10 @@ class LoopHost:
         trees: Parts = {}
         for part in parts:
             if part == WEIGHTS and self._get_state:
-                trees[part] = taken_apart(self._names.to_plain(self._get_state()))
+                state = self._names.to_plain(self._get_state())
+                trees[part] = self._taken_apart[part].of(state)
             elif part == OPTIMIZER:
-                trees[part] = taken_apart(self.optimizers.state())
+                trees[part] = self._taken_apart[part].of(self.optimizers.state())
         return trees
 
     def _weights(self) -> Any:

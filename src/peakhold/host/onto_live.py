@@ -18,7 +18,8 @@ import copy
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from operator import is_
+from typing import Any, Final, final
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.pieces import is_in_pieces, is_piece, tensor_of_pieces
@@ -34,6 +35,8 @@ from peakhold.trees import (
     DEEPEST,
     NOTHING,
     NUMBERS,
+    PLAIN,
+    Likeness,
     RawTensorLike,
     TooDeepError,
     fold,
@@ -45,7 +48,9 @@ from peakhold.trees import (
     to_host,
 )
 
-__all__ = ["like_live", "taken_apart", "tensor_of"]
+__all__ = ["TakenApart", "like_live", "taken_apart", "tensor_of"]
+
+_PATIENCE: Final = 3
 
 
 def taken_apart(state: Any) -> Any:
@@ -59,6 +64,55 @@ def taken_apart(state: Any) -> Any:
         return map_tree(state, _plain_leaf)
     except (UnreadableError, TooDeepError):
         raise _refusal(state) from None
+
+
+@final
+class TakenApart:
+    """`taken_apart` of states that come one after the other, most of which are alike.
+
+    A state of dicts, lists and tuples whose leaves are plain is its own plain tree: most are, and
+    of the next one that is told by a few passes that C makes. Of all others a new tree is made.
+    """
+
+    def __init__(self) -> None:
+        self._likeness = Likeness()
+        self._n_others = 0
+        """How many states in a row were not plain: then nothing is expected any more."""
+
+    def of(self, state: Any) -> Any:
+        """The state as a plain tree: the very same object where that is one.
+
+        Args:
+            state: As `taken_apart` has it.
+        """
+        if self._n_others <= _PATIENCE:
+            likeness = self._likeness
+            self._likeness = Likeness()  # that one may be left half changed by Ctrl-C
+            try:
+                leaves, outline = likeness.leaves_of(state)
+            except TooDeepError:
+                raise _refusal(state) from None
+            self._likeness = likeness
+            if outline is not None and outline.is_plain and _are_plain(leaves):
+                self._n_others = 0
+                return state
+            self._n_others += 1
+        return taken_apart(state)
+
+
+def _are_plain(leaves: list[Any]) -> bool:
+    """Whether each is what `taken_apart` makes of it."""
+    numpy = sys.modules.get("numpy")
+    kinds = {*map(type, leaves)} - PLAIN
+    if numpy is not None and kinds <= {numpy.ndarray}:
+        return True
+    try:
+        # In the place of a leaf there may be a container now.
+        return not any(map(is_container, leaves)) and all(
+            map(is_, leaves, map(_plain_leaf, leaves))
+        )
+    except (UnreadableError, TypeError, RuntimeError):
+        return False  # whoever takes it apart meets it again, and says what it is
 
 
 def _refusal(state: Any) -> InvalidArgumentError:

@@ -18,7 +18,7 @@ from typing import Any, final
 import numpy as np
 
 from peakhold.snapshots.arrays import STORED_AS, Array, ArraySource
-from peakhold.snapshots.memory import PAGE, HostMemory, file_order, in_one_piece
+from peakhold.snapshots.memory import PAGE, HostMemory, file_order, in_one_piece, piece_at
 from peakhold.snapshots.tree import flatten
 
 __all__ = ["HostBuffers", "Layout", "PartDraft", "Snapshot", "TensorSpec", "draft"]
@@ -53,6 +53,8 @@ class PartDraft:
     """Each tensor, in the order in which they lie in a file."""
     arrays: list[Array]
     """The live array of each."""
+    extent: tuple[int, int] | None = None
+    """Where they lie one right after the other; None: they do not, or nobody has looked."""
 
     @classmethod
     def of(cls, name: str, skeleton: Any, sources: Mapping[str, ArraySource]) -> PartDraft:
@@ -169,7 +171,10 @@ class Snapshot:
     def of_immutable(cls, drafts: list[PartDraft]) -> Snapshot:
         """Keep the arrays themselves: the caller promises that nobody changes them."""
         arrays = {part.name: part.arrays for part in drafts}
-        pieces = [(part, in_one_piece(found)) for part, found in arrays.items()]
+        pieces = [
+            (part.name, piece_at(*part.extent) if part.extent else in_one_piece(part.arrays))
+            for part in drafts
+        ]
         regions = {part: region for part, region in pieces if region is not None}
         skeletons = {part.name: part.skeleton for part in drafts}
         return cls(skeletons, Layout(drafts), regions, arrays)

@@ -29,7 +29,9 @@ from peakhold import process
 from peakhold.snapshots.arrays import DTYPES, Array, ArraySource
 from peakhold.snapshots.copying import LARGE, copy_arrays
 
-__all__ = ["PAGE", "HostMemory", "allocate", "file_order", "in_one_piece"]
+__all__ = [
+    "PAGE", "HostMemory", "allocate", "extent_of", "file_order", "in_one_piece", "piece_at",
+]  # fmt: skip
 
 PAGE: Final = mmap.PAGESIZE
 _FIXED_NOREPLACE: Final = 0x100000  # MAP_FIXED_NOREPLACE, Linux 4.17
@@ -105,6 +107,12 @@ def file_order(sources: Iterable[ArraySource]) -> list[int]:
 
 def in_one_piece(arrays: Iterable[Array]) -> Array | None:
     """All bytes of arrays that lie in memory of ours, one right after the other; else None."""
+    extent = extent_of(arrays)
+    return None if extent is None else piece_at(*extent)
+
+
+def extent_of(arrays: Iterable[Array]) -> tuple[int, int] | None:
+    """Addresses from which and to which arrays lie one right after the other; else None."""
     begin = end = None
     for array in arrays:
         if array.size == 0:
@@ -116,8 +124,11 @@ def in_one_piece(arrays: Iterable[Array]) -> Array | None:
         if address != end or not as_in_file:
             return None
         end += array.nbytes
-    if begin is None or end is None:
-        return None
+    return None if begin is None or end is None else (begin, end)
+
+
+def piece_at(begin: int, end: int) -> Array | None:
+    """The bytes between two addresses, if that is memory of ours; else None."""
     for mapped, (address, length) in list(_not_inherited.items()):
         if address <= begin and end <= address + length:
             whole: Array = np.frombuffer(mapped, np.uint8)

@@ -18,10 +18,11 @@ Rules of this file:
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress, count
-from operator import attrgetter, is_not, methodcaller
+from operator import attrgetter, call, is_, is_not, methodcaller
 from typing import Any, Final, Protocol, final
 
 import numpy as np
@@ -35,6 +36,7 @@ from peakhold.snapshots.arrays import (
     source_of,
 )
 from peakhold.snapshots.host_buffers import PartDraft
+from peakhold.snapshots.memory import extent_of
 from peakhold.snapshots.tree import Flattener, flatten
 from peakhold.trees import Outline, fold, is_container, library_of
 
@@ -42,6 +44,7 @@ __all__ = ["Planner"]
 
 _PLAIN: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _PATIENCE: Final = 3
+_N_KNOWN: Final = 2  # a callback copies in turn into what is kept and what is free
 _KEYS: Final = frozenset({str, int})  # of which those that are equal are written alike
 _dtype: Final = attrgetter("dtype")
 _shape: Final = attrgetter("shape")
@@ -215,6 +218,7 @@ class _Sharing:
             if first.setdefault(memory, number) != number:
                 self._pairs.append((number, first[memory]))
         self._n_distinct = len(first)
+        self.has_any = bool(self._pairs)
 
     def check(self, memories: list[Any]) -> None:
         """Raise if not the same are one."""
@@ -224,8 +228,35 @@ class _Sharing:
             raise _OtherwiseError
 
 
+@final
+class _Met:
+    """Views of different memory each: when the very same objects come again, they still are.
+
+    A backup's come again and again, for what the callbacks keep lies in memory of one piece.
+    """
+
+    def __init__(self, views: list[Any]) -> None:
+        self._views = list(map(weakref.ref, views))  # rule 3
+        self.extent: tuple[int, int] | None = None
+        """Where they lie, if one right after the other in the order of the file."""
+        self.is_measured = False
+
+    def are(self, arrays: list[Any]) -> bool:
+        """Whether these are they."""
+        return all(map(is_, arrays, map(call, self._views)))
+
+    def measure(self, arrays: list[Any]) -> tuple[int, int] | None:
+        """Where they lie, of these very arrays in the order of the file."""
+        if not self.is_measured:
+            self.extent, self.is_measured = extent_of(arrays), True
+        return self.extent
+
+
 class _Group(Protocol):
     """Leaves whose bytes are found in the same way."""
+
+    met: _Met | None
+    """What is known of the arrays that were asked for last, all of which are views."""
 
     def arrays(self, leaves: list[Any]) -> list[Array]:
         """Where the bytes of the leaves are, if these are as they were."""
@@ -237,19 +268,31 @@ class _Arrays:
     def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
         self._dtypes, self._shapes = list(map(_dtype, leaves)), list(map(_shape, leaves))
         self._sharing = _Sharing(source.memory for source in sources)
+        self.met: _Met | None = None
+        self._known: list[_Met] = []
 
     def arrays(self, leaves: list[Any]) -> list[Array]:
         if list(map(_dtype, leaves)) != self._dtypes or list(map(_shape, leaves)) != self._shapes:
             raise _OtherwiseError
         # Addresses take longer than the copy. Who has memory of its own has it alone, and of views
         # there is none then.
-        are_owners = all(map(_owns_data, leaves))
-        self._sharing.check(list(map(id if are_owners else memory_of_array, leaves)))
+        self.met = None
+        if all(map(_owns_data, leaves)):
+            self._sharing.check(list(map(id, leaves)))
+            return leaves
+        self.met = next((met for met in self._known if met.are(leaves)), None)
+        if self.met is None:
+            self._sharing.check(list(map(memory_of_array, leaves)))
+            if not self._sharing.has_any:
+                self.met = _Met(leaves)
+                self._known = [self.met, *self._known[: _N_KNOWN - 1]]
         return leaves
 
 
 class _Tensors:
     """Tensors of PyTorch that NumPy has a dtype for, on any device."""
+
+    met: _Met | None = None
 
     def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
         self._dtypes = list(map(_dtype, leaves))
@@ -276,6 +319,8 @@ class _Tensors:
 class _Converted:
     """What NumPy makes an array of: arrays of JAX, and its own scalars."""
 
+    met: _Met | None = None
+
     def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
         self._dtypes = [source.array.dtype for source in sources]
         self._shapes = [source.array.shape for source in sources]
@@ -291,6 +336,8 @@ class _Converted:
 
 class _Others:
     """Arrays of all other kinds, mostly of dtypes that NumPy lacks."""
+
+    met: _Met | None = None
 
     def __init__(self, leaves: list[Any], sources: list[ArraySource]) -> None:
         self._kinds = list(map(_kind, sources))
@@ -385,13 +432,16 @@ class _Plan:
         if self._values:
             arrays = list(compress(leaves, self._is_array))
         found: list[Array] = []
+        group: _Group | None = None
         for its, group in self._groups:
             found += group.arrays(arrays if its is None else list(compress(arrays, its)))
         if self._values:
             self._take_values(list(compress(leaves, self._is_value)))
         if self._order is not None:
             found = [found[number] for number in self._order]
-        return PartDraft(self._part, self.root.write(self._walk), self._specs, found)
+        met = None if group is None or len(self._groups) > 1 else group.met
+        extent = None if met is None else met.measure(found)
+        return PartDraft(self._part, self.root.write(self._walk), self._specs, found, extent)
 
     def _take_values(self, values: list[Any]) -> None:
         """Write those anew that are not the same objects: nobody can change these."""

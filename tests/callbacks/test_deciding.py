@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import peakhold
 from fake_slack import FakeSlack
 from participant_rig import Stage
 from peakhold import (
@@ -17,7 +18,10 @@ from peakhold.errors import MonitorNotFoundError, NonFiniteLossError
 from peakhold.extend import (
     Continue,
     Event,
+    Measured,
     Missing,
+    Participant,
+    Participating,
     Remember,
     Restore,
     Save,
@@ -211,3 +215,42 @@ def test_an_alert_speaks_of_what_was_decided_when_the_moment_is_recorded():
         assert stage.callback.flush()
     assert len(slack.texts) == 1
     assert "loss &lt; 0.5" in slack.texts[0]
+
+
+class Measuring(Participant):
+    """Measures by itself, and notes what there is to know afterwards."""
+
+    def __init__(self, measured):
+        self.measured, self.seen = measured, []
+
+    def measure(self, moment, logs):
+        return Measured(self.measured if moment.event is Event.EPOCH_END else {})
+
+    def record(self, moment, logs, decided):
+        if moment.event is Event.EPOCH_END:
+            self.seen.append((dict(moment.metrics), dict(logs)))
+
+
+class Meter(Participating):
+    def __init__(self, measured):
+        super().__init__(Measuring(measured))
+
+
+@pytest.mark.parametrize(
+    ("measured", "metrics"),
+    [
+        ({"f1": 0.5}, {"loss": 1.0, "f1": 0.5}),
+        ({"loss": 3}, {"loss": 3.0}),
+        ({"loss": "gone"}, {}),
+        ({"note": "text", 7: 0.5}, {"loss": 1.0, "7": 0.5}),
+        ({}, {"loss": 1.0}),
+    ],
+)
+def test_what_is_measured_is_part_of_the_moment_if_it_is_a_number(measured, metrics):
+    meter = Meter(measured)
+    run = peakhold.CallbackList(meter, host=peakhold.LoopHost(), verbose=0)
+    run.on_train_begin()
+    run.on_epoch_begin(0)
+    run.on_epoch_end(0, {"loss": 1.0})
+
+    assert meter._peakhold_link.participant.seen == [(metrics, {"loss": 1.0, **measured})]

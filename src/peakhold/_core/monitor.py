@@ -181,7 +181,9 @@ class Watched:
 
     def improves(self, moment: Moment, value: float | None, best: float | None) -> bool:
         """Whether a value of this moment beats the best so far."""
-        return self._better(moment, _IMPROVES, value, best)
+        if moment.answers:
+            return self._better(moment, _IMPROVES, value, best)
+        return self.criterion is not None and self.criterion.improves(value, best)
 
     def beats_baseline(self, moment: Moment, value: float | None) -> bool:
         """Whether a value of this moment reaches the baseline; where there is none, it does."""

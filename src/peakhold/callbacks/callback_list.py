@@ -145,7 +145,7 @@ class CallbackList(LoopList, Callback):
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
         self._peakhold_host.clear_stop()
         self._peakhold_host.remember_loop(frame_of_loop(1, self))
-        self.note_rates = None
+        self.note_rates, self._peakhold_is_shared = None, False
         self._call("on_train_begin", _numbers(logs))
         self._peakhold_has_begun = True
 
@@ -169,14 +169,8 @@ class CallbackList(LoopList, Callback):
         self._call("on_epoch_end", epoch, numbers)
         if isinstance(logs, dict):
             new = numbers.keys() - logs.keys()
-            shown = numbers.keys() if self._shares_its_run else new
+            shown = numbers.keys() if self._peakhold_is_shared else new
             logs.update({key: numbers[key] for key in shown})
-
-    @property
-    def _shares_its_run(self) -> bool:
-        links = map(link_of, self.callbacks)
-        sessions = (link.session for link in links if link is not None)
-        return any(one is not None and one.coordinator.size > 1 for one in sessions)
 
     def on_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Another name of `on_train_batch_begin`."""

@@ -291,7 +291,7 @@ class _Writing(Participant):
         """
         log, keys = self._file, self.keys
         if (
-            log is None or log.given != self.filename or log.is_stream or log.may_have_lost
+            log is None or log.given != self.filename or not log.takes_lines
             or keys is None or len(row) != len(keys) + 1
             or not (self.append or self._begun) or self._gap
         ):  # fmt: skip

@@ -21,7 +21,7 @@ from peakhold.errors import HostError, InvalidArgumentError, MonitorWarning
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS, Host
 from peakhold.runtime.callback import asked, host_of
 from peakhold.runtime.comparing import Comparing
-from peakhold.runtime.participant import CONTINUES, NOTHING, Measured, Needs, Start
+from peakhold.runtime.participant import CONTINUES, Needs, Start
 from peakhold.runtime.participating import Setting, View
 from peakhold.runtime.run_view import RunView
 from peakhold.runtime.several_metrics import one_for_each, row, row_from_json, row_to_json, table
@@ -445,19 +445,6 @@ class _Stopping(Waiting[EarlyStoppingState]):
             step.held.release()
         elif step.previous is not None:
             step.previous.release()
-
-    def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
-        """Look at the metrics; a subclass may have a way of its own to read the first."""
-        if moment.event is not Event.EPOCH_END:
-            return super().measure(moment, logs)
-        if self.reads_steps:
-            self.check_steps_counted(moment)
-        if self._asks:
-            return super().measure(moment, logs)
-        for watch in self.watches:
-            if not (watch.is_known and watch.monitor in moment.metrics):
-                return super().measure(moment, logs)
-        return NOTHING
 
     def _comparisons(self, moment: Moment) -> Mapping[str, Answer]:
         """Each metric's, as Keras compares: with the best, and what is better with the baseline."""

@@ -169,18 +169,14 @@ class _Lowering(Waiting[PlateauState]):
 
     def measure(self, moment: Moment, logs: dict[str, Any]) -> Measured:
         """Log the rates that the epoch was trained with."""
-        watch, answers = self.watches[0], NOTHING.answers
-        if self._asks or not (watch.is_known and watch.monitor in moment.metrics):
-            answers = super().measure(moment, logs).answers
+        looked = super().measure(moment, logs)
         if moment.event is not Event.EPOCH_END:
             return NOTHING
-        if self.reads_steps:
-            self.check_steps_counted(moment)
         rates = moment.rates if self.run.is_of_trained else self.run.host.learning_rates()
         logged = {}
         for name in rates:
             logged[rate_key(name)] = rates[name]
-        return Measured(logged, answers)
+        return Measured(logged, looked.answers)
 
     def _comparisons(self, moment: Moment) -> Mapping[str, Answer]:
         """With the best, as Keras compares."""

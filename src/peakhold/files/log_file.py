@@ -268,12 +268,12 @@ class LogFile:
         self._flushes = [flush for flush in mine if not flush.task.done]
 
     @property
-    def may_have_lost(self) -> bool:
-        """Whether a flush has failed, which the writer thread may say at any time."""
+    def takes_lines(self) -> bool:
+        """Whether it is a file of which nothing may be lost, as far as any flush has told."""
         for flush in self._flushes:
             if flush.task.error is not None:
-                return True
-        return self.has_failed
+                return False
+        return self._stream is None and not self.has_failed
 
     def failure(self) -> str | None:
         """Why a flush has failed, since the last time; then `has_failed` is set."""

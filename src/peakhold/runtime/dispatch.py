@@ -52,37 +52,36 @@ def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
     session = link.session
     if session is None or event is Event.TRAIN_BEGIN:
         session = session_of(callback, event)
+    seat, progress = link.seat, session.progress
     try:
-        _report(session, link, callback, event, number, logs)
+        if event in _BATCHES:
+            if not progress.epoch_cut_short:
+                _batch(session, seat, event, number or 0, {} if logs is None else logs)
+        elif event is Event.EPOCH_END:
+            progress.note(event, number, interrupted=session.interrupted)
+            if not progress.epoch_cut_short:
+                _epoch_end(session, seat, callback, logs)
+        elif event is Event.TRAIN_END:
+            progress.line_is_open = False
+            session.commit()
+            session.closing.end_training(seat, logs)
+        else:
+            _begin(session, callback, event, number)
+            if acts_for_all(seat.segment, callback, event):
+                _act(session, seat.segment, event, logs)
+            progress.line_is_open = event is not Event.TRAIN_BEGIN
     except BaseException as error:
         session.coordinator.fail(error)  # or other workers would wait for this one
         raise
 
 
-def _report(
-    session: Session, link: Link, callback: Any, event: Event, number: int | None, logs: Any
-) -> None:
-    seat, progress = link.seat, session.progress
-    if event in _BATCHES:
-        if not progress.epoch_cut_short:
-            _batch(session, seat, event, number or 0, {} if logs is None else logs)
-    elif event is Event.EPOCH_END:
-        progress.note(event, number, interrupted=session.interrupted)
-        if progress.epoch_cut_short:
-            return
-        moment = None
-        if acts_for_all(seat.segment, callback, event):
-            moment = _act(session, seat.segment, event, logs)
+def _epoch_end(session: Session, seat: Seat, callback: Any, logs: Any) -> None:
+    """An epoch has ended: the last of ours to hear of it commits what all have done."""
+    moment = None
+    if acts_for_all(seat.segment, callback, Event.EPOCH_END):
+        moment = _act(session, seat.segment, Event.EPOCH_END, logs)
+    if session.has_keeper:
         session.note_epoch_end(callback, moment, logs)
-    elif event is Event.TRAIN_END:
-        progress.line_is_open = False
-        session.commit()
-        session.closing.end_training(seat, logs)
-    else:
-        _begin(session, callback, event, number)
-        if acts_for_all(seat.segment, callback, event):
-            _act(session, seat.segment, event, logs)
-        progress.line_is_open = event is not Event.TRAIN_BEGIN
 
 
 def _begin(session: Session, callback: Any, event: Event, number: int | None) -> None:

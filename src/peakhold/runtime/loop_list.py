@@ -72,6 +72,8 @@ class LoopList:
     extras: Extras
     place: LoopPlace | None = None
     note_rates: Callable[[], Any] | None = None
+    _peakhold_is_shared = False
+    """Whether several workers share the run that began last; the session says so."""
     _peakhold_has_begun = False
 
     @property

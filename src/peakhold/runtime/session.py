@@ -155,6 +155,8 @@ class Session:
 
         given = getattr(self.driver, "workers", None)
         self._agrees_by(coordinator_for(given, self.host.versions(), where))
+        if self.coordinator.size > 1 and self.driver is not None:
+            self.driver._peakhold_is_shared = True  # its logs show the metrics of all
         self._cast()
 
     @property
@@ -229,7 +231,7 @@ class Session:
             link.session, link.seat, link.participant.run = self, seat, seat.view
         self._by_callback = {id(seat.callback): seat for seat in self.seats}
         self.progress.step_readers = [seat.participant for seat in self.seats]
-        self._has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
+        self.has_keeper = any(isinstance(seat.participant, Keeper) for seat in self.seats)
         self._cast()
         names = filed(seat.callback for seat in self.seats)
         for name, callback in names.items():
@@ -469,8 +471,6 @@ class Session:
             moment: What there was to know, if it acted for its segment.
             logs: As they were given.
         """
-        if not self._has_keeper:
-            return
         if not self._seen_epoch_end:
             moment = moment or self.progress.moment(Event.EPOCH_END, None, logs)
             self._uncommitted = (moment, {} if logs is None else logs)

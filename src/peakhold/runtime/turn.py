@@ -32,7 +32,6 @@ from peakhold._core.decisions import (
 from peakhold._core.facts import Fact
 from peakhold._core.moments import Answer, Moment
 from peakhold._core.observation import Event
-from peakhold._core.states import moved
 from peakhold.errors import MonitorError
 from peakhold.runtime import listening
 from peakhold.runtime.participant import NOTHING, Deciding, Participant
@@ -56,8 +55,7 @@ _REST: Final = tuple(kind for kind in _ORDER if kind not in _SAVES)
 class Errors:
     """One participant's error does not keep the others from their turn; the first is raised."""
 
-    def __init__(self) -> None:
-        self.first: Exception | None = None
+    first: Exception | None = None
 
     def guard(self, seat: Seat, call: Callable[..., Any], *args: Any) -> Any:
         """What a call returns; None if it raised."""
@@ -177,9 +175,12 @@ class Turn:
                     self.facts[seat.name] = news
 
     def measure(self) -> None:
-        """Metrics and answers are added, those that look at the others' last."""
-        answers: dict[str, Answer] = {}
-        measured = False
+        """Metrics and answers are added, those that look at the others' last.
+
+        Nobody keeps the moment before it is complete: it is not made again for what is added.
+        """
+        metrics: dict[str, float] = self.moment.metrics  # type: ignore[assignment]
+        answers: dict[str, Answer] = self.moment.answers  # type: ignore[assignment]
         for seat in self.cast.measuring:
             try:
                 result = seat.participant.measure(self.moment, self.logs)
@@ -188,16 +189,17 @@ class Turn:
                 continue
             if result is NOTHING or result is None:
                 continue
-            if result.metrics and not self.follows:
+            if self.follows:
+                continue  # what rank 0 has measured counts
+            if result.metrics:
                 self.logs.update(result.metrics)
-                measured = True
+                numbers = numbers_in(result.metrics)
+                metrics.update(numbers)
+                if len(numbers) < len(result.metrics):  # what is no number any more
+                    for key in result.metrics.keys() - numbers.keys():
+                        metrics.pop(key, None)
             if result.answers:
-                answers |= result.answers
-        if self.follows:
-            return  # what rank 0 has measured counts
-        if measured or answers:
-            metrics = numbers_in(self.logs) if measured else self.moment.metrics
-            self.moment = moved(self.moment, metrics=metrics, answers=answers)
+                answers.update(result.answers)
 
     def decide(self) -> None:
         """Each decides; between batches, rank 0's answer counts."""

@@ -264,6 +264,9 @@ class Watching(Deciding[S]):
         """Whether it compares anything at all."""
         return True
 
+    def check_steps_counted(self, moment: Moment) -> None:
+        """See that the steps it waits for are counted; here it waits for none."""
+
     # Before the first batch
 
     def needs(self, run: RunView) -> Needs:
@@ -300,6 +303,14 @@ class Watching(Deciding[S]):
             NotAScalarError: If one is an array.
             DirectionUnknownError: If one is there and nothing tells which way is better.
         """
+        if moment.event is Event.EPOCH_END:
+            if self.reads_steps:
+                self.check_steps_counted(moment)
+            for watch in self.watches:
+                if self._asks or not (watch.is_known and watch.monitor in moment.metrics):
+                    break
+            else:
+                return NOTHING  # there is nothing to find out any more
         if not self.ranks:
             return NOTHING
         answers: dict[str, Answer] = {}

@@ -414,10 +414,12 @@ class KerasHost(FitHost):
         return [(o.name, o) for o in several] if several else [("", optimizer)]
 
     def learning_rates(self) -> dict[str, float]:
-        rates = {}
-        for name, one in self._optimizers():
-            rates[name] = _number(float, one.learning_rate)
-        return rates
+        optimizer = self.optimizer
+        if optimizer is None:
+            return {}
+        if not getattr(optimizer, "optimizers", None):  # asked for at each end of an epoch
+            return {"": _number(float, optimizer.learning_rate)}
+        return {name: _number(float, one.learning_rate) for name, one in self._optimizers()}
 
     def set_learning_rate(self, name: str, value: float) -> None:
         self.synced()

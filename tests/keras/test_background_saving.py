@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import mmap
 import os
 import pickle
 import subprocess
@@ -277,6 +278,25 @@ def test_a_memory_budget_is_kept_and_said_once(tmp_path, commits, capsys):
 
     assert [thread for _, thread in commits] == ["MainThread"] * 3
     assert capsys.readouterr().out.count("memory_budget=100") == 1
+
+
+@of_no_framework
+def test_no_memory_for_a_copy_is_said_once_and_the_file_is_there(
+    tmp_path, commits, capsys, monkeypatch
+):
+    real = mmap.mmap
+
+    def refusing(fd, length, **named):
+        if length > 1 << 20:
+            raise OSError(12, "Cannot allocate memory")
+        return real(fd, length, **named)
+
+    monkeypatch.setattr(mmap, "mmap", refusing)
+    fit(model(units=100_000), [saver(tmp_path / "{epoch}.keras")], 2, verbose=2)
+
+    assert [thread for _, thread in commits] == ["MainThread"] * 2
+    assert capsys.readouterr().out.count("there is no memory for a copy of its state") == 1
+    assert len(list(tmp_path.glob("*.keras"))) == 2
 
 
 # What is dropped, and what is not

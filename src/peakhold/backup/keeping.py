@@ -484,9 +484,15 @@ class Keeping(Keeper):
         if trouble is not None:
             run.warn(trouble, SaveWarning)
         step = folder.last_step + 1
-        held = run.pool.take([part for part in host.parts() if part in _PARTS])
-        keep, parts = [held], held.parts
-        taken = kept.take_extras()
+        waits = False
+        try:
+            held = run.pool.take([part for part in host.parts() if part in _PARTS])
+            keep, parts = [held], held.parts
+            taken = kept.take_extras()
+        except MemoryError:
+            waits = True
+            held, taken = self._borrowed(kept)
+            keep, parts = [held], held.parts
         if taken is not None:
             keep.append(taken)
         members = self._filed()
@@ -530,10 +536,21 @@ class Keeping(Keeper):
         except InvalidArgumentError as error:
             error.add_note("A state_dict holds something that cannot be saved.")
             raise
+        if waits:
+            folder.wait()
         if kept.wanted.is_set():
             kept.saved.set()
         if place is not None:
             place.note_cost(time.perf_counter() - began)
+
+    def _borrowed(self, kept: _Run) -> tuple[Held, Held | None]:
+        """The state itself, where no copy can be had: training waits until it is written."""
+        if not kept.has_waited:
+            kept.has_waited = True
+            self._say("writes while training waits: there is no memory for a copy of the state.")
+        host = self.run.host
+        parts = host.borrow([part for part in host.parts() if part in _PARTS])
+        return Held.of(parts), kept.borrow_extras()
 
     def _record_beginning(self, kept: _Run) -> None:
         """Which rows were in the logs before: a run killed in its first epoch writes again."""
@@ -728,7 +745,7 @@ class _Run:
         self.foreign: tuple[str, ...] = ()
         self.due = SaveScheduleState()
         self.n_workers = 1
-        self.saved_within = False
+        self.saved_within = self.has_waited = False
         self.wanted, self.saved = threading.Event(), threading.Event()
         """Whether SIGTERM wants a backup, and whether one has been begun since."""
 
@@ -740,6 +757,10 @@ class _Run:
             if self.extras.ensure_built([EXTRA]):
                 check_storable(self.extras.borrow([EXTRA]))
             self.extra_pool.prepare({EXTRA: 2})
+
+    def borrow_extras(self) -> Held | None:
+        """The states themselves, where there is no memory for a copy."""
+        return Held.of(self.extras.borrow([EXTRA])) if self.extras.names else None
 
     def take_extras(self) -> Held | None:
         """A copy of their states; None if there are none."""

@@ -371,18 +371,15 @@ class _Stopping(Waiting[EarlyStoppingState]):
         parts = self._parts(run.host)
         run.pool.look_for_exempt()
         if not run.pool.affordable(parts, 2):
-            self._use_disk(run)
+            self._use_disk(run, _over_budget(run))
             return {}
         return dict.fromkeys(parts, 2)
 
-    def _use_disk(self, run: RunView) -> None:
+    def _use_disk(self, run: RunView, why: str) -> None:
         from peakhold.runtime.spilled import Spill
 
         self._spill = Spill.fitting(run.host, self._parts(run.host))
-        run.notice(
-            f"{self.name} keeps the best weights on disk, in {self._spill.folder}: two copies "
-            f"do not fit into memory_budget={run.pool.budget:,}."
-        )
+        run.notice(f"{self.name} keeps the best weights on disk, in {self._spill.folder}: {why}.")
 
     def advise(self, settings: RunSettings) -> RunSettings:
         """Its patience and what it restores."""
@@ -501,7 +498,11 @@ class _Stopping(Waiting[EarlyStoppingState]):
 
     def _copied(self, moment: Moment, before: EarlyStoppingState, *, must_wait: bool) -> Moment:
         """Copy the weights and have them looked at; the moment, as far as it is known by then."""
-        held = self.run.pool.take(self._parts(self.run.host))
+        try:
+            held = self.run.pool.take(self._parts(self.run.host))
+        except MemoryError:
+            self._use_disk(self.run, "there is no memory for a copy")
+            return self._saved_to_disk(moment)
         held.start_check()
         if must_wait:  # whether this very epoch ends training hangs on it
             bad = sorted(held.nonfinite())
@@ -526,7 +527,7 @@ class _Stopping(Waiting[EarlyStoppingState]):
 
     def _on_disk(self) -> bool:
         if self._spill is None and self.run.pool.is_over_budget():  # built only now
-            self._use_disk(self.run)
+            self._use_disk(self.run, _over_budget(self.run))
         return self._spill is not None
 
     def _parts(self, host: Host) -> list[str]:
@@ -694,6 +695,10 @@ class _Stopping(Waiting[EarlyStoppingState]):
         super().load_state_dict(state)
         self._history = [row_from_json(each) for each in state["history"]]
         self.replace_best(None)
+
+
+def _over_budget(run: RunView) -> str:
+    return f"two copies do not fit into memory_budget={run.pool.budget:,}"
 
 
 def _defect(name: str) -> str:

@@ -72,9 +72,9 @@ class Spill:
             if isinstance(error, CheckpointNotFoundError):
                 what = "was deleted while training went on"
             error.add_note(
-                f"{self.folder} held the best weights, for which memory_budget has no room, and "
-                f"{what}. The model has its last weights. Set TMPDIR to a folder that nobody "
-                "clears, or raise memory_budget."
+                f"{self.folder} held the best weights, for which memory had no room, and {what}. "
+                "The model has its last weights. Set TMPDIR to a folder that nobody clears, or "
+                "raise memory_budget."
             )
             raise
 

@@ -15,6 +15,7 @@ Rules for this file:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -292,14 +293,15 @@ class SnapshotPool:
             return
         parts, self._unprepared = sorted(self._unprepared), set()
         live = self.host.borrow(parts)
-        for part in parts:
-            with self.lock:
-                n_there = sum(1 for buffer in self._buffers if buffer.part == part)
-            for _ in range(self._booked[part] - n_there):
-                buffer = self._new(part)
-                buffer.prepare(live[part])
+        with contextlib.suppress(MemoryError):  # whoever takes a copy will hear of it
+            for part in parts:
                 with self.lock:
-                    self._free.setdefault(part, []).append(buffer)
+                    n_there = sum(1 for buffer in self._buffers if buffer.part == part)
+                for _ in range(self._booked[part] - n_there):
+                    buffer = self._new(part)
+                    buffer.prepare(live[part])
+                    with self.lock:
+                        self._free.setdefault(part, []).append(buffer)
 
     def _new(self, part: str) -> PartBuffer:
         buffer = _buffer_for(part)
@@ -314,6 +316,9 @@ class SnapshotPool:
 
         Returns:
             One reference; `release()` it.
+
+        Raises:
+            MemoryError: If there is none for a copy; what is held stays.
         """
         parts = list(parts)
         if self.is_stale:

@@ -24,7 +24,7 @@ OF_FIT = re.compile(
     r"|production_callbacks"
 )
 OF_LOOPS = re.compile(
-    r"(?<!\.)\bCallbackList\(|LoopHost|\byour loop\b|\bloop of your own\b|on_epoch_end\(epoch"
+    r"(?<!\.)\bCallbackList\(|LoopHost|\byour loop\b|on_epoch_end\(epoch"
     r"|on_train_begin\(\)|first_epoch=|extra=|\bhost="
 )
 FORBIDDEN = {"fit": OF_LOOPS, "loop": OF_FIT}

@@ -49,8 +49,8 @@ main()
 say("over")
 """
 WORDS = (
-    "Peakhold: Ctrl-C: stop_training is set, for the loop to look at. After it, on_train_end() "
-    "puts everything right and raises KeyboardInterrupt. Press Ctrl-C again to raise it at once."
+    "Peakhold: Ctrl-C: stop_training is set, for the loop to end by; on_train_end() then puts "
+    "everything right and raises KeyboardInterrupt. Press Ctrl-C again to raise it at once."
 )
 
 

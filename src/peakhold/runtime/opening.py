@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Opening"]
 
 _CTRL_C = (
-    "Peakhold: Ctrl-C: stop_training is set, for the loop to look at. After it, on_train_end() "
-    "puts everything right and raises KeyboardInterrupt. Press Ctrl-C again to raise it at once."
+    "Peakhold: Ctrl-C: stop_training is set, for the loop to end by; on_train_end() then puts "
+    "everything right and raises KeyboardInterrupt. Press Ctrl-C again to raise it at once."
 )
 """Said in loops of people's own; `fit` looks after each batch."""
 

@@ -94,6 +94,7 @@ def test_a_worker_that_dies_in_its_save_costs_no_step(ground, unbroken, tmp_path
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3600)  # some ten seconds for each kill
 def test_a_worker_that_dies_at_any_moment_of_its_save_costs_no_step(ground, unbroken, tmp_path):
     rng, calls = random.Random(1), unbroken[-1]["calls"]
     kills = [(SIZE - 1, number) for number in range(1, calls.index("rename") + 3)]

@@ -222,10 +222,10 @@ def test_callbacks_see_the_restored_model_wherever_they_stand(tmp_path):
 
 def test_batches_as_save_freq_replay_the_epoch_on_its_weights(tmp_path, capsys):
     """Keras's meaning: K-R3; and the epoch is right after a second crash, too: K-R4."""
-    crash_small(tmp_path, "batch", 2, 3, save_freq=3)
-    crash_small(tmp_path, "batch", 2, 2, save_freq=3)
+    crash_small(tmp_path, "batch", 2, 3, save_freq=3, exact=False)
+    crash_small(tmp_path, "batch", 2, 2, save_freq=3, exact=False)
     seen = Epochs()
-    net, history, _ = small(tmp_path, [seen], save_freq=3)
+    net, history, _ = small(tmp_path, [seen], save_freq=3, exact=False)
 
     assert seen.begun == [2, 3]
     assert history.epoch == [0, 1, 2, 3]

@@ -135,17 +135,21 @@ class Interrupted:
             return words
         return [f"the optimizer is {now}, it was {then}", *others]
 
-    def give_states(self, callbacks: Mapping[str, Any], *, of_ours: bool) -> None:
+    def give_states(
+        self, callbacks: Mapping[str, Any], *, of_ours: bool, again: bool = False
+    ) -> None:
         """Give the states to those whose they are and who have none yet.
 
         Args:
             callbacks: By the names that they are filed under.
             of_ours: Whether it is the turn of our callbacks, or of all others.
+            again: Whether those get theirs, too, who were given it.
         """
         states: dict[str, Any] = self.state["callbacks"]
         for name, callback in callbacks.items():
             is_ours = link_of(callback) is not None
-            if name in states and name not in self._given and is_ours == of_ours:
+            fresh = again or name not in self._given
+            if name in states and fresh and is_ours == of_ours:
                 # What a user's own callback raises is the user's.
                 with used(f"the state of {name}", self.path) if of_ours else nullcontext():
                     callback.load_state_dict(states[name])

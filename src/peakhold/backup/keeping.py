@@ -9,7 +9,10 @@ Rules of this file:
 3. The commit is started by the last of our callbacks to see an epoch's end, and written while
    training goes on.
 4. A state that is worth nothing (stopped because of NaN) does not take the place of a good one.
-5. Before the first epoch only the beginning is recorded: the run's name, and how many rows were in
+5. A backup within an epoch is made at a border between two batches where the loop can go on there
+  (`EpochPlace`); what it goes on from is put back at that border once more. Where it cannot, or
+  with `exact=False`, the epoch is begun anew with the weights of that batch, as in Keras.
+6. Before the first epoch only the beginning is recorded: the run's name, and how many rows were in
    its logs. A run that is killed in its first epoch begins anew, also with another model.
 """
 
@@ -32,7 +35,7 @@ from peakhold.errors import BackupMismatchError, InvalidArgumentError, SaveWarni
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.extras import EXTRA, Extras
 from peakhold.host.finding import traits_of
-from peakhold.host.resume import EpochRecord, Resumption
+from peakhold.host.resume import EpochPlace, EpochRecord, Resumption
 from peakhold.runtime import filing
 from peakhold.runtime.callback import link_of
 from peakhold.runtime.driver import run_ahead
@@ -66,6 +69,7 @@ class Keeping(Keeper):
     reads_steps = False
     double_checkpoint = False
     delete_checkpoint = True
+    exact = True
 
     def __init__(self, backup_dir: str, save_freq: str | int) -> None:
         self.backup_dir, self.save_freq = backup_dir, save_freq
@@ -122,15 +126,45 @@ class Keeping(Keeper):
         resumption = host.resumption()
         configured = Configuration(resumption, run.params, self._filed())
         self._kept = kept = _Run(folder, resumption, configured, run.extras)
-        kept.n_workers = run.n_workers
+        kept.n_workers, kept.place = run.n_workers, getattr(run.driver, "place", None)
         self.initial_epoch = self.current_epoch = run.first_epoch
         self.last_batch_seen = 0
         try:
+            self._find_place(kept, run)
             self._take_over(kept, run)
         except BaseException:
             kept.folder.close()
             self._kept = None
             raise
+
+    def _find_place(self, kept: _Run, run: RunView) -> None:
+        """Where `fit` is inside an epoch, as far as it can go on there; else it is said."""
+        if not self.exact or not run.trained.runs_fit():
+            return
+        found = kept.resumption.place(run.driver)
+        if found is None:
+            return
+        why = found if isinstance(found, str) else None
+        if run.n_workers > 1:
+            why = "several workers train"
+        elif kept.resumption.unrepeatable() is not None:
+            why = "the order of its batches is not known"
+        if why is None:
+            kept.inside = inside = cast("EpochPlace", found)
+            kept.saves_place = self.save_freq != "epoch" or inside.matters_between_epochs
+            if self.save_freq != "epoch":
+                kept.note_epoch = inside.note_epoch
+                self._note_epoch(kept.note_epoch)
+        elif self.save_freq != "epoch":
+            self._say(
+                "will begin an epoch anew in which it is interrupted, with the weights of the last "
+                f"backup, as Keras does: {why}."
+            )
+
+    def _note_epoch(self, note: Callable[[], None] | None) -> None:
+        """Have the beginning of the next epoch noted, before any hook sees it."""
+        if note is not None:
+            self.run.ahead_of_all("on_epoch_begin", lambda *_, **__: note())
 
     def _take_over(self, kept: _Run, run: RunView) -> None:
         self._tell_what_is_not_exact(kept, run)
@@ -154,10 +188,11 @@ class Keeping(Keeper):
         epoch = int(state["epoch"])
         self.current_epoch, kept.passed = epoch, was.passed()
         self._give(kept, was)
-        place, at = self._place(), state.get("place")
-        if place is not None and at is not None:
+        at = state.get("place")
+        if kept.place is not None and at is not None:
             with used("where its loop was", was.path):
-                place.take(at)
+                kept.place.take(at)
+        self._take_place(kept, was)
         stopped = self._still_stopped(was)
         end = run.first_epoch + (run.epochs or 0)
         self.initial_epoch = max(epoch, end) if stopped else epoch
@@ -171,6 +206,40 @@ class Keeping(Keeper):
         self._say(self._where_it_goes_on(state, epoch, stopped), always=self._is_over())
         if is_filled:
             self._tell_differences(kept)
+
+    def _take_place(self, kept: _Run, was: Interrupted) -> None:
+        """Go on where `fit` was, if it is known and can be found again."""
+        inside, at = kept.inside, was.state.get("place")
+        if inside is None or at is None:
+            return
+        path = was.path
+        with used("where its loop was", path):
+            why = inside.take(
+                at,
+                lambda exactly: self._arrive(kept, was, exactly=exactly),
+                self._say,
+                lambda: used("where its loop was", path),
+            )
+        if why is not None and was.state["batch"] is not None:
+            self._say(f"begins the epoch anew: {why}.", always=True)
+
+    def _arrive(self, kept: _Run, was: Interrupted, *, exactly: bool) -> None:
+        """`fit` has come to the batch that is next: put all back, for hooks have run since.
+
+        Args:
+            kept: This run.
+            was: What it goes on from.
+            exactly: Whether the epoch goes on there; or it is begun anew, for it cannot.
+        """
+        was.fit_model(kept.resumption, kept.extras, self.backup_dir)
+        was.give_states(self._filed(), of_ours=False, again=True)
+        if exactly and kept.inside is not None:
+            with used("what belongs to its model", was.path):
+                kept.inside.put_metrics_back(was.state["more"]["metrics"])
+                kept.inside.put_generators_back()
+            kept.due = SaveScheduleState(last_batch=was.state["batch"], in_epoch=True)
+        was.put_random_state_back()
+        self.run.new_moment()
 
     def _newest(self, kept: _Run, run: RunView) -> tuple[dict[str, Any], str] | None:
         """The newest backup; of several workers, rank 0 says which, and all take that one."""
@@ -370,6 +439,8 @@ class Keeping(Keeper):
             kept.resumption.set_passed(run.callbacks, kept.passed)
         if untouched:
             was.put_random_state_back()
+            if kept.inside is not None and kept.inside.is_within:
+                kept.inside.show_beginning()
 
     # Saving
 
@@ -401,8 +472,8 @@ class Keeping(Keeper):
             self._say(
                 f"keeps the backup of an earlier epoch: epoch {moment.at.number} is not finite."
             )
-        elif (place := self._place()) is not None:
-            if place.is_due(ends=stops):
+        elif kept.place is not None:
+            if kept.place.is_due(ends=stops):
                 self._save(epoch + 1, None, stops)
         elif self.save_freq == "epoch" or saved_within or kept.wanted.is_set():
             self._save(epoch + 1, None, stops)
@@ -415,6 +486,8 @@ class Keeping(Keeper):
     def _place(self) -> LoopPlace | None:
         """Where the loop is, if it can go on there."""
         return getattr(self.run.driver, "place", None)
+        if kept.note_epoch is not None:
+            self._note_epoch(kept.note_epoch)
 
     def listens(self, event: Event) -> bool:
         """Whether batches must be looked at: they count, or SIGTERM has come."""
@@ -433,8 +506,14 @@ class Keeping(Keeper):
             self.run.put_back()
         kept.due, due = self._schedule.batch_end(kept.due, batch)
         self.last_batch_seen = batch
-        if due or (kept.wanted.is_set() and not kept.saved.is_set()):
+        if not due and (not kept.wanted.is_set() or kept.saved.is_set()):
+            return
+        if kept.inside is None:
             self._save_within(kept, moment.at.epoch, batch)
+            return
+        epoch, kept.logs = moment.at.epoch, moment.metrics
+        kept.saved_within = True  # also if training ends with this batch, and no border comes
+        kept.inside.at_border(lambda: self._save_within(kept, epoch, batch))
 
     def _save_within(self, kept: _Run, epoch: int, batch: int) -> None:
         kept.due = self._schedule.reset(kept.due)
@@ -461,6 +540,10 @@ class Keeping(Keeper):
             self.last_batch_seen = batch
             self._save_within(kept, epoch, batch)
 
+    def is_durable(self) -> bool:
+        """Whether the last backup of this run is on disk; waits for it."""
+        return self._kept is not None and bool(getattr(self._kept.folder, "is_durable", False))
+
     def newest(self) -> str | None:
         """The newest backup."""
         from peakhold.store import Reader
@@ -475,7 +558,7 @@ class Keeping(Keeper):
         if kept is None:
             return
         host, folder, resumption = run.host, kept.folder, kept.resumption
-        place, began = self._place(), time.perf_counter()
+        place, began = kept.place, time.perf_counter()
         if folder.is_followed:
             run.enter_save()
             return
@@ -519,8 +602,12 @@ class Keeping(Keeper):
             "callbacks": filing.collect(members),
             "held": best,
             "passed": kept.packer.pack(kept.passed),
-            "place": None if place is None else place.state(),
+            "place": None,
         }
+        if place is not None:
+            state["place"] = place.state()
+        elif kept.inside is not None and kept.saves_place:
+            state["place"] = kept.inside.state(None if batch is None else kept.logs)
         number = number_of(epoch, first)
         reason = (
             f"after epoch {number - 1}" if batch is None else f"batch {batch + 1} of epoch {number}"
@@ -668,9 +755,13 @@ class Keeping(Keeper):
                 f"To train anew, {self._anew()}."
             )
         text = f"goes on with epoch {number}" + (f" of {epochs}" if epochs else "")
-        batch, place = state["batch"], self._place()
+        batch, kept = state["batch"], self._kept
+        place = None if kept is None else kept.place
+        inside = None if kept is None else kept.inside
         if place is not None:
             text += place.words()
+        elif inside is not None and inside.is_within:
+            text += inside.words()
         elif batch is not None:
             text += f", from its first batch, with the weights it had after batch {batch + 1}"
         return f"{text}, from {self.backup_dir!r}."
@@ -746,6 +837,17 @@ class _Run:
         self.due = SaveScheduleState()
         self.n_workers = 1
         self.saved_within = self.has_waited = False
+        self.place: LoopPlace | None = None
+        """Where a loop of somebody's own is, if it can go on there."""
+        self.inside: EpochPlace | None = None
+        """Where the framework's own loop is, if it can go on inside an epoch."""
+        self.saves_place = False
+        """Whether it is in backups: those at the ends of epochs may not need it."""
+        self.note_epoch: Callable[[], None] | None = None
+        """To be called before an epoch begins, where backups are made within epochs."""
+        self.logs: Mapping[str, float] = {}
+        """What the batch has logged after which a backup is made."""
+        self.saved_within = False
         self.wanted, self.saved = threading.Event(), threading.Event()
         """Whether SIGTERM wants a backup, and whether one has been begun since."""
 

@@ -39,13 +39,16 @@ class BackupAndRestore(BatchHooks):
 
     Args:
         backup_dir: The folder; one for each run. What else is in it is not touched.
-        save_freq: `"epoch"`: after each epoch, exact. A number of batches: within epochs, too; the
-            epoch is then begun anew with the weights of that batch, as in Keras. `False`: only when
-            SIGTERM comes, at the end of the batch. Defaults to `"epoch"`.
+        save_freq: `"epoch"`: after each epoch. A number of batches: within epochs, too. `False`:
+            only when SIGTERM comes, at the end of the batch. Defaults to `"epoch"`.
         double_checkpoint: The two newest backups are kept in any case. Defaults to `False`.
         delete_checkpoint: Whether to delete the backup when training has ended. Defaults to `True`.
         sigterm_timeout: Seconds that SIGTERM waits for a backup under way, at least 0, before it
             takes its usual course. Defaults to `20.0`.
+        exact: Whether `fit` goes on after the very batch of a backup within an epoch, with the same
+            rows, metrics and random numbers. Where that cannot be (a Python generator, a shuffle
+            without a seed), it is said before the first batch, and the epoch is begun anew with the
+            weights of that batch. `False`: always so, as in Keras. Defaults to `True`.
 
     Attributes:
         initial_epoch: The epoch that this run begins with, from 0, or as the loop counts; loops of
@@ -95,6 +98,7 @@ class BackupAndRestore(BatchHooks):
         delete_checkpoint: bool = True,
         *,
         sigterm_timeout: float = 20.0,
+        exact: bool = True,
     ) -> None:
         path = local_path(
             "backup_dir",
@@ -105,6 +109,7 @@ class BackupAndRestore(BatchHooks):
         keeping = Keeping(path, _check_save_freq(save_freq))
         keeping.double_checkpoint = bool(double_checkpoint)
         keeping.delete_checkpoint = bool(delete_checkpoint)
+        keeping.exact = bool(exact)
         keeping.sigterm_timeout = check_number("sigterm_timeout", sigterm_timeout, at_least=0)
         super().__init__(keeping)
 
@@ -113,6 +118,7 @@ class BackupAndRestore(BatchHooks):
     double_checkpoint = Setting[bool]("The two newest backups are kept in any case.")
     delete_checkpoint = Setting[bool]("Whether the backup is deleted when training has ended.")
     sigterm_timeout = Setting[float]("Seconds that SIGTERM waits for a backup under way.")
+    exact = Setting[bool]("Whether `fit` goes on inside an epoch, where it can.")
     initial_epoch = Setting[int](
         "The epoch that this run begins with, from 0 or as the loop counts."
     )

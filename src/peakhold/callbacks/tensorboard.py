@@ -180,13 +180,14 @@ class Boarding(Sparse):
 
     def _epoch_begins(self, epoch: int) -> None:
         # Not in `begin`: an evaluation may come ahead of the first epoch.
+        within = self._steps_loaded or 0  # of a run that goes on inside an epoch: batches are there
         if not self._in_epochs:
             self._go_on_from(epoch)
         host = self.run.host
         steps = host.steps_done()
         self._before = self._done = self._done if steps is None else steps
         self._epoch_clock = self._clock = time.perf_counter()
-        self._written_at = self._last_due = self._done
+        self._written_at = self._last_due = max(self._done, within)
         if self.write_gradients:
             host.forget_gradients()
 
@@ -196,9 +197,10 @@ class Boarding(Sparse):
             per_epoch = self.run.params.get("steps")
             counted = (epoch - first) * per_epoch if isinstance(per_epoch, int) else 0
             steps = counted if self._steps_loaded is None else self._steps_loaded
+        written = max(steps, self._steps_loaded or 0)
         self._done, self._steps_loaded, self._in_epochs = steps, None, True
         with self._writing() as folders:
-            folders.go_on_from(epoch, steps, first)
+            folders.go_on_from(epoch, written, first)
             if self.write_graph:
                 self._record_graph(folders)
             folders.flush()
@@ -342,7 +344,13 @@ class Boarding(Sparse):
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches were counted, for loops whose optimizer does not count; plain JSON."""
+        """How many batches were counted, for loops whose optimizer does not count; plain JSON.
+
+        A run that goes on from it takes what is written of them for written.
+        """
+        if self.update_freq != "epoch" and self._folders is not None:
+            with self._writing() as folders:
+                folders.flush()
         return {**self.header(), "steps": self._done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

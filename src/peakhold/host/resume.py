@@ -6,7 +6,8 @@ package. Like the host, it is the only one that looks into users' objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from peakhold.host.settings import (
@@ -19,7 +20,7 @@ from peakhold.host.settings import (
 from peakhold.host.torch_tensors import is_lazy, is_sparse_parts
 from peakhold.trees import NUMBERS, fold
 
-__all__ = ["EpochRecord", "LoopResumption", "Resumption", "shapes_that_differ"]
+__all__ = ["EpochPlace", "EpochRecord", "LoopResumption", "Resumption", "shapes_that_differ"]
 
 
 class EpochRecord(NamedTuple):
@@ -29,6 +30,47 @@ class EpochRecord(NamedTuple):
     """Indices of the epochs, from 0."""
     metrics: dict[str, list[Any]]
     """Values by metric, in the order in which they were logged."""
+
+
+class EpochPlace(Protocol):
+    """Where the framework's own loop is inside an epoch, and how it goes on there."""
+
+    matters_between_epochs: bool
+    """Whether the next epoch hangs on more of it than on random numbers: a pass, or an order."""
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the place to go on from is inside an epoch."""
+
+    def note_epoch(self) -> None:
+        """An epoch is about to begin, and no hook has seen it."""
+
+    def at_border(self, work: Callable[[], Any]) -> None:
+        """Have work done when the loop asks for the next batch."""
+
+    def state(self, logs: Mapping[str, float] | None) -> dict[str, Any]:
+        """The place as a tree, with what the last batch has logged; None at an epoch's end."""
+
+    def take(
+        self,
+        state: Mapping[str, Any],
+        arrive: Callable[[bool], Any],
+        say: Callable[[str], Any],
+        using: Callable[[], AbstractContextManager[None]],
+    ) -> str | None:
+        """Go on from this place in the first epoch; returns why not, or None."""
+
+    def show_beginning(self) -> None:
+        """Have hooks that see the epoch begin find what they found then."""
+
+    def put_metrics_back(self, arrays: Sequence[Any]) -> None:
+        """What the batches before have added up to."""
+
+    def put_generators_back(self) -> None:
+        """Generators of the data's own."""
+
+    def words(self) -> str:
+        """How it goes on, after "goes on with epoch 3"; nothing at an epoch's beginning."""
 
 
 class Resumption(Protocol):
@@ -96,6 +138,9 @@ class Resumption(Protocol):
 
     def unrepeatable(self) -> str | None:
         """Why this run cannot be repeated exactly, and what to do; None if nothing is known."""
+
+    def place(self, driver: Any) -> EpochPlace | str | None:
+        """The place of the framework's own loop; why there is none; None for other loops."""
 
     def foreign_backup(self, folder: str) -> tuple[str, ...]:
         """Paths of a backup that the framework's own class left in `folder`; empty if none."""
@@ -252,6 +297,9 @@ class LoopResumption:
 
     def unrepeatable(self) -> str | None:
         """Nothing is known."""
+
+    def place(self, driver: Any) -> EpochPlace | str | None:
+        """A loop says itself where it is, or begins with whole epochs."""
 
     def foreign_backup(self, folder: str) -> tuple[str, ...]:
         """No other class writes backups of loops."""

@@ -29,7 +29,10 @@ from peakhold.errors import CheckpointDamagedError
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.resume import EpochRecord
 from peakhold.host.settings import note_end, set_by_program, set_once
+from peakhold.host.resume import EpochPlace, EpochRecord
+from peakhold.host.settings import note_end, set_by_program
 from peakhold.keras.fit.frame import fit_locals
+from peakhold.keras.fit.repeatable import tensorflow_seed
 from peakhold.keras.host.own_callbacks import stateless_base
 
 __all__ = ["KerasResumption"]
@@ -234,20 +237,17 @@ class KerasResumption:
         if getattr(driver, "_async_train", False):
             driver._async_train = False
 
+    def place(self, driver: Any) -> EpochPlace | str | None:
+        from peakhold.keras.fit.place import place_in_fit  # of backups within epochs alone
+
+        return place_in_fit(self._host, driver)
+
     # What cannot be repeated
 
     def unrepeatable(self) -> str | None:
-        tensorflow = sys.modules.get("tensorflow")
-        if keras.backend.backend() != "tensorflow" or tensorflow is None:
+        if keras.backend.backend() != "tensorflow" or "tensorflow" not in sys.modules:
             return None
-        from keras.src.utils.rng_utils import get_random_seed
-
-        try:
-            from tensorflow.python.eager import context
-
-            seeded = context.global_seed() is not None
-        except ImportError:
-            seeded = get_random_seed() is not None
+        seeded = tensorflow_seed() is not None
         iterator = fit_locals(self._host.model).get("epoch_iterator")
         adapter = getattr(iterator, "data_adapter", None)
         shuffles = type(adapter).__name__ == "ArrayDataAdapter" and bool(

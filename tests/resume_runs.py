@@ -2,10 +2,10 @@
 
 `start` is that line. As a program this module is one process of such a run:
 
-    python resume_runs.py <folder> <kind> <seed> [call:<n> | time:<seconds> | term:<epoch>]
+    python resume_runs.py <folder> <kind> <seed> [call:<n> | time:<seconds> | batch:<n> | term:<epoch>]
 
 kills itself with `kill -9` before the n-th call that writes to the disk, or after so many seconds of
-`fit`, or with SIGTERM in an epoch, and otherwise writes what the run left into
+`fit`, or after its n-th batch, or with SIGTERM in an epoch, and otherwise writes what the run left into
 `<folder>/outcome.json`.
 """
 
@@ -29,6 +29,7 @@ import numpy as np
 import keras
 import peakhold.keras as pk
 from killing import count_calls, die
+from peakhold.store import drain
 from sidecar_lines import entries_of
 from zygote import Zygote
 
@@ -77,6 +78,26 @@ class Terminate(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Kill(keras.callbacks.Callback):
+    """`kill -9` after so many batches, when what is being written is on disk."""
+
+    def __init__(self, n_batches):
+        super().__init__()
+        self.left = n_batches
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            drain()
+            die()
+
+
 def data(n=64):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 4)).astype("float32")
@@ -117,7 +138,14 @@ def digest(arrays):
     return whole.hexdigest()[:16]
 
 
-def start(folder, kind="scripted", *, seed=1, also=(), epochs=12, net=None, ours=None, **backup):
+WITHIN = "within"
+"""Real training, twelve batches in an epoch, a backup after every fifth: kinds of `process` alone."""
+
+
+def start(
+    folder, kind="scripted", *, seed=1, also=(), epochs=12, net=None, ours=None, batch_size=16,
+    **backup,
+):  # fmt: skip
     """The line that starts a run and resumes it.
 
     Args:
@@ -128,6 +156,7 @@ def start(folder, kind="scripted", *, seed=1, also=(), epochs=12, net=None, ours
         epochs: As for `fit`.
         net: The model; None builds one.
         ours: The callbacks; None makes new ones.
+        batch_size: As for `fit`.
         **backup: Arguments of `BackupAndRestore`.
     """
     keras.utils.set_random_seed(1 if BACKEND == "tensorflow" else seed)
@@ -135,7 +164,7 @@ def start(folder, kind="scripted", *, seed=1, also=(), epochs=12, net=None, ours
     ours = ours or callbacks(folder, kind, **backup)
     x, y = data()
     history = net.fit(
-        x, y, epochs=epochs, batch_size=16, verbose=0, callbacks=[*ours, *also],
+        x, y, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=[*ours, *also],
         validation_split=0.25, class_weight={0: 1.0, 1: 2.0},
     )  # fmt: skip
     return outcome(folder, net, history, ours)
@@ -223,8 +252,11 @@ def main(folder, kind, seed, kill=""):
         timer.start()
     begun = time.monotonic()
     also = [Terminate(int(when))] if how == "term" else []
+    also += [Kill(int(when))] if how == "batch" else []
     if kind == "production":
         result = start_production(folder, seed=int(seed), also=also)
+    elif kind == WITHIN:
+        result = start(folder, "real", seed=int(seed), also=also, batch_size=4, save_freq=5)
     else:
         result = start(folder, kind, seed=int(seed), also=also)
     result.update(calls=made[0], seconds=time.monotonic() - begun)

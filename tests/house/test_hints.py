@@ -266,6 +266,8 @@ def accepts(function, keyword):
     parameters = inspect.signature(function).parameters
     if function is peakhold.CallbackList and keyword in {"epochs", "steps", "verbose"}:
         return True  # it hands them on, as the docstring has it
+    if function in {peakhold.Run.log, peakhold.Run.check}:
+        return True  # whatever a metric is called
     if keyword in parameters:
         return parameters[keyword].kind is not inspect.Parameter.VAR_KEYWORD
     # Keras's optimizers take some of their arguments only as `**kwargs` of their base.

@@ -61,10 +61,11 @@ def test_what_is_counted_is_there(figures):
 
 
 def test_who_goes_down_containers_is_known(figures):
-    """Besides the one walker: who follows an annotation, or goes into sets as well."""
+    """Besides the one walker: who follows an annotation, goes into sets as well, or three trees."""
     assert figures["walkers"].found[0] == [
         "_core.states",
         "callbacks.callback_list",
+        "run.settings",
         "runtime.remembering",
         "trees",
     ]

@@ -29,11 +29,15 @@ ALLOWED = {
     },
     "host/gradients.py": {"values.element_size() >= 4": "bytes"},
     "keras/host/keras_host.py": {"sorted(_logged(model.get_metrics_result()))": "names"},
-    "tf_keras/host/tf_keras_host.py": {"sorted(metric.name for metric in model.metrics)": "names"},
+    "tf_keras/host/tf_keras_host.py": {
+        "sorted((metric.name for metric in model.metrics))": "names"
+    },
     "snapshots/tree.py": {
         "value.bit_length() <= _MAX_INT_BITS": "bits",
         "value.bit_length() > _MAX_INT_BITS": "bits",
     },
+    "run/means.py": {"sorted({metric.kind, kind})": "kinds"},
+    "runtime/turn.py": {"len(numbers) < len(result.metrics)": "a count"},
     "store/manifest.py": {"0 <= value <= MAX_COUNT": "a count"},
     "store/reader.py": {
         "sorted({name for entry in entries.values() for name in entry.metrics})": "names",

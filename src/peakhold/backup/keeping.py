@@ -76,7 +76,7 @@ class Keeping(Keeper):
         self.initial_epoch = 0
         self.current_epoch = 0
         self.last_batch_seen = 0
-        self._kept: _Run | None = None
+        self._kept: _Kept | None = None
         self._shared: list[dict[str, Any]] = []
         """What each of several workers has for itself, by rank."""
 
@@ -125,7 +125,7 @@ class Keeping(Keeper):
             folder = BackupFolder(self.backup_dir, run.trained.owns_frame)
         resumption = host.resumption()
         configured = Configuration(resumption, run.params, self._filed())
-        self._kept = kept = _Run(folder, resumption, configured, run.extras)
+        self._kept = kept = _Kept(folder, resumption, configured, run.extras)
         kept.n_workers, kept.place = run.n_workers, getattr(run.driver, "place", None)
         self.initial_epoch = self.current_epoch = run.first_epoch
         self.last_batch_seen = 0
@@ -137,7 +137,7 @@ class Keeping(Keeper):
             self._kept = None
             raise
 
-    def _find_place(self, kept: _Run, run: RunView) -> None:
+    def _find_place(self, kept: _Kept, run: RunView) -> None:
         """Where `fit` is inside an epoch, as far as it can go on there; else it is said."""
         if not self.exact or not run.trained.runs_fit():
             return
@@ -166,7 +166,7 @@ class Keeping(Keeper):
         if note is not None:
             self.run.ahead_of_all("on_epoch_begin", lambda *_, **__: note())
 
-    def _take_over(self, kept: _Run, run: RunView) -> None:
+    def _take_over(self, kept: _Kept, run: RunView) -> None:
         self._tell_what_is_not_exact(kept, run)
         found = self._newest(kept, run)
         if found is None:
@@ -207,7 +207,7 @@ class Keeping(Keeper):
         if is_filled:
             self._tell_differences(kept)
 
-    def _take_place(self, kept: _Run, was: Interrupted) -> None:
+    def _take_place(self, kept: _Kept, was: Interrupted) -> None:
         """Go on where `fit` was, if it is known and can be found again."""
         inside, at = kept.inside, was.state.get("place")
         if inside is None or at is None:
@@ -223,7 +223,7 @@ class Keeping(Keeper):
         if why is not None and was.state["batch"] is not None:
             self._say(f"begins the epoch anew: {why}.", always=True)
 
-    def _arrive(self, kept: _Run, was: Interrupted, *, exactly: bool) -> None:
+    def _arrive(self, kept: _Kept, was: Interrupted, *, exactly: bool) -> None:
         """`fit` has come to the batch that is next: put all back, for hooks have run since.
 
         Args:
@@ -241,7 +241,7 @@ class Keeping(Keeper):
         was.put_random_state_back()
         self.run.new_moment()
 
-    def _newest(self, kept: _Run, run: RunView) -> tuple[dict[str, Any], str] | None:
+    def _newest(self, kept: _Kept, run: RunView) -> tuple[dict[str, Any], str] | None:
         """The newest backup; of several workers, rank 0 says which, and all take that one."""
         folder = kept.folder
         if folder.in_pieces:
@@ -279,7 +279,7 @@ class Keeping(Keeper):
         lifted = [link is not None and link.participant.lift_stop() for link in links]
         return [] if all(lifted) else stopped
 
-    def _tell_differences(self, kept: _Run) -> None:
+    def _tell_differences(self, kept: _Kept) -> None:
         if not kept.has_compared:
             kept.has_compared = True
             for line in kept.configured.differences(self._anew(), self.initial_epoch):
@@ -328,7 +328,7 @@ class Keeping(Keeper):
             hint=f"{hint}, or delete that folder to train anew.",
         )
 
-    def _tell_what_it_lacks(self, kept: _Run, was: Interrupted, run: RunView) -> None:
+    def _tell_what_it_lacks(self, kept: _Kept, was: Interrupted, run: RunView) -> None:
         """What the run has and its backup has not, and the other way round."""
         now, then = OPTIMIZER in run.host.parts(), OPTIMIZER in was.parts
         new = ["the optimizer"] * (now and not then)
@@ -355,7 +355,7 @@ class Keeping(Keeper):
         if kept is not None and kept.interrupted is not None:
             self._give(kept, kept.interrupted)
 
-    def _give(self, kept: _Run, was: Interrupted) -> None:
+    def _give(self, kept: _Kept, was: Interrupted) -> None:
         callbacks = self._filed()
         was.give_states(callbacks, of_ours=True)
         kept.places |= was.give_snapshots(
@@ -386,7 +386,7 @@ class Keeping(Keeper):
                 SaveWarning,
             )
 
-    def _take_foreign(self, kept: _Run) -> None:
+    def _take_foreign(self, kept: _Kept) -> None:
         files = kept.resumption.foreign_backup(self.backup_dir)
         if not files:
             return
@@ -477,6 +477,7 @@ class Keeping(Keeper):
                 self._save(epoch + 1, None, stops)
         elif self.save_freq == "epoch" or saved_within or kept.wanted.is_set():
             self._save(epoch + 1, None, stops)
+        self._note_epoch(kept.note_epoch)
 
     def _anew(self) -> str:
         """What to do to train anew."""
@@ -486,8 +487,6 @@ class Keeping(Keeper):
     def _place(self) -> LoopPlace | None:
         """Where the loop is, if it can go on there."""
         return getattr(self.run.driver, "place", None)
-        if kept.note_epoch is not None:
-            self._note_epoch(kept.note_epoch)
 
     def listens(self, event: Event) -> bool:
         """Whether batches must be looked at: they count, or SIGTERM has come."""
@@ -515,7 +514,7 @@ class Keeping(Keeper):
         kept.saved_within = True  # also if training ends with this batch, and no border comes
         kept.inside.at_border(lambda: self._save_within(kept, epoch, batch))
 
-    def _save_within(self, kept: _Run, epoch: int, batch: int) -> None:
+    def _save_within(self, kept: _Kept, epoch: int, batch: int) -> None:
         kept.due = self._schedule.reset(kept.due)
         kept.saved_within = True
         self.run.new_moment()
@@ -539,10 +538,6 @@ class Keeping(Keeper):
         if kept is not None and not self.run.state_unusable:
             self.last_batch_seen = batch
             self._save_within(kept, epoch, batch)
-
-    def is_durable(self) -> bool:
-        """Whether the last backup of this run is on disk; waits for it."""
-        return self._kept is not None and bool(getattr(self._kept.folder, "is_durable", False))
 
     def newest(self) -> str | None:
         """The newest backup."""
@@ -602,12 +597,8 @@ class Keeping(Keeper):
             "callbacks": filing.collect(members),
             "held": best,
             "passed": kept.packer.pack(kept.passed),
-            "place": None,
+            "place": kept.place_now(batch),
         }
-        if place is not None:
-            state["place"] = place.state()
-        elif kept.inside is not None and kept.saves_place:
-            state["place"] = kept.inside.state(None if batch is None else kept.logs)
         number = number_of(epoch, first)
         reason = (
             f"after epoch {number - 1}" if batch is None else f"batch {batch + 1} of epoch {number}"
@@ -630,7 +621,7 @@ class Keeping(Keeper):
         if place is not None:
             place.note_cost(time.perf_counter() - began)
 
-    def _borrowed(self, kept: _Run) -> tuple[Held, Held | None]:
+    def _borrowed(self, kept: _Kept) -> tuple[Held, Held | None]:
         """The state itself, where no copy can be had: training waits until it is written."""
         if not kept.has_waited:
             kept.has_waited = True
@@ -639,7 +630,7 @@ class Keeping(Keeper):
         parts = host.borrow([part for part in host.parts() if part in _PARTS])
         return Held.of(parts), kept.borrow_extras()
 
-    def _record_beginning(self, kept: _Run) -> None:
+    def _record_beginning(self, kept: _Kept) -> None:
         """Which rows were in the logs before: a run killed in its first epoch writes again."""
         if self.run.follows:
             cast("ShardedFolder", kept.folder).skip()
@@ -662,7 +653,7 @@ class Keeping(Keeper):
 
     def _held_places(
         self,
-        kept: _Run,
+        kept: _Kept,
         members: Mapping[str, Any],
         now: Held,
         parts_now: Mapping[str, Any],
@@ -766,7 +757,7 @@ class Keeping(Keeper):
             text += f", from its first batch, with the weights it had after batch {batch + 1}"
         return f"{text}, from {self.backup_dir!r}."
 
-    def _tell_what_is_not_exact(self, kept: _Run, run: RunView) -> None:
+    def _tell_what_is_not_exact(self, kept: _Kept, run: RunView) -> None:
         words = kept.resumption.unrepeatable()
         if words is not None:
             self._say(words)
@@ -809,7 +800,7 @@ def _parts_of(taken: Held | None) -> dict[str, Any]:
     return {} if taken is None else taken.parts
 
 
-class _Run:
+class _Kept:
     """What belongs to one run."""
 
     def __init__(
@@ -847,9 +838,16 @@ class _Run:
         """To be called before an epoch begins, where backups are made within epochs."""
         self.logs: Mapping[str, float] = {}
         """What the batch has logged after which a backup is made."""
-        self.saved_within = False
         self.wanted, self.saved = threading.Event(), threading.Event()
         """Whether SIGTERM wants a backup, and whether one has been begun since."""
+
+    def place_now(self, batch: int | None) -> Any:
+        """Where the loop is, as far as a backup needs it; None between epochs."""
+        if self.place is not None:
+            return self.place.state()
+        if self.inside is None or not self.saves_place:
+            return None
+        return self.inside.state(None if batch is None else self.logs)
 
     def prepare_extras(self) -> None:
         """See that they can be saved, and have memory ready."""

@@ -226,7 +226,7 @@ class _Settled(NamedTuple):
 
     state: EarlyStoppingState
     best: Held | Spilled | None
-    history: list[_Row]
+    history: list[_HistoryRow]
 
 
 class _Check(NamedTuple):
@@ -243,7 +243,7 @@ class _Check(NamedTuple):
         return row(self.epoch, self.values, self.state, checked)
 
 
-_Row: TypeAlias = _Check | dict[str, Any]
+_HistoryRow: TypeAlias = _Check | dict[str, Any]
 """A check of this process, or what another one has kept of it."""
 
 
@@ -276,8 +276,8 @@ class _Stopping(Waiting[EarlyStoppingState]):
         """What the policy at hand was made of."""
         self._made: EarlyStoppingPolicy | None = None
         self._spill: Spill | None = None
-        self._history: list[_Row] = []
-        self._earlier_run: tuple[Held | Spilled | None, list[_Row]] | None = None
+        self._history: list[_HistoryRow] = []
+        self._earlier_run: tuple[Held | Spilled | None, list[_HistoryRow]] | None = None
         super().__init__(name, watches)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -640,7 +640,7 @@ class _Stopping(Waiting[EarlyStoppingState]):
 
     def _note(
         self,
-        history: list[_Row],
+        history: list[_HistoryRow],
         moment: Moment,
         state: EarlyStoppingState,
         decisions: Sequence[Decision],

@@ -13,13 +13,13 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from peakhold import Every, Run
 from peakhold.demo.data import digits
+from peakhold.trees import leaves
 
 __all__ = ["main", "train"]
 
@@ -75,21 +75,11 @@ def train(folder: str, kill_at: int | None) -> str:
                 scores = model(images[N_TRAIN:])
             run.log(val_accuracy=(scores.argmax(1) == labels[N_TRAIN:]).float().mean())
     states = [model.state_dict(), optimizer.state_dict(), scheduler.state_dict()]
-    words = "\n".join(_lines(states))
-    return hashlib.sha256(words.encode()).hexdigest()[:16]
-
-
-def _lines(tree: Any, path: str = "") -> Iterator[str]:
-    if isinstance(tree, dict):
-        for key in sorted(tree, key=str):
-            yield from _lines(tree[key], f"{path}/{key}")
-    elif isinstance(tree, (list, tuple)):
-        for index, one in enumerate(tree):
-            yield from _lines(one, f"{path}/{index}")
-    elif hasattr(tree, "shape"):
-        yield f"{path} {np.asarray(tree).tobytes().hex()}"
-    else:
-        yield f"{path} {tree!r}"
+    whole = hashlib.sha256()
+    for name, value in leaves(states):
+        bits = np.asarray(value).tobytes() if hasattr(value, "shape") else repr(value).encode()
+        whole.update(name.encode() + bits)
+    return whole.hexdigest()[:16]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -181,6 +181,15 @@ class HostRates(Protocol):
     def at_next_step(self, work: Callable[[], Any]) -> None:
         """Have work done once, right before the optimizer's next step, where that can be seen."""
 
+    def let_program_count(self) -> None:
+        """What the program has changed since its run began is put in after a resume, by the run.
+
+        Else what an optimizer of PyTorch holds comes back as it was.
+        """
+
+    def settable_groups(self) -> Mapping[str, Any]:
+        """Optimizers of PyTorch's kind, whose groups hold their settings, by name; mostly none."""
+
     def rate_schedule(self) -> tuple[str, int] | None:
         """A curve that the optimizer follows: its name, and the steps from now to its end.
 

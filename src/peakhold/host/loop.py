@@ -323,6 +323,13 @@ class LoopHost:
     def runs_fit(self) -> bool:
         return False
 
+    def settable_groups(self) -> Mapping[str, Any]:
+        optimizers = self.optimizers.by_name
+        return {name: one for name, one in optimizers.items() if hasattr(one, "param_groups")}
+
+    def let_program_count(self) -> None:
+        self.program_counts = True
+
     def versions(self) -> dict[str, str]:
         return {"peakhold": __version__}
 

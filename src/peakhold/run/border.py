@@ -19,21 +19,21 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
-from peakhold.run.ending import RunEndedSignal, Signals
+from peakhold.run.ending import EndingSignals, RunEndedSignal
 from peakhold.run.pace import Pace
-from peakhold.run.place import Pass, Place
+from peakhold.run.place import DataPass, RunPlace
 
 if TYPE_CHECKING:
     from peakhold.backup.keeping import Keeping
 
-__all__ = ["Border"]
+__all__ = ["BatchBorder"]
 
 _LOOK_S: Final = 0.1
 """How often files and displays are looked at, and how late what somebody else has done is seen."""
 
 
 @final
-class Border:
+class BatchBorder:
     """The borders of one loop.
 
     Args:
@@ -49,13 +49,13 @@ class Border:
 
     def __init__(
         self,
-        place: Place,
+        place: RunPlace,
         keeper: Keeping,
         pace: Pace,
-        signals: Signals,
+        signals: EndingSignals,
         stop_file: str,
         ends_at: float | None,
-        looks: Callable[[Place, Pass], Any],
+        looks: Callable[[RunPlace, DataPass], Any],
         finish: Callable[[str | None, bool], Any],
     ) -> None:
         self._place, self._keeper, self.pace = place, keeper, pace
@@ -85,7 +85,7 @@ class Border:
         if self.wants_save or self.stops is not None or self._signals.came is not None:
             self.look_at = 0.0
 
-    def look(self, one: Pass, *, can_go_on: bool) -> None:
+    def look(self, one: DataPass, *, can_go_on: bool) -> None:
         """Look at all that is rare.
 
         Args:

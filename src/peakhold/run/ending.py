@@ -23,7 +23,7 @@ from typing import Any, Final, final
 
 from peakhold import speech
 
-__all__ = ["EXIT_INTERRUPTED", "RunEndedSignal", "Signals"]
+__all__ = ["EXIT_INTERRUPTED", "EndingSignals", "RunEndedSignal"]
 
 EXIT_INTERRUPTED: Final = 75
 """EX_TEMPFAIL of sysexits.h: interrupted; run it again."""
@@ -36,7 +36,7 @@ class RunEndedSignal(BaseException):
 
 
 @final
-class Signals:
+class EndingSignals:
     """The signals of one run, as long as it trains.
 
     Args:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.run.batch_size import batch_size
-from peakhold.run.border import Border
-from peakhold.run.ending import Signals
+from peakhold.run.border import BatchBorder
+from peakhold.run.ending import EndingSignals
 from peakhold.run.means import Means
 from peakhold.run.pace import Pace
-from peakhold.run.place import TRAIN, Pass, Place
+from peakhold.run.place import TRAIN, DataPass, RunPlace
 from peakhold.run.settings import Settings
 from peakhold.run.sources import Source, source_for
 from peakhold.runtime.callback import is_no_op
@@ -51,26 +51,26 @@ class Around(Protocol):
         """Training begins: of so many epochs, or of so many steps."""
 
     def has_begun(
-        self, saved: Mapping[str, Any] | None, place: Place, *, within_epoch: bool
+        self, saved: Mapping[str, Any] | None, place: RunPlace, *, within_epoch: bool
     ) -> None:
         """It is known where the loop goes on; None: it begins."""
 
     def notice(self, text: str, *, always: bool = False) -> None:
         """Say something of the run; `always`: at `verbose=0`, too."""
 
-    def pass_begins(self, one: Pass) -> None:
+    def pass_begins(self, one: DataPass) -> None:
         """A pass over data begins."""
 
-    def pass_ends(self, one: Pass) -> None:
+    def pass_ends(self, one: DataPass) -> None:
         """It is over."""
 
-    def looks(self, place: Place, running: Pass) -> None:
+    def looks(self, place: RunPlace, running: DataPass) -> None:
         """Told now and then how far it is."""
 
     def epoch_begins(self, epoch: int) -> None:
         """An epoch begins, or what lies between two checks."""
 
-    def epoch_ends(self, place: Place, metrics: Mapping[str, Any]) -> None:
+    def epoch_ends(self, place: RunPlace, metrics: Mapping[str, Any]) -> None:
         """It has ended, and all have seen it."""
 
     def is_ending(self, reason: str, *, failed: bool) -> None:
@@ -108,14 +108,14 @@ class Loop:
         pace: Pace,
         stop_file: str,
         time_limit: float | None,
-        signals: Signals,
+        signals: EndingSignals,
         settings: Settings,
     ) -> None:
         self._around, self._list = around, callbacks
         self._settings: Settings | None = settings
-        self.place = place = Place(around.offset, program=settings.first)
+        self.place = place = RunPlace(around.offset, program=settings.first)
         ends_at = None if time_limit is None else time.monotonic() + time_limit
-        self.border = Border(
+        self.border = BatchBorder(
             place, keeper, pace, signals, stop_file, ends_at, around.looks, self._finish
         )
         callbacks.place = self
@@ -126,9 +126,9 @@ class Loop:
         """Limits of sources that were said."""
         self._ends: dict[str, Any] = {}
         """By pass: where its source was when the interrupted run had gone through it last."""
-        self._passes: list[Pass] = []
+        self._passes: list[DataPass] = []
         """Passes of this epoch that have begun."""
-        self._running: list[Pass] = []
+        self._running: list[DataPass] = []
         """Passes that the loop is in, one inside another."""
         self._hooks = False
         """Whether somebody looks at batches."""
@@ -264,9 +264,9 @@ class Loop:
 
     def _begin_pass(
         self, name: str, loader: Any, epoch: int, until: int | None
-    ) -> tuple[Pass, Iterator[Any]]:
+    ) -> tuple[DataPass, Iterator[Any]]:
         is_first = not self._running if self._counts_checks and until else not self._passes
-        one = Pass(name, self._source(name, loader), is_first=is_first)
+        one = DataPass(name, self._source(name, loader), is_first=is_first)
         if until is not None:
             one.means = self._since_check
         end = self._ends.pop(name, None)
@@ -283,16 +283,15 @@ class Loop:
         self.border.plan()
         return one, iterator
 
-    def _train(self, one: Pass, iterator: Iterator[Any], until: int | None) -> Iterator[Any]:
+    def _train(self, one: DataPass, iterator: Iterator[Any], until: int | None) -> Iterator[Any]:
         place, border = self.place, self.border
-        for batch in iterator:
+        for n, batch in enumerate(iterator, one.n_batches + 1):
             one.batch = batch
             if self._hooks:
                 self._batch_logs = {}
                 self._list.on_train_batch_begin(place.step - place.step_at_epoch)
             yield batch
-            one.batch = None
-            one.n_batches += 1
+            one.batch, one.n_batches = None, n
             if self._is_checked:
                 self._is_checked = False
             else:
@@ -304,31 +303,29 @@ class Loop:
                 break
 
     def _batch_ends(self) -> None:
-        """The batch that runs is done."""
-        place = self.place
-        place.step += 1
-        if self._hooks:
-            index = place.step - place.step_at_epoch - 1
-            self._list.n_batches_done = place.step - 1
-            self._list.on_train_batch_end(index, self._batch_logs)
-            if self._list.stop_training and not self._counts_checks:
-                self.border.leave(None, is_over=True)
-        else:
-            self._list.n_batches_done = place.step
+        """The batch that runs is done; the list counts it."""
+        place, callbacks = self.place, self._list
+        if not self._hooks:
+            callbacks.count_batch()
+            place.step = callbacks.n_batches_done
+            return
+        callbacks.on_train_batch_end(place.step - place.step_at_epoch, self._batch_logs)
+        place.step = callbacks.n_batches_done
+        if callbacks.stop_training and not self._counts_checks:
+            self.border.leave(None, is_over=True)
 
-    def _evaluate(self, one: Pass, iterator: Iterator[Any]) -> Iterator[Any]:
+    def _evaluate(self, one: DataPass, iterator: Iterator[Any]) -> Iterator[Any]:
         self._list.on_test_begin()
         border = self.border
-        for batch in iterator:
+        for n, batch in enumerate(iterator, one.n_batches + 1):
             one.batch = batch
             yield batch
-            one.batch = None
-            one.n_batches += 1
+            one.batch, one.n_batches = None, n
             if time.monotonic() >= border.look_at:
                 border.look(one, can_go_on=one.is_first and self._running == [one])
         self._list.on_test_end(one.means.read() if one.n_batches else {})
 
-    def _take_saved(self, one: Pass) -> Mapping[str, Any] | None:
+    def _take_saved(self, one: DataPass) -> Mapping[str, Any] | None:
         """Where the interrupted run was in this pass, if it was in its midst."""
         saved, self._saved = self._saved, None
         if saved is None or saved["running"] is None:

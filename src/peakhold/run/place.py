@@ -20,14 +20,14 @@ from peakhold.run.means import Means
 if TYPE_CHECKING:
     from peakhold.run.sources import Source
 
-__all__ = ["TRAIN", "Pass", "Place"]
+__all__ = ["TRAIN", "DataPass", "RunPlace"]
 
 TRAIN: Final = "train"
 _FORMAT: Final = 1
 
 
 @final
-class Pass:
+class DataPass:
     """One pass over data: its batches, and what was logged in it.
 
     Args:
@@ -62,7 +62,7 @@ class Pass:
 
 @final
 @dataclass(slots=True)
-class Place:
+class RunPlace:
     """Where a loop is.
 
     Args:
@@ -80,7 +80,7 @@ class Place:
     """Passes over the training data that have begun before, in a loop without epochs."""
     logged: Means | None = None
     """What was logged outside of passes, in this epoch."""
-    running: Pass | None = None
+    running: DataPass | None = None
     """The pass that can be gone on with, if the loop is in one now."""
     rates: Mapping[str, float] | None = None
     """Learning rates that the running epoch is trained with, as logs say them."""

@@ -33,7 +33,7 @@ from peakhold.runtime import listening
 from peakhold.runtime.session import Session, session_of
 
 if TYPE_CHECKING:
-    from peakhold.run.place import Pass, Place
+    from peakhold.run.place import DataPass, RunPlace
 
 __all__ = ["Record", "set_aside"]
 
@@ -110,7 +110,7 @@ class Record:
         self._n_epochs, self._n_steps = n_epochs, n_steps
 
     def has_begun(
-        self, saved: Mapping[str, Any] | None, place: Place, *, within_epoch: bool
+        self, saved: Mapping[str, Any] | None, place: RunPlace, *, within_epoch: bool
     ) -> None:
         """It is known where the loop goes on: what is written from now on is this run's.
 
@@ -151,7 +151,7 @@ class Record:
         if self._verbose or always:
             self._display.say(f"Peakhold: {text}")
 
-    def looks(self, place: Place, running: Pass) -> None:
+    def looks(self, place: RunPlace, running: DataPass) -> None:
         """Told now and then how far it is."""
         if self._heartbeat is not None:
             self._heartbeat.progressed()
@@ -164,7 +164,7 @@ class Record:
         if self._n_steps is None:
             self._display.epoch_begins(epoch)
 
-    def pass_begins(self, one: Pass) -> None:
+    def pass_begins(self, one: DataPass) -> None:
         """A pass over data begins."""
         if not one.is_first:
             self._display.part_begins(one.name, one.source.n_batches)
@@ -174,12 +174,12 @@ class Record:
             self._shows_steps = True
             self._display.epoch_begins(None, self._n_steps)
 
-    def pass_ends(self, one: Pass) -> None:
+    def pass_ends(self, one: DataPass) -> None:
         """It is over."""
         if not one.is_first:
             self._display.part_ends()
 
-    def epoch_ends(self, place: Place, metrics: Mapping[str, Any]) -> None:
+    def epoch_ends(self, place: RunPlace, metrics: Mapping[str, Any]) -> None:
         """An epoch has ended, or a check was made."""
         if self._heartbeat is not None:
             self._heartbeat.progressed()

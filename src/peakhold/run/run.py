@@ -24,7 +24,7 @@ from peakhold.host.loop import LoopHost
 from peakhold.ledger.folder import RunFolder
 from peakhold.ledger.reader import RecordedHistory
 from peakhold.run import stack
-from peakhold.run.ending import RunEndedSignal, Signals
+from peakhold.run.ending import EndingSignals, RunEndedSignal
 from peakhold.run.loop import Loop
 from peakhold.run.pace import Budget, Pace, SaveEvery, check_save_every
 from peakhold.run.place import TRAIN
@@ -150,9 +150,8 @@ class Run:
         """What the loop passes on, if the run was given one."""
         self._resume = "new" if resume is False else resume
         self._verbose, self._time_limit = verbose, time_limit
-        self._host = host or _host(self, model, optimizer)
-        if isinstance(self._host, LoopHost):
-            self._host.program_counts = True
+        self._host = host = host or _host(self, model, optimizer)
+        host.let_program_count()
         Extras(extra)  # raises what is wrong with it
         self._extra = dict(extra or {})
         chosen = (
@@ -171,7 +170,7 @@ class Run:
             "monitor": monitor, "patience": patience, "mode": mode, "save_every": str(self._every),
             "callbacks": [type(one).__name__ for one in self._made], "time_limit": time_limit,
         }  # fmt: skip
-        self._signals = Signals(self._wake, tuple(signals))
+        self._signals = EndingSignals(self._wake, tuple(signals))
         self._loop: Loop | None = None
         self._record: Record | None = None
         self._sinks: list[Any] = []

@@ -45,10 +45,7 @@ class Settings:
         self._objects: dict[str, Any] = {
             name: one for name, one in extra.items() if hasattr(one, "load_state_dict")
         }
-        optimizers = getattr(getattr(host, "optimizers", None), "by_name", {})
-        self._optimizers: dict[str, Any] = {
-            name: one for name, one in optimizers.items() if hasattr(one, "param_groups")
-        }
+        self._optimizers = dict(host.settable_groups())
         self.now = self.read()
         """What this start says; to be read before anything is put back."""
         self.first: Mapping[str, Any] = self.now

@@ -158,7 +158,7 @@ def _why_not_computed(data: Any, kind: str, later: frozenset[str]) -> str | None
     return None
 
 
-_Node = tuple[Any, str]
+_Stage = tuple[Any, str]
 
 
 def _nodes(

@@ -449,6 +449,12 @@ class KerasHost(FitHost):
                     "Hint: pass a float as learning_rate, or leave one of the two out."
                 )
 
+    def let_program_count(self) -> None:
+        """What Keras's optimizers are made with is in the program, and not in their state."""
+
+    def settable_groups(self) -> Mapping[str, Any]:
+        return {}
+
     def rate_schedule(self) -> tuple[str, int] | None:
         for _, optimizer in self._optimizers():
             inner = getattr(optimizer, "inner_optimizer", optimizer)

@@ -27,10 +27,8 @@ from keras.callbacks import History
 import keras
 from peakhold.errors import CheckpointDamagedError
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
-from peakhold.host.resume import EpochRecord
-from peakhold.host.settings import note_end, set_by_program, set_once
 from peakhold.host.resume import EpochPlace, EpochRecord
-from peakhold.host.settings import note_end, set_by_program
+from peakhold.host.settings import note_end, set_by_program, set_once
 from peakhold.keras.fit.frame import fit_locals
 from peakhold.keras.fit.repeatable import tensorflow_seed
 from peakhold.keras.host.own_callbacks import stateless_base

@@ -196,6 +196,9 @@ class TFKerasResumption:
 
     # What cannot be repeated
 
+    def place(self, driver: Any) -> None:
+        """Keras 2's `fit` begins an epoch anew."""
+
     def unrepeatable(self) -> str | None:
         from tensorflow.python.eager import context
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -247,6 +247,12 @@ class TFKerasHost(FitHost):
                 f"learning_rate={type(schedule).__name__}.\n"
                 "Hint: pass a float as learning_rate, or leave one of the two out."
             )
+
+    def let_program_count(self) -> None:
+        """What Keras's optimizers are made with is in the program, and not in their state."""
+
+    def settable_groups(self) -> Mapping[str, Any]:
+        return {}
 
     def rate_schedule(self) -> tuple[str, int] | None:
         curve = _schedule(_inner(self.optimizer))

@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 
+from event_reader import multiplexed, series, tags
 from peakhold import Run
 from peakhold.ledger import read_events
 
@@ -181,6 +182,18 @@ def left(folder, run, trained):
         "csv": rows_of(os.path.join(folder, "metrics.csv")),
         "history": run.history,
         "ledger": [*moments_of(os.path.join(folder, "events.jsonl"))],
+        "board": board_of(os.path.join(folder, "tensorboard")),
+    }
+
+
+def board_of(folder):
+    """Tags, steps and values that TensorBoard shows, but for wall times and rates."""
+    reader = multiplexed(folder)
+    return {
+        f"{run}/{tag}": series(reader.GetAccumulator(run), tag)
+        for run in sorted(reader.Runs())
+        for tag in sorted(tags(reader.GetAccumulator(run)))
+        if "second" not in tag
     }
 
 

@@ -132,13 +132,21 @@ def _in_its_letters(text: str, stream: Any) -> str:
 def tell_in_handler(words: str) -> None:
     """Say something in a handler, which may have come in the middle of another line's writing.
 
-    A console is written to past the buffers of Python, which allow nobody in twice. What cannot be
-    said is not said: nothing that only talks may end training.
+    A console is written to past the buffers of Python, which allow nobody in twice; so is one that a
+    progress bar stands before. What cannot be said is not said: nothing that only talks may end
+    training.
     """
     stream = sys.stderr
     with contextlib.suppress(Exception):
-        if stream is sys.__stderr__ and stream is not None:
+        if _is_console(stream):
             os.write(stream.fileno(), f"{words}\n".encode())
         else:  # a notebook's
             stream.write(f"{words}\n")
             stream.flush()
+
+
+def _is_console(stream: Any) -> bool:
+    """Whether a stream ends where the process's own does."""
+    with contextlib.suppress(Exception):
+        return bool(sys.__stderr__ and stream.fileno() == sys.__stderr__.fileno())
+    return False

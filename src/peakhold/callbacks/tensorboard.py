@@ -197,10 +197,10 @@ class Boarding(Sparse):
             per_epoch = self.run.params.get("steps")
             counted = (epoch - first) * per_epoch if isinstance(per_epoch, int) else 0
             steps = counted if self._steps_loaded is None else self._steps_loaded
-        written = max(steps, self._steps_loaded or 0)
+        written, resumes = max(steps, self._steps_loaded or 0), self._steps_loaded is not None
         self._done, self._steps_loaded, self._in_epochs = steps, None, True
         with self._writing() as folders:
-            folders.go_on_from(epoch, written, first)
+            folders.go_on_from(epoch, written, first, resumes=resumes)
             if self.write_graph:
                 self._record_graph(folders)
             folders.flush()

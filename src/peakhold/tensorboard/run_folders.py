@@ -28,18 +28,21 @@ class RunFolders:
         self.log_dir, self._sink = log_dir, sink
         self._writers: dict[str, EventWriter] = {}
         self._from: tuple[int, int | None] | None = None
-        self._first_epoch = 0
+        self._first_epoch, self._resumes = 0, False
         self._known: dict[str, frozenset[str]] = {}
 
-    def go_on_from(self, epoch: int, step: int | None, first_epoch: int = 0) -> None:
+    def go_on_from(
+        self, epoch: int, step: int | None, first_epoch: int = 0, *, resumes: bool = False
+    ) -> None:
         """A training run begins: at this epoch, after so many batches.
 
         Args:
             epoch: The epoch it begins with.
             step: Batches so far; None: not known.
             first_epoch: What such a run calls its first epoch.
+            resumes: Whether it is one that was interrupted, whatever the files say of their end.
         """
-        self._from, self._first_epoch = (epoch, step), first_epoch
+        self._from, self._first_epoch, self._resumes = (epoch, step), first_epoch, resumes
         for kind, writer in self._writers.items():
             self._begin(kind, writer)
 
@@ -71,7 +74,7 @@ class RunFolders:
     def _begin(self, kind: str, writer: EventWriter) -> None:
         epoch, step = self._from or (0, None)
         left = left_by(self.path(kind))
-        if epoch <= self._first_epoch and not left.unfinished:
+        if epoch <= self._first_epoch and not left.unfinished and not self._resumes:
             writer.begin()  # a run of its own: TensorBoard shows it beside what is there
             return
         mark = left.superseded_from(epoch, step)

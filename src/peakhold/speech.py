@@ -132,8 +132,8 @@ def _in_its_letters(text: str, stream: Any) -> str:
 def tell_in_handler(words: str) -> None:
     """Say something in a handler, which may have come in the middle of another line's writing.
 
-    A console is written to past the buffers of Python, which allow nobody in twice; so is one that a
-    progress bar stands before. What cannot be said is not said: nothing that only talks may end
+    A console is written to past the buffers of Python, which allow nobody in twice, also where a
+    progress bar stands before it. What cannot be said is not said: nothing that only talks may end
     training.
     """
     stream = sys.stderr

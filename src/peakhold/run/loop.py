@@ -17,9 +17,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
+from peakhold.backup.state import used
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.run.batch_size import batch_size
 from peakhold.run.border import BatchBorder
@@ -111,7 +113,7 @@ class Loop:
         signals: EndingSignals,
         settings: Settings,
     ) -> None:
-        self._around, self._list = around, callbacks
+        self._around, self._list, self._keeper = around, callbacks, keeper
         self._settings: Settings | None = settings
         self.place = place = RunPlace(around.offset, program=settings.first)
         ends_at = None if time_limit is None else time.monotonic() + time_limit
@@ -272,7 +274,11 @@ class Loop:
         end = self._ends.pop(name, None)
         position = (self._take_saved(one) if is_first else None) or end
         source = one.source
-        iterator = source.begin(epoch) if position is None else source.go_on(position, epoch)
+        if position is None:
+            iterator = source.begin(epoch)
+        else:
+            with self._using("the position in the data"):
+                iterator = source.go_on(position, epoch)
         self._say_limits(source)
         if until is None or not self._passes:
             self._passes.append(one)
@@ -325,6 +331,10 @@ class Loop:
                 border.look(one, can_go_on=one.is_first and self._running == [one])
         self._list.on_test_end(one.means.read() if one.n_batches else {})
 
+    def _using(self, what: str) -> AbstractContextManager[None]:
+        """Errors of using a part of the checkpoint name it."""
+        return used(what, self._keeper.backup_dir)
+
     def _take_saved(self, one: DataPass) -> Mapping[str, Any] | None:
         """Where the interrupted run was in this pass, if it was in its midst."""
         saved, self._saved = self._saved, None
@@ -339,7 +349,8 @@ class Loop:
                 hint="begin the epoch with the pass that it began with; or Run(..., resume='new').",
             )
         one.n_batches = int(at["n_batches"])
-        one.means.load_state(at["means"])
+        with self._using("what was logged"):
+            one.means.load_state(at["means"])
         source: Mapping[str, Any] = at["source"]
         return source
 
@@ -391,7 +402,8 @@ class Loop:
             self._list.on_epoch_begin(epoch)
         else:
             if saved["logged"] is not None:
-                place.logged.load_state(saved["logged"])
+                with self._using("what was logged"):
+                    place.logged.load_state(saved["logged"])
             self._epoch_goes_on(epoch, saved)
         if saved is not None:
             self._say_what_counts()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, final
 
-from peakhold.errors import InvalidArgumentError
 from peakhold.run.means import Means
 
 if TYPE_CHECKING:
@@ -109,12 +108,64 @@ class RunPlace:
         """Take over the counts of a saved place.
 
         Raises:
-            InvalidArgumentError: If it is of another version.
+            ValueError: If it is no place of ours, or of a later version.
         """
-        if saved.get("format") != _FORMAT:
-            raise InvalidArgumentError.for_argument(
-                "place", saved.get("format"), f"a place of format {_FORMAT}"
-            )
+        _check(saved)
         self.step, self.step_at_epoch = int(saved["step"]), int(saved["step_at_epoch"])
         self.epoch, self.data_epoch = int(saved["epoch"]), int(saved["data_epoch"])
         self.ends, self.program = dict(saved["ends"]), dict(saved["program"])
+
+
+def _check(saved: Mapping[str, Any]) -> None:
+    """See that a saved place is one, before anything of it is used: anybody may have written it.
+
+    Raises:
+        ValueError: If a field is missing, or holds something else than it should.
+    """
+    for name, holds in _FIELDS.items():
+        if not holds(saved.get(name)):
+            raise ValueError(f"its {name!r} is {saved.get(name)!r:.60}")
+    running = saved["running"]
+    if running is not None:
+        for name, holds in _RUNNING.items():
+            if not holds(running.get(name)):
+                raise ValueError(f"its 'running' has {name!r} {running.get(name)!r:.60}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_tree_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, Mapping)
+
+
+def _are_rates(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping) and all(isinstance(one, (int, float)) for one in value.values())
+    )
+
+
+_FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "format": lambda value: value == _FORMAT,
+    "step": _is_count,
+    "step_at_epoch": _is_count,
+    "epoch": _is_count,
+    "data_epoch": _is_count,
+    "logged": _is_tree_or_none,
+    "running": _is_tree_or_none,
+    "rates": _are_rates,
+    "program": _is_tree,
+    "ends": lambda value: _is_tree(value) and all(map(_is_tree, value.values())),
+    "ledger": _is_count,
+}
+_RUNNING: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "name": lambda value: isinstance(value, str),
+    "n_batches": _is_count,
+    "means": _is_tree,
+    "source": _is_tree,
+}

@@ -165,6 +165,7 @@ class Run:
             self._made, model, optimizer=optimizer, host=self._host, extra=extra, first_epoch=0,
             verbose=verbose,
         )  # fmt: skip
+        self._list.root = self.folder
         self._every: SaveEvery = Budget() if save_every is None else check_save_every(save_every)
         self._settings = {
             "monitor": monitor, "patience": patience, "mode": mode, "save_every": str(self._every),

@@ -6,6 +6,7 @@ two agree in all of that. The order of the list does not matter otherwise.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable as Function
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,7 +35,9 @@ def _name(callback: Any) -> str:
     if link is None:
         return f"{type(callback).__module__}.{type(callback).__qualname__}"
     header = {str(key): value for key, value in link.participant.header().items()}
-    path = link.participant.place()
+    path, root = link.participant.place(), getattr(link.driver, "root", None)
+    if path is not None and root is not None:
+        path = path.removeprefix(os.path.join(root, ""))  # the folder of a run may be moved
     words = [str(value) for key, value in sorted(header.items()) if key != "class"]
     return f"{header['class']}({', '.join(words if path is None else [*words, path])})"
 

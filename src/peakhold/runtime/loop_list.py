@@ -62,6 +62,7 @@ class LoopList:
         callbacks: In their order.
         first_epoch: What the loop calls its first epoch, as it was told: 0, 1, or None.
         extras: What a backup holds besides model and optimizer.
+        root: The folder that its callbacks' files are in, if that may be moved between two starts.
         place: Where the loop is, if it can go on inside an epoch (`peakhold.Run`).
         note_rates: Set by the session where the rates of an epoch are asked for: to be called when
             its beginning has been told to all.
@@ -70,6 +71,7 @@ class LoopList:
     callbacks: list[Any]
     first_epoch: int | None = None
     extras: Extras
+    root: str | None = None
     place: LoopPlace | None = None
     note_rates: Callable[[], Any] | None = None
     _peakhold_is_shared = False

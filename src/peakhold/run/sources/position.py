@@ -141,6 +141,8 @@ class PlacedSource(ABC):
 
     def go_on(self, state: Mapping[str, Any], epoch: int) -> Iterator[Any]:
         """The batches behind a position, with the random generators of then."""
+        if type(state["batch"]) is not int or state["batch"] < 0:
+            raise ValueError(f"its 'batch' is {state['batch']!r:.60}")
         if state["epoch"] != epoch:
             self.pass_over(state)
             return self.begin(epoch)

@@ -74,7 +74,7 @@ test-torch test-jax: test-%: .venv/.test
 
 test-tensorflow: test-tensorflow-fits test-tensorflow-programs
 # TensorFlow keeps what it has traced: in two processes one of these would take more than 3 GB.
-PARTS := a-f g-q r-z
+PARTS := a-f g-h i j-q r-z
 test-tensorflow-fits: .venv/.test
 	failed=0; for part in $(PARTS); do \
 	  KERAS_BACKEND=tensorflow $(PYTEST) tests/keras/test_[$$part]*.py || failed=1; \

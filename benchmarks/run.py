@@ -169,6 +169,13 @@ is logged; the fastest of many rounds that take turns. A value of JAX's that is 
 a compiled call of its own. Memory: what 100,000 more logged values leave in the process."""
 
 
+RUN = """\
+## A loop with `Run`
+
+A batch with all attached and nothing due, over the bare loop, in CPU time; and for which share of the time saves have held
+training, with `Budget(0.035)` and batches of 2 ms. The files are written beside training."""
+
+
 def callbacks(rounds):
     import import_time
 
@@ -235,6 +242,11 @@ def recording(rounds):
     write_section("record", f"{machine()}\n\n{RECORD}\n\n{table}")
 
 
+def running(rounds):
+    table = on_this_backend("run_loop.py", "--rounds", str(rounds))
+    write_section("run", f"{machine()}\n\n{RUN}\n\n{table}")
+
+
 def logged(rounds):
     table = on_each_backend("logged_values.py", rounds)
     write_section("logged values", f"{machine()}\n\n{LOGGED}\n\n{table}")
@@ -251,6 +263,7 @@ SECTIONS = {
     "many-small-arrays": small_arrays,
     "record": recording,
     "logged-values": logged,
+    "run": running,
 }
 
 

@@ -78,6 +78,7 @@ ROWS = {
         "all events",
         "how the run stands",
     ],
+    "run": ["a batch, nothing due", "`run.log` of a float", "`Budget(0.035)`, 0.1 MiB"],
     "logged-values": [
         "a value of the device",
         "a float",

@@ -41,7 +41,7 @@ def test_every_claim_holds(demonstrated):
     _, first = demonstrated
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "FAILED" not in first.stdout
-    assert first.stdout.count("\n  ok  ") == 10
+    assert first.stdout.count("\n  ok  ") == 11
     assert "oneDNN" not in first.stderr, "TensorFlow's chatter hides our lines"
     assert "Warning" not in first.stderr, "no advice is due, and nothing went wrong"
     assert "peakhold.silence" not in first.stdout, "nor a notice"
@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_a_whole_file_and_the_same_line_goes_on(tmp_path):
 
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "goes on with epoch 4 of 100" in again.stdout
-    assert again.stdout.count("\n  ok  ") == 10
+    assert again.stdout.count("\n  ok  ") == 11
     assert not (tmp_path / "here" / "log-2.csv").exists()
 
 

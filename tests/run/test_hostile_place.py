@@ -43,7 +43,7 @@ def fields():
         yield "running", "source", name
 
 
-@pytest.mark.parametrize("path", fields(), ids="/".join)
+@pytest.mark.parametrize("path", [*fields()], ids="/".join)
 def test_each_field_with_each_value_is_an_error_of_ours_or_goes_on(
     killed, tmp_path, path, monkeypatch
 ):

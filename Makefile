@@ -73,8 +73,8 @@ test-torch test-jax: test-%: .venv/.test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras tests/programs tests/conformance tests/exact
 
 test-tensorflow: test-tensorflow-fits test-tensorflow-programs
-# TensorFlow keeps what it has traced: in two processes one of these would take more than 3 GB.
-PARTS := a-f g-h i j-q r-z
+# TensorFlow keeps what it has traced: in fewer processes one of these would take more than 3 GB.
+PARTS := a-f g-hj-q i r-z
 test-tensorflow-fits: .venv/.test
 	failed=0; for part in $(PARTS); do \
 	  KERAS_BACKEND=tensorflow $(PYTEST) tests/keras/test_[$$part]*.py || failed=1; \

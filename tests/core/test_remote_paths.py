@@ -61,3 +61,9 @@ def test_a_colon_is_a_letter_like_others(path, tmp_path, monkeypatch):
     with Store(path):
         pass
     assert os.path.isdir(path)
+
+
+def test_the_differences_from_keras_say_it():
+    page = pathlib.Path(__file__).parents[2] / "docs/explanation/differences-from-keras.md"
+    line = next(one for one in page.read_text("utf-8").split("\n- ") if "gs://" in one)
+    assert all(name in line for name in ("s3://", "ram://", "TensorBoard", "this machine"))

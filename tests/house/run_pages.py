@@ -40,7 +40,8 @@ def blocks(text):
 def backends(path):
     """Backends that the blocks of a page need."""
     if path.suffix == ".py":
-        return {DEFAULT_BACKEND}
+        needs_tensorflow = "import tensorflow" in path.read_text(encoding="utf-8")
+        return {"tensorflow" if needs_tensorflow else DEFAULT_BACKEND}
     found = blocks(path.read_text(encoding="utf-8"))
     return {backend for kind, backend, *_ in found if kind == "python"}
 

@@ -18,6 +18,7 @@ from conftest import BACKEND
 from event_reader import opened, series
 from peakhold.backup.interrupted import Interrupted
 from peakhold.errors import SaveWarning
+from peakhold.keras import tf_summary
 from peakhold.store import Reader, drain
 
 of_no_framework = pytest.mark.torch_is_enough(
@@ -529,6 +530,8 @@ def test_tensorboard_draws_the_line_of_the_unbroken_run(tmp_path):
     with pytest.raises(ZeroDivisionError):
         run(tmp_path / "broken", Crash(1, "begin", 4))
     drain()
+    while tf_summary._entered:  # a fit that raised has left TensorFlow's writer the default one
+        tf_summary._entered.pop().stack.close()
     run(tmp_path / "broken", seed=2)
 
     assert line(tmp_path / "broken") == line(tmp_path / "whole")

@@ -630,3 +630,18 @@ def test_evaluate_and_predict_take_the_callbacks_too(tmp_path):
     fit(net, callbacks, 2)
 
     assert callbacks[0].state_dict()["state"]["n_checks_done"] == 2
+
+
+@of_no_framework
+def test_keras_s_own_checkpoint_on_the_same_path_is_not_of_an_earlier_run(tmp_path, capsys):
+    path, net = tmp_path / "m.weights.h5", model()
+    ours = pk.ModelCheckpoint(path, "loss", save_best_only=True, save_weights_only=True)
+    theirs = keras.callbacks.ModelCheckpoint(str(path), save_weights_only=True)
+
+    fit(net, [ours, theirs], 5)
+
+    said = capsys.readouterr().out
+    assert "was there before this run" not in said
+    assert said.count("was changed by another program") <= 1
+    aside = tmp_path / "previous"  # theirs, where it came ahead of our first
+    assert len(os.listdir(aside) if aside.is_dir() else []) <= 1

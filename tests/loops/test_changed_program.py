@@ -15,6 +15,7 @@ from peakhold import (
     ReduceLROnPlateau,
 )
 from peakhold.errors import BackupMismatchError
+from peakhold.host import settings
 
 
 def train(folder, optimizer_of, *, epochs=6, crash_at=None, patience=9, after_begin=None):
@@ -50,6 +51,11 @@ def sgd(**arguments):
 
 def adam(**arguments):
     return lambda parameters: torch.optim.Adam(parameters, **arguments)
+
+
+@pytest.fixture(autouse=True)
+def _no_run_of_another_test_has_left_a_rate(monkeypatch):
+    monkeypatch.setattr(settings, "_rates_left", set())
 
 
 def told(capsys):

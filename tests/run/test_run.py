@@ -324,3 +324,17 @@ def test_several_workers_are_refused_by_name(tmp_path, monkeypatch):
     assert not os.path.exists(tmp_path / "run")
     with alone():
         train(tmp_path / "run")
+
+
+def test_what_cannot_be_entered_lets_the_folder_go(tmp_path):
+    class Broken:
+        def state_dict(self):
+            raise RuntimeError("no state")
+
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.raises(RuntimeError, match="no state"):
+        with Run(tmp_path / "run", state={"w": np.zeros(2)}, extra={"x": Broken()}, verbose=0):
+            pass
+    train(tmp_path / "run")

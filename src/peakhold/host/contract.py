@@ -298,7 +298,7 @@ def to_number(value: Any) -> float | None:
     element are numbers. Reading a tensor waits for its device.
     """
     if isinstance(value, float):
-        return value
+        return float(value)  # NumPy's own, too: what is decided and recorded is plain
     if isinstance(value, (str, bytes, Mapping)) or value is None:
         return None
     if hasattr(value, "detach"):  # torch warns of a number taken from a graph

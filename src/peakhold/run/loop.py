@@ -197,7 +197,7 @@ class Loop:
             n: Of the whole run.
             frame_depth: How far up the loop's own frame is.
         """
-        self._begin(n, None, sys._getframe(frame_depth + 1))
+        self._begin(n, None, sys._getframe(frame_depth))
         for epoch in range(self._list.initial_epoch, n):
             self._epoch_begins(epoch)
             yield epoch
@@ -218,7 +218,7 @@ class Loop:
             frame_depth: How far up the loop's own frame is.
         """
         self._counts_checks = True
-        self._begin(None, n, sys._getframe(frame_depth + 1))
+        self._begin(None, n, sys._getframe(frame_depth))
         self._epoch_begins(self._list.initial_epoch)
         place = self.place
         while place.step < n and not self._list.stop_training:

@@ -200,18 +200,22 @@ class Run:
             self._verbose,
             extends=self._resume == "extend",
         )
-        record.sinks = self._sinks
-        keeper = next(one for one in self._made if isinstance(one, BackupAndRestore))
-        self._loop = Loop(
-            record,
-            self._list,
-            keeper._peakhold_keeping,
-            Pace(self._every, time.monotonic()),
-            self._at.stop_file,
-            self._time_limit,
-            self._signals,
-            Settings(self._extra, self._host),
-        )
+        try:
+            record.sinks = self._sinks
+            keeper = next(one for one in self._made if isinstance(one, BackupAndRestore))
+            self._loop = Loop(
+                record,
+                self._list,
+                keeper._peakhold_keeping,
+                Pace(self._every, time.monotonic()),
+                self._at.stop_file,
+                self._time_limit,
+                self._signals,
+                Settings(self._extra, self._host),
+            )
+        except BaseException:
+            record.close()
+            raise
         self._signals.install()
         return self
 

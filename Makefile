@@ -58,13 +58,13 @@ $(GROUPS): export OMP_NUM_THREADS = 1
 $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1
 
-QUICK := tests/core tests/runtime tests/callbacks tests/checkpoint_files tests/loops tests/run
+QUICK := tests/core tests/runtime tests/callbacks tests/checkpoint_files tests/loops
 quick: export OMP_NUM_THREADS = 1
 quick: .venv/.test
 	$(PYTEST) --quiet $(QUICK) tests/house/test_purity.py
 
 test-core: .venv/.test
-	$(PYTEST) $(QUICK) tests/alerts tests/house tests/store tests/event_files tests/ledger
+	$(PYTEST) $(QUICK) tests/run tests/ledger tests/alerts tests/house tests/store tests/event_files
 
 house: .venv/.test
 	$(BIN)/python -m tools.house $(if $(AGAINST),--against $(AGAINST))

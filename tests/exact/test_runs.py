@@ -40,7 +40,7 @@ def unbroken(kind, tmp_path_factory):
     return left(folder, run, trained)
 
 
-@pytest.mark.parametrize("calls", [1, 3, 6, 12, 14, 15, 17, 31, 39])
+@pytest.mark.parametrize("calls", [1, 6, 12, 15, 31])
 def test_after_an_exception_at_any_place(kind, unbroken, tmp_path, calls):
     folder = tmp_path / "run"
     with pytest.raises(PowerCut):

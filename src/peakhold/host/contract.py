@@ -298,7 +298,8 @@ def to_number(value: Any) -> float | None:
     element are numbers. Reading a tensor waits for its device.
     """
     if isinstance(value, float):
-        return float(value)  # NumPy's own, too: what is decided and recorded is plain
+        # NumPy's own is made plain, as what is decided and recorded is; a weighted mean stays one.
+        return float(value) if hasattr(value, "dtype") else value
     if isinstance(value, (str, bytes, Mapping)) or value is None:
         return None
     if hasattr(value, "detach"):  # torch warns of a number taken from a graph

@@ -20,7 +20,7 @@ import numpy as np
 import keras
 import peakhold.keras as pk
 from resume_runs import BACKEND, digest
-from zygote import Zygote
+from zygote import Zygote, environment_of
 
 HELD = ("beside", "within")
 """Where the second optimizer is: an attribute of the model, or in one that `compile` gets and that
@@ -211,13 +211,7 @@ def main(folder, held, dies):
 
 @functools.cache
 def _zygote():
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": BACKEND,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "OMP_NUM_THREADS": "1",
-    }
-    return Zygote("gan_runs", environment)
+    return Zygote("gan_runs", environment_of(BACKEND))
 
 
 def process(folder, held, dies=-1):

@@ -16,7 +16,6 @@ import os
 import pathlib
 import signal
 import sys
-import threading
 import time
 
 if os.environ.get("KERAS_BACKEND") == "torch":
@@ -28,10 +27,10 @@ import numpy as np
 
 import keras
 import peakhold.keras as pk
-from killing import count_calls, die
+from killing import armed, die
 from peakhold.store import drain
 from sidecar_lines import entries_of
-from zygote import Zygote
+from zygote import Zygote, environment_of
 
 CURVE = (0.9, 0.5, 0.20, 0.3, 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
 """Validation losses of K-R1: best at epoch 2, cut at 7, stopped at 8; an 8 that looks like a best to
@@ -221,13 +220,7 @@ def start_production(folder, *, seed=1, also=()):
 
 @functools.cache
 def _zygote():
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": BACKEND,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "OMP_NUM_THREADS": "1",
-    }
-    return Zygote("resume_runs", environment)
+    return Zygote("resume_runs", environment_of(BACKEND))
 
 
 def process(folder, kind, seed, kill=None):
@@ -245,11 +238,7 @@ def finished(folder):
 
 def main(folder, kind, seed, kill=""):
     how, _, when = kill.partition(":")
-    made = count_calls(int(when) if how == "call" else 0)
-    if how == "time":
-        timer = threading.Timer(float(when), die)
-        timer.daemon = True
-        timer.start()
+    made = armed(how, when)
     begun = time.monotonic()
     also = [Terminate(int(when))] if how == "term" else []
     also += [Kill(int(when))] if how == "batch" else []

@@ -7,14 +7,13 @@ import mmap
 import os
 import pathlib
 import signal
-import threading
 import time
 
 import run_programs
-from killing import count_calls, die
+from killing import armed
 from peakhold import Every
 from peakhold.backup.keeping import Keeping
-from zygote import Zygote
+from zygote import Zygote, environment_of
 
 BACKEND = os.environ.get("KERAS_BACKEND", "torch")
 KINDS = {"jax": ["jax"], "tensorflow": ["tape"]}.get(BACKEND, ["torch", "torch steps"])
@@ -31,8 +30,7 @@ ARGUMENTS = {"save_every": Every(batches=3)}
 
 @functools.cache
 def _zygote():
-    environment = {**os.environ, "KERAS_BACKEND": BACKEND, "OMP_NUM_THREADS": "1"}
-    return Zygote("run_kills", {**environment, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    return Zygote("run_kills", environment_of(BACKEND))
 
 
 def process(folder, kind, kill=""):
@@ -90,11 +88,7 @@ def main(folder, kind, kill=""):
     how, _, when = kill.partition(":")
     marker = Marker(folder / "place")
     Keeping._save = marker.during("save", Keeping._save)
-    made = count_calls(int(when) if how == "call" else 0)
-    if how == "time":
-        timer = threading.Timer(float(when), die)
-        timer.daemon = True
-        timer.start()
+    made = armed(how, when)
     begun = time.monotonic()
     run, trained = run_programs.LOOPS[kind](folder / "run", marker, **ARGUMENTS)
     seconds = time.monotonic() - begun

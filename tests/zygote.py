@@ -24,6 +24,13 @@ import warnings
 NUMBER = struct.Struct("q")
 
 
+def environment_of(backend):
+    """What the processes of a backend find, beside what is here."""
+    return {
+        **os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"
+    }  # fmt: skip
+
+
 class Zygote:
     """A process that has imported a module, and forks to call its `main`.
 

@@ -202,6 +202,18 @@ class NotAScalarError(MonitorError):
 class LearningRateScheduleError(PeakholdError, TypeError):
     """The learning rate belongs to a schedule and cannot be set."""
 
+    @classmethod
+    def for_schedule(cls, callback: str, schedule: Any) -> LearningRateScheduleError:
+        """Name who would set the rate, and whose it is; begins with Keras's own words."""
+        return cls(
+            _with_hint(
+                "This optimizer was created with a `LearningRateSchedule` object as its "
+                f"`learning_rate`: expected a rate that {callback} can set, got "
+                f"learning_rate={type(schedule).__name__}.",
+                "pass a float as learning_rate, or leave one of the two out.",
+            )
+        )
+
 
 class HostError(PeakholdError, TypeError):
     """The model or optimizer cannot do what a callback asks of it."""
@@ -328,6 +340,13 @@ class SaveError(PeakholdError, OSError):
         error = cls(_with_hint(f"expected {expected}, got path={path!r}: {reason}.", hint))
         error.path = path
         return error
+
+    @classmethod
+    def because_of(
+        cls, error: OSError, path: str, *, expected: str, hint: str | None = None
+    ) -> SaveError:
+        """The same, where the system has given the reason."""
+        return cls.for_path(path, error.strerror or str(error), expected=expected, hint=hint)
 
 
 class DiskFullError(SaveError):

@@ -186,8 +186,8 @@ class _Writing(Participant):
         try:
             log = self._log
         except OSError as error:
-            raise SaveError.for_path(
-                self.filename, error.strerror or str(error), expected="a file that can be written"
+            raise SaveError.because_of(
+                error, self.filename, expected="a file that can be written"
             ) from error
         if self.append and not log.is_stream:
             self._read()

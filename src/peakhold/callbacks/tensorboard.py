@@ -126,8 +126,8 @@ class Boarding(Sparse):
             os.makedirs(self.log_dir, exist_ok=True)
             files.probe(self.log_dir)
         except OSError as error:
-            raise SaveError.for_path(
-                self.log_dir, error.strerror or str(error), expected="a folder that can be written"
+            raise SaveError.because_of(
+                error, self.log_dir, expected="a folder that can be written"
             ) from error
         for path in (os.path.join(self.log_dir, kind) for kind in (TRAIN, VALIDATION)):
             if os.path.lexists(path) and not os.path.isdir(path):

@@ -121,8 +121,8 @@ class CheckpointFolder:
             os.makedirs(folder, exist_ok=True)
             self._began_ns = files.probe(folder)
         except OSError as error:
-            raise SaveError.for_path(
-                folder, error.strerror or str(error), expected="a folder that can be written"
+            raise SaveError.because_of(
+                error, folder, expected="a folder that can be written"
             ) from error
         if FileTemplate.parse(self.filepath).is_fixed:
             self._check_place()
@@ -146,8 +146,8 @@ class CheckpointFolder:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise SaveError.for_path(
-                self.filepath, error.strerror or str(error), expected="the path of a file"
+            raise SaveError.because_of(
+                error, self.filepath, expected="the path of a file"
             ) from error
 
     def _check_sidecar(self) -> None:
@@ -155,9 +155,9 @@ class CheckpointFolder:
         try:
             sidecar.check()
         except OSError as error:
-            raise SaveError.for_path(
+            raise SaveError.because_of(
+                error,
                 sidecar.path,
-                error.strerror or str(error),
                 expected="a sidecar that can be read and added to, or nothing",
                 hint="move it away; then nothing is known of the files beside it, and they stay.",
             ) from error

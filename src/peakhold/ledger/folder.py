@@ -80,9 +80,9 @@ class OwnedFolder:
                     raise RunOwnedError.for_owner(path, error.owner) from None
                 time.sleep(_BETWEEN_LOOKS_S)
             except OSError as error:
-                raise SaveError.for_path(
+                raise SaveError.because_of(
+                    error,
                     path,
-                    error.strerror or str(error),
                     expected="a folder that a run can be written to",
                     hint="pass a folder that is writable, on a file system with locks.",
                 ) from error

@@ -90,9 +90,9 @@ def write_run_file(
     try:
         files.commit(path, lambda file: file.write(shown), disk=disk)
     except OSError as error:
-        raise SaveError.for_path(
+        raise SaveError.because_of(
+            error,
             path,
-            error.strerror or str(error),
             expected="a file that says what the run is",
             hint="pass another folder, or make this one writable.",
         ) from error

@@ -113,9 +113,9 @@ class Ledger:
             self._open()
         except OSError as error:
             self._held.release()
-            raise SaveError.for_path(
+            raise SaveError.because_of(
+                error,
                 self.path,
-                error.strerror or str(error),
                 expected="a file that the run's events can be written to",
                 hint="pass another folder, or make this one writable.",
             ) from error

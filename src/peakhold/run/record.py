@@ -290,9 +290,9 @@ def set_aside(folder: RunFolder) -> None:
         try:
             os.rename(folder.path, aside)
         except OSError as error:
-            raise SaveError.for_path(
+            raise SaveError.because_of(
+                error,
                 folder.path,
-                error.strerror or str(error),
                 expected="a folder that can be renamed",
                 hint="pass another folder, or move this one away.",
             ) from error

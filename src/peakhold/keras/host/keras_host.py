@@ -442,12 +442,7 @@ class KerasHost(FitHost):
             inner = getattr(optimizer, "inner_optimizer", optimizer)
             schedule = getattr(inner, "_learning_rate", None)
             if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-                raise LearningRateScheduleError(
-                    "This optimizer was created with a `LearningRateSchedule` object as its "
-                    f"`learning_rate`: expected a rate that {callback} can set, got "
-                    f"learning_rate={type(schedule).__name__}.\n"
-                    "Hint: pass a float as learning_rate, or leave one of the two out."
-                )
+                raise LearningRateScheduleError.for_schedule(callback, schedule)
 
     def let_program_count(self) -> None:
         """What Keras's optimizers are made with is in the program, and not in their state."""

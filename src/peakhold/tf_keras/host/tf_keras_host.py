@@ -241,12 +241,7 @@ class TFKerasHost(FitHost):
             )
         schedule = _schedule(_inner(self.optimizer))
         if schedule is not None:
-            raise LearningRateScheduleError(
-                "This optimizer was created with a `LearningRateSchedule` object as its "
-                f"`learning_rate`: expected a rate that {callback} can set, got "
-                f"learning_rate={type(schedule).__name__}.\n"
-                "Hint: pass a float as learning_rate, or leave one of the two out."
-            )
+            raise LearningRateScheduleError.for_schedule(callback, schedule)
 
     def let_program_count(self) -> None:
         """What Keras's optimizers are made with is in the program, and not in their state."""

@@ -20,6 +20,7 @@ Rules for this file:
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import sys
@@ -33,7 +34,7 @@ from typing import Final, Generic, TypeVar, final
 from peakhold import process
 from peakhold.errors import StoreForkedError
 
-__all__ = ["Task", "drain", "nudge", "submit"]
+__all__ = ["Task", "drain", "nudge", "nudge_from_anywhere", "submit"]
 
 T = TypeVar("T")
 
@@ -290,6 +291,19 @@ def submit(work: Callable[[], T] | Task[T], *, may_wait: bool = False) -> Task[T
 def nudge() -> None:
     """Have the jobs done that were said to be able to wait."""
     _writer.see_to_jobs()
+
+
+def nudge_from_anywhere() -> None:
+    """The same, for what is called as an object is collected, in whatever line of any thread.
+
+    That may be a line of `threading` that holds a lock, and `Thread.start` waits for it: for ever,
+    in the thread that holds it. A bare thread waits for nothing, and starts the other.
+    """
+    if _writer.ending or sys.is_finalizing():  # no thread is started then (rule 4)
+        nudge()
+        return
+    with contextlib.suppress(RuntimeError):  # out of threads: whoever waits or hands over does it
+        _thread.start_new_thread(nudge, ())
 
 
 def drain() -> None:

@@ -77,7 +77,8 @@ class LogFile:
         self._flushed_at = -math.inf
         """When a flush was asked for that was not to wait, by `time.monotonic()`."""
         weakref.finalize(self, self._held.release)
-        weakref.finalize(self, background.nudge)  # what waits is done, also after an exception
+        # What waits is done, also after an exception.
+        weakref.finalize(self, background.nudge_from_anywhere)
 
     @property
     def is_stream(self) -> bool:

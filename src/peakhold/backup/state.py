@@ -16,7 +16,16 @@ from typing import Any, Final
 from peakhold._core.states import UNUSABLE
 from peakhold.errors import CheckpointDamagedError, PeakholdError
 
-__all__ = ["FORMAT", "checked", "checked_extra", "used"]
+__all__ = [
+    "FORMAT",
+    "are_rates",
+    "check_fields",
+    "checked",
+    "checked_extra",
+    "is_count",
+    "is_tree",
+    "used",
+]
 
 FORMAT: Final = 2
 _READABLE: Final = (1, 2)
@@ -38,18 +47,27 @@ def checked(state: Any, path: str) -> Mapping[str, Any]:
     """
     if not isinstance(state, Mapping):
         raise CheckpointDamagedError.for_path(path, f"its state is {_shown(state)}")
-    if not (_is_count(state.get("format")) and state["format"] in _READABLE):
+    if not (is_count(state.get("format")) and state["format"] in _READABLE):
         known = " and ".join(map(str, _READABLE))
         raise CheckpointDamagedError.for_path(
             path, f"its format is {_shown(state.get('format'))}, known are {known}"
         )
-    fields = _BEGINNING if state.get("begins") is True else _ALL
+    try:
+        check_fields(state, _BEGINNING if state.get("begins") is True else _ALL)
+    except ValueError as error:
+        raise CheckpointDamagedError.for_path(path, str(error)) from None
+    return state
+
+
+def check_fields(state: Mapping[str, Any], fields: Mapping[str, Callable[[Any], bool]]) -> None:
+    """See that each field of a state holds what it should, before anything of it is used.
+
+    Raises:
+        ValueError: If one is missing, or holds something else; it is named.
+    """
     for name, holds in fields.items():
         if not holds(state.get(name)):
-            raise CheckpointDamagedError.for_path(
-                path, f"its {name!r} is {_shown(state.get(name))}"
-            )
-    return state
+            raise ValueError(f"its {name!r} is {_shown(state.get(name))}")
 
 
 def checked_extra(states: Any, path: str) -> Mapping[str, Any]:
@@ -58,7 +76,7 @@ def checked_extra(states: Any, path: str) -> Mapping[str, Any]:
     Raises:
         CheckpointDamagedError: If it is something else.
     """
-    if states is not None and not _is_mapping(states):
+    if states is not None and not is_tree(states):
         raise CheckpointDamagedError.for_path(path, f"its 'extra' is {_shown(states)}")
     return states or {}
 
@@ -102,7 +120,8 @@ def _is_text(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether this is a count that may be one of ours."""
     return type(value) is int and 0 <= value < _MOST
 
 
@@ -111,15 +130,16 @@ def _is_first_epoch(value: Any) -> bool:
 
 
 def _is_batch(value: Any) -> bool:
-    return value is None or _is_count(value)
+    return value is None or is_count(value)
 
 
-def _is_mapping(value: Any) -> bool:
+def is_tree(value: Any) -> bool:
+    """Whether this is a dict with names for keys."""
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
 def _are_states(value: Any) -> bool:
-    return _is_mapping(value) and all(map(_is_mapping, value.values()))
+    return is_tree(value) and all(map(is_tree, value.values()))
 
 
 def _are_texts(value: Any) -> bool:
@@ -127,13 +147,13 @@ def _are_texts(value: Any) -> bool:
 
 
 def _are_names(value: Any) -> bool:
-    return _is_mapping(value) and all(map(_are_texts, value.values()))
+    return is_tree(value) and all(map(_are_texts, value.values()))
 
 
 def _is_place(value: Any) -> bool:
     match value:
         case [step, str()]:
-            return _is_count(step)
+            return is_count(step)
     return False
 
 
@@ -142,25 +162,25 @@ def _are_places(value: Any) -> bool:
     return value is None or (
         _are_states(value)
         and all(
-            _is_mapping(parts) and all(map(_is_place, parts.values()))
+            is_tree(parts) and all(map(_is_place, parts.values()))
             for snapshots in value.values()
             for parts in snapshots.values()
         )
     )
 
 
+def are_rates(value: Any) -> bool:
+    """Whether these are numbers by name."""
+    return is_tree(value) and all(isinstance(one, (int, float)) for one in value.values())
+
+
 def _is_more(value: Any) -> bool:
-    if not _is_mapping(value):
-        return False
-    rates = value.get("rates", {})
-    return _is_mapping(rates) and all(isinstance(one, (int, float)) for one in rates.values())
+    return is_tree(value) and are_rates(value.get("rates", {}))
 
 
 def _is_record(value: Any) -> bool:
     return value is None or (
-        _is_mapping(value)
-        and hasattr(value.get("epochs"), "tolist")
-        and _is_mapping(value.get("metrics"))
+        is_tree(value) and hasattr(value.get("epochs"), "tolist") and is_tree(value.get("metrics"))
     )
 
 
@@ -173,15 +193,15 @@ _BEGINNING: Final[Mapping[str, Callable[[Any], bool]]] = {
 }
 _ALL: Final[Mapping[str, Callable[[Any], bool]]] = {
     **_BEGINNING,
-    "epoch": _is_count,
+    "epoch": is_count,
     "batch": _is_batch,
     "stopped": _are_texts,
     "names": _are_names,
     "more": _is_more,
-    "random": _is_mapping,
+    "random": is_tree,
     "held": _are_places,
     "passed": _is_record,
     "configured": lambda value: value is None or _are_states(value),
     "stopped_by": lambda value: value is None or _are_texts(value),
-    "place": lambda value: value is None or _is_mapping(value),
+    "place": lambda value: value is None or is_tree(value),
 }

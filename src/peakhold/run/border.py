@@ -44,7 +44,7 @@ class BatchBorder:
         stop_file: What somebody puts there to end the run.
         ends_at: By the monotonic clock; None: no limit.
         looks: Told how far it is, now and then.
-        finish: Ends training, with the reason, and whether it is then over.
+        finish: Ends training; `Loop.finish`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class BatchBorder:
         stop_file: str,
         ends_at: float | None,
         looks: Callable[[RunPlace, DataPass], Any],
-        finish: Callable[[str | None, bool], Any],
+        finish: Callable[..., Any],
     ) -> None:
         self._place, self._keeper, self.pace = place, keeper, pace
         self._signals, self._stop_file, self._ends_at = signals, stop_file, ends_at
@@ -143,7 +143,7 @@ class BatchBorder:
         Raises:
             BaseException: What leaves it.
         """
-        self._finish(reason, is_over)
+        self._finish(reason, is_over=is_over)
         if self._signals.came is not None:
             raise self._signals.exception()
         raise RunEndedSignal

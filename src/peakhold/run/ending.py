@@ -79,12 +79,12 @@ class EndingSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         one = signal.Signals(number)
         if os.getpid() != self._pid:  # a forked child's own signals are its own
-            signal.signal(number, signal.SIG_DFL if one != signal.SIGINT else _INTERRUPT)
+            _leave_to_python(one)
             signal.raise_signal(number)
             return
         if self.came is not None:
             self._previous = {k: v for k, v in self._previous.items() if k != one}
-            signal.signal(number, signal.SIG_DFL if one != signal.SIGINT else _INTERRUPT)
+            _leave_to_python(one)
             raise self.exception()
         self.came = one
         self._wake()
@@ -100,4 +100,6 @@ class EndingSignals:
         return SystemExit(EXIT_INTERRUPTED)
 
 
-_INTERRUPT: Final = signal.default_int_handler
+def _leave_to_python(one: signal.Signals) -> None:
+    """Have a signal do what it does in any program."""
+    signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)

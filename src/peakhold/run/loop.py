@@ -118,7 +118,7 @@ class Loop:
         self.place = place = RunPlace(around.offset, program=settings.first)
         ends_at = None if time_limit is None else time.monotonic() + time_limit
         self.border = BatchBorder(
-            place, keeper, pace, signals, stop_file, ends_at, around.looks, self._finish
+            place, keeper, pace, signals, stop_file, ends_at, around.looks, self.finish
         )
         callbacks.place = self
         self._saved: Mapping[str, Any] | None = None
@@ -160,13 +160,12 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Where the loop is."""
-        self.place.rates = None if self.place.running is None else self._progress.trained_with
-        return self.place.to_save()
+        return self.place.to_save(self._progress.trained_with)
 
     def take(self, state: Mapping[str, Any]) -> None:
         """The run goes on from there."""
         self.place.restore(state)
-        self._saved, self._ends = state, dict(self.place.ends or {})
+        self._saved, self._ends = state, dict(self.place.ends)
         if self._settings is not None:
             self._settings.first = self.place.program
 
@@ -262,12 +261,12 @@ class Loop:
             if self.place.running is one:
                 self.place.running = None
             self._around.pass_ends(one)
-            self.place.ends = {**(self.place.ends or {}), name: one.source.state()}
+            self.place.ends = {**self.place.ends, name: one.source.state()}
 
     def _begin_pass(
         self, name: str, loader: Any, epoch: int, until: int | None
     ) -> tuple[DataPass, Iterator[Any]]:
-        is_first = not self._running if self._counts_checks and until else not self._passes
+        is_first = until is not None or not self._passes
         one = DataPass(name, self._source(name, loader), is_first=is_first)
         if until is not None:
             one.means = self._since_check
@@ -503,9 +502,6 @@ class Loop:
         self.border.wake()
 
     # The end
-
-    def _finish(self, reason: str | None, is_over: bool) -> None:
-        self.finish(reason, is_over=is_over)
 
     def finish(self, reason: str | None, *, is_over: bool, failed: bool = False) -> None:
         """Training has ended: best weights are restored, all is written.

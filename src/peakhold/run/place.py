@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, final
 
+from peakhold.backup.state import are_rates, check_fields, is_count, is_tree
 from peakhold.run.means import Means
 
 if TYPE_CHECKING:
@@ -81,15 +82,17 @@ class RunPlace:
     """What was logged outside of passes, in this epoch."""
     running: DataPass | None = None
     """The pass that can be gone on with, if the loop is in one now."""
-    rates: Mapping[str, float] | None = None
-    """Learning rates that the running epoch is trained with, as logs say them."""
     program: Mapping[str, Any] = field(default_factory=dict)
     """What the run's first start said of schedulers and optimizers (`settings.py`)."""
-    ends: dict[str, Any] | None = None
+    ends: dict[str, Any] = field(default_factory=dict)
     """By pass, where its source was at its end: what it needs for the next epoch."""
 
-    def to_save(self) -> dict[str, Any]:
-        """As a backup holds it."""
+    def to_save(self, rates: Mapping[str, float] | None) -> dict[str, Any]:
+        """As a backup holds it.
+
+        Args:
+            rates: Learning rates that the running epoch is trained with, as logs say them.
+        """
         return {
             "format": _FORMAT,
             "step": self.step,
@@ -98,9 +101,9 @@ class RunPlace:
             "data_epoch": self.data_epoch,
             "logged": None if self.logged is None else self.logged.state(),
             "running": None if self.running is None else self.running.state(),
-            "rates": None if self.rates is None else dict(self.rates),
+            "rates": None if self.running is None or rates is None else dict(rates),
             "program": dict(self.program),
-            "ends": self.ends or {},
+            "ends": self.ends,
             "ledger": self.ledger_offset(),
         }
 
@@ -117,55 +120,32 @@ class RunPlace:
 
 
 def _check(saved: Mapping[str, Any]) -> None:
-    """See that a saved place is one, before anything of it is used: anybody may have written it.
-
-    Raises:
-        ValueError: If a field is missing, or holds something else than it should.
-    """
-    for name, holds in _FIELDS.items():
-        if not holds(saved.get(name)):
-            raise ValueError(f"its {name!r} is {saved.get(name)!r:.60}")
-    running = saved["running"]
-    if running is not None:
-        for name, holds in _RUNNING.items():
-            if not holds(running.get(name)):
-                raise ValueError(f"its 'running' has {name!r} {running.get(name)!r:.60}")
+    """See that a saved place is one, before anything of it is used: anybody may have written it."""
+    check_fields(saved, _FIELDS)
+    if saved["running"] is not None:
+        check_fields(saved["running"], _RUNNING)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
-
-
-def _is_tree(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _is_tree_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, Mapping)
-
-
-def _are_rates(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, Mapping) and all(isinstance(one, (int, float)) for one in value.values())
-    )
+def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or holds(value)
 
 
 _FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "format": lambda value: value == _FORMAT,
-    "step": _is_count,
-    "step_at_epoch": _is_count,
-    "epoch": _is_count,
-    "data_epoch": _is_count,
-    "logged": _is_tree_or_none,
-    "running": _is_tree_or_none,
-    "rates": _are_rates,
-    "program": _is_tree,
-    "ends": lambda value: _is_tree(value) and all(map(_is_tree, value.values())),
-    "ledger": _is_count,
+    "step": is_count,
+    "step_at_epoch": is_count,
+    "epoch": is_count,
+    "data_epoch": is_count,
+    "logged": _or_none(is_tree),
+    "running": _or_none(is_tree),
+    "rates": _or_none(are_rates),
+    "program": is_tree,
+    "ends": lambda value: is_tree(value) and all(map(is_tree, value.values())),
+    "ledger": is_count,
 }
 _RUNNING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "name": lambda value: isinstance(value, str),
-    "n_batches": _is_count,
-    "means": _is_tree,
-    "source": _is_tree,
+    "n_batches": is_count,
+    "means": is_tree,
+    "source": is_tree,
 }

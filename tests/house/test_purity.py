@@ -37,7 +37,6 @@ ALLOWED = {
         "value.bit_length() > _MAX_INT_BITS": "bits",
     },
     "run/means.py": {"sorted({metric.kind, kind})": "kinds"},
-    "run/place.py": {"0 <= value < 2 ** 62": "a count"},
     "runtime/turn.py": {"len(numbers) < len(result.metrics)": "a count"},
     "store/manifest.py": {"0 <= value <= MAX_COUNT": "a count"},
     "store/reader.py": {

@@ -12,7 +12,14 @@ from typing import Any
 
 from peakhold.trees import fold, is_named
 
-__all__ = ["from_plain", "random_state", "set_random_state", "to_plain"]
+__all__ = [
+    "from_plain",
+    "python_state",
+    "random_state",
+    "set_python_state",
+    "set_random_state",
+    "to_plain",
+]
 
 
 def random_state() -> dict[str, Any]:
@@ -21,13 +28,8 @@ def random_state() -> dict[str, Any]:
 
     import numpy as np
 
-    version, words, gauss = random.getstate()
     state: dict[str, Any] = {
-        "python": {
-            "version": version,
-            "words": np.array(words, np.uint64),
-            "gauss": gauss,
-        },
+        "python": python_state(random),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - the one that others draw from
     }
     torch = sys.modules.get("torch")
@@ -38,14 +40,26 @@ def random_state() -> dict[str, Any]:
     return state
 
 
+def python_state(generator: Any) -> dict[str, Any]:
+    """The state of a `random.Random`, or of the module's own, as a tree that a store can save."""
+    import numpy as np
+
+    version, words, gauss = generator.getstate()
+    return {"version": version, "words": np.array(words, np.uint64), "gauss": gauss}
+
+
+def set_python_state(generator: Any, state: Mapping[str, Any]) -> None:
+    """Put back what `python_state` returned."""
+    generator.setstate((state["version"], tuple(map(int, state["words"])), state["gauss"]))
+
+
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put back what `random_state` returned; PyTorch's only if it is imported."""
     import random
 
     import numpy as np
 
-    python = state["python"]
-    random.setstate((python["version"], tuple(map(int, python["words"])), python["gauss"]))
+    set_python_state(random, state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002 - see above
     torch = sys.modules.get("torch")
     if torch is None or "torch" not in state:

@@ -15,8 +15,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from peakhold.runtime.random_state import random_state, set_random_state
-from peakhold.trees import kind_of, map_tree, members
+from peakhold.run.sources.plain import from_plain_state, to_plain_state
+from peakhold.runtime.random_state import (
+    python_state,
+    random_state,
+    set_python_state,
+    set_random_state,
+)
+from peakhold.trees import kind_of, members
 
 __all__ = ["Generators"]
 
@@ -104,14 +110,11 @@ def _kind_of(one: Any) -> str | None:
 def _state_of(one: Any) -> dict[str, Any]:
     kind = _kind_of(one)
     if kind == "python":
-        import numpy as np
-
-        version, words, gauss = one.getstate()
-        kept = {"version": version, "words": np.array(words, np.uint64), "gauss": gauss}
+        kept = python_state(one)
     elif kind == "numpy":
-        kept = _words(one.bit_generator.state)
+        kept = to_plain_state(one.bit_generator.state, one)
     elif kind == "numpy_legacy":
-        kept = _words(one.get_state(legacy=False))
+        kept = to_plain_state(one.get_state(legacy=False), one)
     else:
         kept = one.get_state().numpy()
     return {"kind": kind, "state": kept}
@@ -122,25 +125,10 @@ def _set_state(one: Any, kept: Mapping[str, Any]) -> None:
     if kind != _kind_of(one):
         return
     if kind == "python":
-        one.setstate((state["version"], tuple(map(int, state["words"])), state["gauss"]))
+        set_python_state(one, state)
     elif kind == "numpy":
-        one.bit_generator.state = _numbers(state)
+        one.bit_generator.state = from_plain_state(state)
     elif kind == "numpy_legacy":
-        one.set_state(_numbers(state))
+        one.set_state(from_plain_state(state))
     else:
         one.set_state(sys.modules["torch"].from_numpy(state.copy()))
-
-
-def _words(state: Any) -> Any:
-    """Integers of 128 bits as text: a store's numbers end at 64."""
-    return map_tree(
-        state,
-        lambda leaf: f"#{leaf}" if isinstance(leaf, int) and leaf.bit_length() > 63 else leaf,
-    )
-
-
-def _numbers(state: Any) -> Any:
-    return map_tree(
-        state,
-        lambda leaf: int(leaf[1:]) if isinstance(leaf, str) and leaf.startswith("#") else leaf,
-    )

@@ -132,12 +132,12 @@ class Record:
         offset = None if known is None else 0 if saved is None else int(saved["ledger"])
         ledger = Ledger(self._at.events, offset, before_remade=self._owned.follow)
         self._ledger = ledger
-        about = {"id": session.run_id, "pid": os.getpid()}
+        about = {"run": session.run_id, "pid": os.getpid()}
         if known is None:
-            ledger.append({"kind": "start", **about})
+            self._write({"kind": "start", **about})
         else:
-            ledger.go_on(**about)
-        self._pass_on({"kind": "start" if known is None else "goes_on", **about})
+            ledger.go_on(**about, epoch=place.epoch)
+            self._pass_on({"kind": "goes_on", **about, "epoch": place.epoch})
         if saved is not None:
             self._comes_again = _COMES_AGAIN if within_epoch else _COMES_AGAIN[:1]
         listening.LISTENERS.append(self._told)
@@ -200,10 +200,7 @@ class Record:
         """Training has ended: it is over, or it is interrupted."""
         reasons = self._session.stop_reasons
         self.reason = reason or (reasons[0] if reasons else "all was run")
-        event = {"kind": "end" if is_over else "interrupted", "reason": self.reason}
-        if self._ledger is not None:
-            self._ledger.append(event)
-        self._pass_on(event)
+        self._write({"kind": "end" if is_over else "interrupted", "reason": self.reason})
 
     def offset(self) -> int:
         """Where the record stands; what is before it is made durable first."""
@@ -227,6 +224,11 @@ class Record:
         self._ledger.told(told)
         if self.sinks and not is_quiet(told):
             self._pass_on(line_of(told))
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        if self._ledger is not None:
+            self._ledger.append(event)
+        self._pass_on(event)
 
     def _pass_on(self, event: Mapping[str, Any]) -> None:
         for sink in [*self.sinks]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 from peakhold._core.arguments import check_count, check_monitor, check_verbose
+from peakhold._core.policies.plateau import before_stopping
 from peakhold.alerts.secret import Secret
 from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
@@ -26,7 +27,6 @@ from peakhold.ledger.numbered import is_unfinished, numbered_runs
 
 __all__ = ["production_callbacks"]
 
-_FACTOR = 0.3  # two cuts fit into the patience of stopping, which makes about a tenth of the rate
 _EVENTS = ("stop", "failure", "resume")
 _VARIABLES = {"SlackAlert": "PEAKHOLD_SLACK_WEBHOOK", "Alert": "PEAKHOLD_ALERT_URL"}
 
@@ -110,10 +110,7 @@ def production_callbacks(
         return os.path.join(folder, name)
 
     def make_plateau() -> Any:
-        # `min_delta` is that of stopping: both mean the same by an improvement.
-        return ours.ReduceLROnPlateau(
-            **ranks, patience=max(1, (patience - 1) // 2), factor=_FACTOR, min_delta=0
-        )
+        return ours.ReduceLROnPlateau(**ranks, **before_stopping(patience))
 
     def make_stopping() -> Any:
         return ours.EarlyStopping(**ranks, patience=patience, restore_best_weights=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, final
 
 from peakhold._core.arguments import check_count, check_number, check_text
 from peakhold.callbacks import BackupAndRestore, CallbackList, EarlyStopping, ModelCheckpoint
+from peakhold.callbacks.callback_list import flatten
 from peakhold.disk.local_path import local_path
 from peakhold.distributed.finding import is_shared
 from peakhold.errors import HostError, InvalidArgumentError
@@ -154,13 +155,13 @@ class Run:
         host.let_program_count()
         Extras(extra)  # raises what is wrong with it
         self._extra = dict(extra or {})
-        chosen = (
-            stack.deciding(self.folder, monitor, mode, patience, self._host, extra or {})
-            if callbacks is None
-            else _flat(callbacks)
-        )
         self._at = RunFolder(self.folder)
-        self._made = [*chosen, *stack.recording(self.folder, chosen)]
+        chosen = (
+            stack.deciding(self._at, monitor, mode, patience, host, self._extra)
+            if callbacks is None
+            else flatten(callbacks)
+        )
+        self._made = [*chosen, *stack.recording(self._at, chosen)]
         self._list = CallbackList(
             self._made, model, optimizer=optimizer, host=self._host, extra=extra, first_epoch=0,
             verbose=verbose,
@@ -354,9 +355,8 @@ class Run:
     @property
     def latest(self) -> Entry | None:
         """The newest checkpoint: what the run goes on from if it is killed now."""
-        if not os.path.isdir(os.path.join(self.folder, stack.CHECKPOINTS)):
-            return None
-        return Reader(os.path.join(self.folder, stack.CHECKPOINTS)).latest
+        path = self._at.checkpoints
+        return Reader(path).latest if os.path.isdir(path) else None
 
     @property
     def history(self) -> RecordedHistory:
@@ -406,12 +406,6 @@ def _host(run: Run, model: Any, optimizer: Any) -> Host:
 def _first(value: Any) -> Any:
     """Of one metric, or of several the first."""
     return value[0] if isinstance(value, (list, tuple)) else value
-
-
-def _flat(callbacks: Any) -> list[Any]:
-    from peakhold.callbacks.callback_list import flatten
-
-    return flatten(callbacks)
 
 
 def _words(error: BaseException) -> str:

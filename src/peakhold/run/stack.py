@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peakhold._core.arguments import check_count, check_monitor
+from peakhold._core.policies.plateau import before_stopping
 from peakhold.callbacks import (
     BackupAndRestore,
     CSVLogger,
@@ -17,15 +17,13 @@ from peakhold.callbacks import (
 )
 from peakhold.errors import InvalidArgumentError, PeakholdError
 from peakhold.host.contract import Host
+from peakhold.ledger.folder import RunFolder
 
-__all__ = ["BEST", "CHECKPOINTS", "METRICS", "TENSORBOARD", "deciding", "recording"]
-
-CHECKPOINTS, METRICS, TENSORBOARD, BEST = "checkpoints", "metrics.csv", "tensorboard", "best"
-_FACTOR = 0.3
+__all__ = ["deciding", "recording"]
 
 
 def deciding(
-    folder: str,
+    folder: RunFolder,
     monitor: str | None,
     mode: str,
     patience: int | None,
@@ -61,19 +59,17 @@ def deciding(
         patience = check_count("patience", patience, at_least=1)
         follows_schedule = any(map(_schedules, extra.values())) or not _rates_can_be_set(host)
         if patience > 1 and not follows_schedule:
-            wait = max(1, (patience - 1) // 2)
-            made.append(ReduceLROnPlateau(**ranks, patience=wait, factor=_FACTOR, min_delta=0))
+            made.append(ReduceLROnPlateau(**ranks, **before_stopping(patience)))
         restores = bool(host.parts())
         made.append(EarlyStopping(**ranks, patience=patience, restore_best_weights=restores))
     suffixes = host.file_suffixes()
     if suffixes is None or suffixes:
         suffix = ".keras" if suffixes and ".keras" in suffixes else ".safetensors"
-        path = os.path.join(folder, BEST + suffix)
-        made.append(ModelCheckpoint(path, **ranks, save_best_only=True))
+        made.append(ModelCheckpoint(folder.at(f"best{suffix}"), **ranks, save_best_only=True))
     return made
 
 
-def recording(folder: str, callbacks: Iterable[Any]) -> list[Any]:
+def recording(folder: RunFolder, callbacks: Iterable[Any]) -> list[Any]:
     """What writes the folder's logs and checkpoints, as far as the user's list has it not."""
     given = [*callbacks]
 
@@ -82,9 +78,9 @@ def recording(folder: str, callbacks: Iterable[Any]) -> list[Any]:
 
     made: list[Any] = []
     if not has(CSVLogger):
-        made.append(CSVLogger(os.path.join(folder, METRICS), append=True, learning_rate=True))
+        made.append(CSVLogger(folder.metrics, append=True, learning_rate=True))
     if not has(TensorBoard):
-        made.append(TensorBoard(os.path.join(folder, TENSORBOARD)))
+        made.append(TensorBoard(folder.tensorboard))
     if has(BackupAndRestore):
         raise InvalidArgumentError.for_argument(
             "callbacks",
@@ -92,11 +88,7 @@ def recording(folder: str, callbacks: Iterable[Any]) -> list[Any]:
             "callbacks without one: the run backs itself up",
             hint="leave it out; save_every= says how often.",
         )
-    made.append(
-        BackupAndRestore(
-            os.path.join(folder, CHECKPOINTS), save_freq=False, delete_checkpoint=False
-        )
-    )
+    made.append(BackupAndRestore(folder.checkpoints, save_freq=False, delete_checkpoint=False))
     return made
 
 

@@ -16,7 +16,7 @@ from peakhold._core.observation import Event
 from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
 from peakhold._core.states import moved
 
-__all__ = ["PlateauPolicy", "PlateauState"]
+__all__ = ["PlateauPolicy", "PlateauState", "before_stopping"]
 
 _IMPROVED, _NO_IMPROVEMENT = (Continue("improved"),), (Continue("no improvement"),)
 _COOLING, _LOWEST = (Continue("cooling down"),), (Continue("at the lowest rate"),)
@@ -162,3 +162,15 @@ class PlateauPolicy:
         if not cuts:
             return after, _LOWEST
         return (best, 0, self.cooldown, 0.0), cuts
+
+
+def before_stopping(patience: int) -> dict[str, Any]:
+    """Settings of a plateau that agree with a stopping of this patience.
+
+    Two cuts fit into it, which makes about a tenth of the rate; and `min_delta` is that of
+    stopping: both mean the same by an improvement.
+
+    Args:
+        patience: Checks that stopping sits out; at least 2.
+    """
+    return {"patience": max(1, (patience - 1) // 2), "factor": 0.3, "min_delta": 0}

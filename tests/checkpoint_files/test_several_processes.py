@@ -13,6 +13,7 @@ import pytest
 
 from checkpoint_files.organs import Model
 from peakhold._core.monitor import Direction
+from peakhold._core.policies.keep import KeepLast
 from peakhold.checkpoint_files.folder import CheckpointFolder
 from peakhold.files.sidecar import Sidecar
 from sidecar_lines import entries_of, in_the_first_form
@@ -54,19 +55,63 @@ def test_two_workers_keep_two_files_each(tmp_path):
     assert names == [f"m-{worker}-{epoch}.safetensors" for worker in (0, 1) for epoch in (23, 24)]
 
 
-def saves_its_best(folder, worker):
-    model = model_of(folder, "best_{worker}.safetensors", worker)
+def saves_its_best(folder, run):
+    model = Model(folder, "best_{run_id}.safetensors", run=run)
     for epoch in range(12):
         model.save(epoch, 0.5 - epoch / 100)
 
 
 def test_no_entry_is_lost(tmp_path):
-    each_in_a_process(saves_its_best, *((tmp_path, worker) for worker in range(4)))
+    runs = [f"r{number}" for number in range(4)]
+    each_in_a_process(saves_its_best, *((tmp_path, run) for run in runs))
 
-    sidecar = Sidecar(str(tmp_path), "best_{worker}.safetensors", "best_worker.safetensors")
-    for worker in range(4):
-        entry = sidecar.entry_for(f"best_{worker}.safetensors")
-        assert entry is not None and (entry.epoch, entry.run_id) == (11, f"r{worker}")
+    sidecar = Sidecar(str(tmp_path), "best_{run_id}.safetensors", "best_run_id.safetensors")
+    for run in runs:
+        entry = sidecar.entry_for(f"best_{run}.safetensors")
+        assert entry is not None and (entry.epoch, entry.run_id) == (11, run)
+
+
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        ("best_{worker}.safetensors", ["best_0.safetensors", "best_1.safetensors"]),
+        ("w{worker:03d}_{epoch}.safetensors", ["w000_epoch.safetensors", "w001_epoch.safetensors"]),
+        ("{worker}/best.safetensors", ["0/best.safetensors", "1/best.safetensors"]),
+    ],
+)
+def test_each_worker_has_a_sidecar_of_its_own(tmp_path, template, names):
+    for worker in (0, 1):
+        model_of(tmp_path, template, worker).save(0, 0.5)
+
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.peakhold.json"))
+    assert found == [f"{name}.peakhold.json" for name in names]
+
+
+def test_a_sidecar_of_all_workers_is_gone_on_from(tmp_path):
+    """As earlier versions wrote it: each worker finds its own best in it, and keeps it."""
+    template = "m-{worker}-{epoch}.safetensors"
+    for worker, epoch in itertools.product((0, 1), range(3)):
+        model_of(tmp_path, template, worker).save(epoch, 0.5 - (epoch == 1) / 10 - worker / 5)
+    own = sorted(tmp_path.glob("m-?-epoch.*"))
+    lines = [path.read_text().splitlines(keepends=True) for path in own]
+    of_all = tmp_path / "m-worker-epoch.safetensors.peakhold.json"
+    of_all.write_text("".join([lines[0][0], *(line for each in lines for line in each[1:])]))
+    for path in own:
+        path.unlink()
+
+    for worker in (0, 1):
+        model = model_of(tmp_path, template, worker, "r9")
+        path, saved = model.folder.best("loss", Direction.MIN)
+        assert (os.path.basename(path), saved.value) == (
+            f"m-{worker}-1.safetensors", pytest.approx(0.4 - worker / 5),
+        )  # fmt: skip
+        model.save(3, 0.5, goes_on=True)
+        model.folder.retain(KeepLast(2), goes_on=True)
+        again = model_of(tmp_path, template, worker, "r10").folder
+        assert again.newest().endswith(f"m-{worker}-3.safetensors")
+
+    names = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert names == [f"m-{worker}-{epoch}.safetensors" for worker in (0, 1) for epoch in (2, 3)]
 
 
 def saves_under_one_name(folder, worker):
@@ -135,8 +180,6 @@ def test_a_worker_that_goes_on_deletes_no_other_worker_s_files(tmp_path):
         model_of(tmp_path, template, worker).save(epoch, 0.5)
     model = model_of(tmp_path, template, 0, "r9")
     model.save(3, 0.5, goes_on=True)
-    from peakhold._core.policies.keep import KeepLast
-
     model.folder.retain(KeepLast(1), goes_on=True)
 
     names = sorted(path.name for path in tmp_path.glob("*.safetensors"))

@@ -106,12 +106,25 @@ class FileTemplate:
                 pieces.append(MISSING)
         return "".join(pieces)
 
-    def plain(self) -> str:
-        """The text with bare names in place of the braces, for the name of a file beside it."""
-        return "".join(
-            literal + (name or "").replace("/", "_").replace("\\", "_")
-            for literal, name, _, _ in string.Formatter().parse(self.text)
-        )
+    def plain(self, **known: Any) -> str:
+        """The text without braces, for the name of a file beside it.
+
+        Args:
+            known: Values by place; at other places stands the bare name of the place.
+
+        Example:
+            >>> template = FileTemplate.parse("best_{worker}_{val/loss:.2f}.keras")
+            >>> template.plain(), template.plain(worker=1)
+            ('best_worker_val_loss.keras', 'best_1_val_loss.keras')
+        """
+        plain = ""
+        for literal, place, spec, conversion in string.Formatter().parse(self.text):
+            plain += literal
+            if place is not None and place in known:
+                plain += _formatted(known[place], spec, conversion)
+            elif place is not None:
+                plain += place.replace("/", "_").replace("\\", "_")
+        return plain
 
     def matches(self, name: str, known: Mapping[str, Any]) -> bool:
         """Whether this is the name of a save in which some places had known values.

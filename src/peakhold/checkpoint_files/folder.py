@@ -101,11 +101,22 @@ class CheckpointFolder:
     def sidecar(self, folder: str) -> Sidecar:
         """The sidecar of a folder, read once."""
         if folder not in self._sidecars:
-            plain = FileTemplate.parse(self._template).plain()
+            plain, of_all = self._plains()
             self._sidecars[folder] = Sidecar(
-                folder, self._template, plain, disk=self._disk, tell=self._damage.append
+                folder,
+                self._template,
+                plain,
+                disk=self._disk,
+                tell=self._damage.append,
+                of_all=of_all,
             )
         return self._sidecars[folder]
+
+    def _plains(self) -> tuple[str, str | None]:
+        """The template without braces, this worker's; and that of all workers, if it is another."""
+        template = FileTemplate.parse(self._template)
+        own, of_all = template.plain(worker=self._worker), template.plain()
+        return own, None if own == of_all else of_all
 
     def check(self, needed_bytes: int | None) -> None:
         """Make the folder, and see that a file can be written to it, and take the name's place.
@@ -424,9 +435,10 @@ class CheckpointFolder:
         if goes_on and "{" in self._dynamic:
             plain = FileTemplate.parse(self._dynamic).plain()  # a slash in a place parts no folders
             depth = len(os.path.relpath(plain, static).split(os.sep))
-            name = sidecar_name(FileTemplate.parse(self._template).plain())
-            pattern = os.path.join(glob.escape(static), *"*" * depth, glob.escape(name))
-            folders += [os.path.dirname(path) for path in sorted(glob.glob(pattern))]
+            for plain in filter(None, self._plains()):
+                name = glob.escape(sidecar_name(plain))
+                pattern = os.path.join(glob.escape(static), *"*" * depth, name)
+                folders += [os.path.dirname(path) for path in sorted(glob.glob(pattern))]
         spelled = {os.path.abspath(folder): folder for folder in reversed(folders)}
         return list(spelled.values())
 

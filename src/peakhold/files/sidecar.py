@@ -17,10 +17,12 @@ Rules of this file:
    written anew; a file without an entry would be a stranger's for ever.
 5. An entry is one line more, whatever there is already. When half of the lines say nothing any
    more, or some were damaged, all is written anew, as a new file.
-6. Whoever writes holds the kernel's lock on the file, until what the entry is for has its name:
+6. Where the worker's number is in the template, each worker has a sidecar of its own, and waits for
+   nobody. One of all workers, as earlier versions wrote it, is read until there is an own one.
+7. Whoever writes holds the kernel's lock on the file, until what the entry is for has its name:
    other processes' entries are read first, and stay. Templates that differ only in their formats
    share a sidecar, and leave each other's entries alone.
-7. It is never the newest file beside a model: who looks for that by time means the model.
+8. It is never the newest file beside a model: who looks for that by time means the model.
 """
 
 from __future__ import annotations
@@ -95,6 +97,7 @@ class Sidecar:
         plain: The template without braces, for the sidecar's own name.
         disk: The calls to the system. Defaults to the real ones.
         tell: Told in words, whenever it is found, what is wrong with it.
+        of_all: `plain` of the sidecar that all workers had; None if this is that one.
     """
 
     def __init__(
@@ -105,8 +108,9 @@ class Sidecar:
         *,
         disk: Disk | None = None,
         tell: Callable[[str], Any] | None = None,
+        of_all: str | None = None,
     ) -> None:
-        self.folder, self.template = folder, template
+        self.folder, self.template, self._of_all = folder, template, of_all
         self._disk = DISK if disk is None else disk
         self.path = os.path.join(folder, sidecar_name(plain))
         self._tell = tell
@@ -146,6 +150,7 @@ class Sidecar:
         with holding(self._disk, folder) as (held, root):
             there = self._disk.look(name, root)
             if there is None:
+                self._take_of_all()
                 return
             check_replaceable(there, self.path)
             fd = held.hold((by or self._disk.open)(name, root))
@@ -207,8 +212,18 @@ class Sidecar:
         raw = _from_json(content)
         if isinstance(raw, dict) and raw.get("format") == 1 and isinstance(raw.get("files"), dict):
             self._take_first_form(raw)
-        elif content:  # none: a kill between its beginning and its first line
+        elif content:
             self._take_lines(lines, why="its first line is not a sidecar's")
+        else:  # it has just been made, or a kill came before its first line
+            self._take_of_all()
+
+    def _take_of_all(self) -> None:
+        """Take in what the sidecar of all workers says; of others' names nothing is ever asked."""
+        if self._of_all is None:
+            return
+        of_all = Sidecar(self.folder, self.template, self._of_all, disk=self._disk, tell=self._tell)
+        self._entries, self._templates = of_all._entries, of_all._templates
+        self._newest = of_all._newest
 
     def _take_first_form(self, raw: dict[str, Any]) -> None:
         n_bad = 0

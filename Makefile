@@ -48,12 +48,14 @@ format: .venv/.check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Frameworks never share a process: each backend is a run of its own, two at a time, one thread each
-# (small models gain nothing from more), the longest first; TensorFlow's would be a third of it all, so
-# it is two. `make test-jax` and its like run one group alone.
+# Frameworks never share a process: each backend is a run of its own, one thread each (small models gain
+# nothing from more), the longest first; TensorFlow's would be a third of it all, so it is two. Three at a
+# time on two cores: a fifth of it all is waiting, for disks and for processes that end.
+# `make test-jax` and its like run one group alone.
+JOBS ?= 3
 GROUPS := test-torch test-tensorflow-fits test-core test-jax test-tensorflow-programs test-workers test-keras2 test-crash test-browser
 test: .venv/.test
-	$(MAKE) --jobs=2 --keep-going --output-sync=target $(GROUPS)
+	$(MAKE) --jobs=$(JOBS) --keep-going --output-sync=target $(GROUPS)
 $(GROUPS): export OMP_NUM_THREADS = 1
 $(GROUPS): export TF_NUM_INTRAOP_THREADS = 1
 $(GROUPS): export TF_NUM_INTEROP_THREADS = 1

@@ -108,7 +108,7 @@ SITES = {
         ("tests/ledger/test_writer.py::"
         "test_a_full_disk_is_said_once_and_what_was_kept_comes_later")
     ],
-    "run/record.py: Record._pass_on": [
+    "runtime/recording.py: Recording._pass_on": [
         "tests/run/test_run.py::test_a_sink_hears_what_the_ledger_does_and_may_fail"
     ],
     "runtime/alerting.py: Alerting._ask": [
@@ -160,7 +160,7 @@ OF_ONE_PLACE = {
     "ledger/heartbeat.py: Heartbeat._say": "a run's folder",
     "ledger/reader.py: _PassedOver.close": "a run's folder",
     "ledger/writer.py: Ledger._say": "a run's folder",
-    "run/record.py: Record._pass_on": "a run's",
+    "runtime/recording.py: Recording._pass_on": "a run's",
     "backup/keeping.py: Keeping._tell_what_is_not_held": "what stands in a loop's frame",
     "backup/keeping.py: Keeping._tell_what_it_lacks": "what a loop takes along",
     "backup/sharded.py: ShardedFolder.agreed": "a loop's model in pieces",

@@ -5,16 +5,13 @@ Rules of this file:
 1. The two newest backups stay, and what they refer to. Each has everything that a resume needs.
 2. One that was not written well is not referred to, nor one that was deleted with the folder.
 3. Only what is ours is ever deleted; a folder that still holds something else stays.
-4. A fit that raised cannot close its folder. The next one in the same thread may take it over: two
-   fits cannot run in one thread at a time.
+4. A fit that raised cannot close its folder. The next one may take it over, unless it is going on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +28,7 @@ from peakhold.errors import (
     StoreError,
     StoreOwnedError,
 )
+from peakhold.runtime.loop_thread import LoopThread
 from peakhold.snapshots.pool import Held
 from peakhold.speech import warn
 from peakhold.store import Checkpoint, Entry, Pending, Store, drain, submit
@@ -65,32 +63,19 @@ class BackupFolder:
 
     def __init__(self, path: str, owns_frame: Callable[[FrameType], bool]) -> None:
         self.path = os.path.realpath(path)
-        self._owns_frame = owns_frame
-        self._thread = threading.get_ident()
+        self._loop, self._closed = LoopThread(owns_frame), False
         self._pending: Pending | None = None
         self._failed: set[int] = set()
         self._gone, self._n_followed = -1, 0
         """The newest step that is not there any more, for somebody has taken the folder away."""
         self._told: object = None
         earlier = _open.get(self.path)
-        if earlier is not None and not earlier._runs():
+        if earlier is not None and (earlier._closed or not earlier._loop.runs_elsewhere()):
             earlier.close()
         self._store = _opened(self.path)
         _open[self.path] = self
         keys = map(manifests.parse_folder_name, self._names())  # a damaged one has a step, too
         self.last_step = max((key[0] for key in keys if key), default=-1)
-        self._closed = False
-
-    def _runs(self) -> bool:
-        """Whether the run that this is for is going on, in another thread."""
-        if self._closed or self._thread == threading.get_ident():
-            return False
-        frame = sys._current_frames().get(self._thread)
-        while frame is not None:
-            if self._owns_frame(frame):
-                return True
-            frame = frame.f_back
-        return False
 
     # Reading
 

@@ -1,16 +1,11 @@
-"""What a run writes into its folder besides checkpoints: what it is, what happened, that it lives.
+"""What a `Run` writes into its folder besides checkpoints, and what people see of it.
 
-Rules of this file:
-
-1. The folder is owned as long as the run is in its `with`: what is written is one run's.
-2. What an interrupted start wrote beyond the checkpoint that is gone on from, readers drop; what
-   comes again when an epoch is gone on with is not written again.
-3. A checkpoint says where the record stood: all before it is made durable ahead of it.
+How a record is written is in `runtime/recording.py`; the folder is owned as long as the run is in
+its `with`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
@@ -18,26 +13,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, final
 
-from peakhold import speech
-from peakhold._core.observation import Event
 from peakhold.callbacks import EarlyStopping
-from peakhold.errors import InvalidArgumentError, SaveError, SaveWarning
+from peakhold.errors import InvalidArgumentError, SaveError
 from peakhold.ledger.folder import RunFolder
-from peakhold.ledger.heartbeat import Heartbeat
 from peakhold.ledger.reader import RecordedHistory
 from peakhold.ledger.run_file import read_run_file, write_run_file
-from peakhold.ledger.told import is_quiet, line_of
-from peakhold.ledger.writer import Ledger
 from peakhold.run.display import display_for
-from peakhold.runtime import listening
+from peakhold.runtime.recording import Recording
 from peakhold.runtime.session import Session, session_of
 
 if TYPE_CHECKING:
     from peakhold.run.place import DataPass, RunPlace
 
 __all__ = ["Record", "set_aside"]
-
-_COMES_AGAIN = (Event.TRAIN_BEGIN, Event.EPOCH_BEGIN)
 
 
 @final
@@ -72,13 +60,11 @@ class Record:
         self.reason: str | None = None
         """Why the run has ended."""
         self.sinks: list[Callable[[Mapping[str, Any]], Any]] = []
-        self._ledger: Ledger | None = None
-        self._heartbeat: Heartbeat | None = None
+        self._recording: Recording | None = None
         self._display = display_for(0)
         self._n_epochs: int | None = None
         self._n_steps: int | None = None
         self._shows_steps = False
-        self._comes_again: tuple[Event, ...] = ()
         status = folder.status()
         self._owned = folder.own()
         if status.word == "ended" and not extends:
@@ -98,8 +84,8 @@ class Record:
     @property
     def history(self) -> RecordedHistory:
         """What was logged at each epoch."""
-        if self._ledger is not None:
-            self._ledger.flush()
+        if self._recording is not None:
+            self._recording.flush()
         return self._at.history()
 
     # What the loop tells
@@ -130,19 +116,12 @@ class Record:
         elif saved is None:  # it was killed before its first checkpoint
             session.identity.take_over(str(known["id"]), session.identity.timestamp)
         offset = None if known is None else 0 if saved is None else int(saved["ledger"])
-        ledger = Ledger(self._at.events, offset, before_remade=self._owned.follow)
-        self._ledger = ledger
-        about = {"run": session.run_id, "pid": os.getpid()}
-        if known is None:
-            self._write({"kind": "start", **about})
-        else:
-            ledger.go_on(**about, epoch=place.epoch)
-            self._pass_on({"kind": "goes_on", **about, "epoch": place.epoch})
-        if saved is not None:
-            self._comes_again = _COMES_AGAIN if within_epoch else _COMES_AGAIN[:1]
-        listening.LISTENERS.append(self._told)
-        self._heartbeat = Heartbeat(self._at.heartbeat)
-        self._heartbeat.start()
+        recording = Recording(self._at, self._owned, offset, session.run_id, self.sinks)
+        self._recording = recording
+        n_again = 0 if saved is None else 2 if within_epoch else 1
+        recording.begin(
+            None if known is None else place.epoch, starts=known is None, n_again=n_again
+        )
         self._display = display_for(self._verbose)
         self._display.begin(self.folder, self._n_epochs, place.epoch)
 
@@ -153,8 +132,8 @@ class Record:
 
     def looks(self, place: RunPlace, running: DataPass) -> None:
         """Told now and then how far it is."""
-        if self._heartbeat is not None:
-            self._heartbeat.progressed()
+        if self._recording is not None:
+            self._recording.progressed()
         in_steps = self._n_steps is not None and running.is_first
         done = place.step if in_steps else running.n_batches
         self._display.batch_done(done - 1)
@@ -181,8 +160,8 @@ class Record:
 
     def epoch_ends(self, place: RunPlace, metrics: Mapping[str, Any]) -> None:
         """An epoch has ended, or a check was made."""
-        if self._heartbeat is not None:
-            self._heartbeat.progressed()
+        if self._recording is not None:
+            self._recording.progressed()
         if not self._verbose:
             return
         shown = {name: one for name, one in metrics.items() if isinstance(one, (int, float))}
@@ -200,61 +179,23 @@ class Record:
         """Training has ended: it is over, or it is interrupted."""
         reasons = self._session.stop_reasons
         self.reason = reason or (reasons[0] if reasons else "all was run")
-        self._write({"kind": "end" if is_over else "interrupted", "reason": self.reason})
+        if self._recording is not None:
+            kind = "end" if is_over else "interrupted"
+            self._recording.write({"kind": kind, "reason": self.reason})
 
     def offset(self) -> int:
         """Where the record stands; what is before it is made durable first."""
-        if self._ledger is None:
-            return 0
-        self._ledger.flush(durable=True)
-        return self._ledger.offset
-
-    # Moments
-
-    def _told(self, told: listening.Told) -> None:
-        if self._ledger is None or told.run_id != self._session.run_id:
-            return
-        event = told.moment.event
-        comes_again = event in self._comes_again
-        if event is Event.EPOCH_BEGIN:
-            self._comes_again = ()
-        if comes_again:
-            self._ledger.pass_over(told)
-            return
-        self._ledger.told(told)
-        if self.sinks and not is_quiet(told):
-            self._pass_on(line_of(told))
-
-    def _write(self, event: Mapping[str, Any]) -> None:
-        if self._ledger is not None:
-            self._ledger.append(event)
-        self._pass_on(event)
-
-    def _pass_on(self, event: Mapping[str, Any]) -> None:
-        for sink in [*self.sinks]:
-            try:
-                sink(event)
-            except Exception as error:
-                self.sinks.remove(sink)
-                speech.warn(
-                    f"a sink of the run failed, and hears nothing more: {error!r}", SaveWarning
-                )
+        return 0 if self._recording is None else self._recording.offset()
 
     # The end
 
     def close(self) -> None:
         """Write what is left, and let the folder go; again, nothing."""
         self._display.end()
-        with contextlib.suppress(ValueError):
-            listening.LISTENERS.remove(self._told)
-        ledger, self._ledger = self._ledger, None
-        try:
-            if ledger is not None:
-                ledger.close()
-                ledger.wait()
-            if self._heartbeat is not None:
-                self._heartbeat.close(self.reason or "")
-        finally:
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.close(self.reason or "")
+        else:
             self._owned.release()
 
 

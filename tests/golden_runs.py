@@ -1,6 +1,6 @@
 """Interrupted runs whose files are checked in: they are gone on with for ever.
 
-`python tests/golden_runs.py loop|fit FOLDER` left what lies in `tests/golden`, one folder for each
+`python tests/golden_runs.py loop|fit|production FOLDER` left what lies in `tests/golden`, one folder for each
 form that was ever written. Never change the runs: users' files do not change.
 """
 
@@ -16,6 +16,7 @@ import peakhold
 
 FOLDERS = pathlib.Path(__file__).parent / "golden"
 N_EPOCHS, INTERRUPTED = 8, 5
+CURVE = (0.9, 0.5, 0.6, 0.7, 0.8, 0.55, 0.4, 0.45)
 LOSSES = (0.9, 0.5, math.nan, 0.6, math.inf, 0.7, 0.4, 0.8)
 OTHERS = (1.0, math.nan, -math.inf, 0.5, 0.25, 0.5, math.inf, 0.5)
 
@@ -125,6 +126,39 @@ def fit(*, interrupted=None):
     return outcome(ours, [keras.ops.convert_to_numpy(variable) for variable in variables])
 
 
+def production(*, interrupted=None, epochs=N_EPOCHS):
+    """A `fit` with the callbacks of a serious run; nothing in it is drawn.
+
+    Its `main` has left what versions wrote that put all runs of a folder side by side: of two, the first
+    ended, and the second was interrupted.
+    """
+    import keras
+    import peakhold.keras as pk
+
+    class Scripted(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == interrupted:
+                raise Interrupted
+            logs["val_loss"] = CURVE[epoch]
+
+    net = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="ones", name="only")]
+    )
+    net.compile(keras.optimizers.SGD(0.1, momentum=0.5), "mse")
+    ours = pk.production_callbacks("run", patience=6, alert=False, tensorboard=False)
+    x = np.linspace(-1, 1, 24, dtype="float32").reshape(8, 3)
+    net.fit(
+        x, x[:, :2], batch_size=4, epochs=epochs, shuffle=False, verbose=0,
+        callbacks=[Scripted(), *ours],
+    )  # fmt: skip
+    stopper = next(one for one in ours if isinstance(one, pk.EarlyStopping))
+    return {
+        "weights": [keras.ops.convert_to_numpy(variable) for variable in net.weights],
+        "stopper": stopper.state_dict(),
+        "rate": float(keras.ops.convert_to_numpy(net.optimizer.learning_rate)),
+    }
+
+
 def main(kind, folder):
     """Leave what an interrupted run leaves, without what only its process needs."""
     from peakhold.store import drain
@@ -132,14 +166,17 @@ def main(kind, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True)
     os.chdir(folder)
+    if kind == "production":
+        production(epochs=2)
     try:
-        {"loop": loop, "fit": fit}[kind](interrupted=INTERRUPTED)
+        {"loop": loop, "fit": fit, "production": production}[kind](interrupted=INTERRUPTED)
     except Interrupted:
         drain()
-    shutil.rmtree("backup/.trash")
-    os.unlink("backup/.lock")
+    backup = "run/backup-2" if kind == "production" else "backup"
+    shutil.rmtree(f"{backup}/.trash")
+    os.unlink(f"{backup}/.lock")
     for step in (0, 1):  # which nothing needs
-        shutil.rmtree(f"backup/step-0000000{step}")
+        shutil.rmtree(f"{backup}/step-0000000{step}", ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import keras
 import peakhold.keras as pk
 from killing import armed, die
 from peakhold.store import drain
+from run_programs import moments_of
 from sidecar_lines import entries_of
 from zygote import Zygote, environment_of
 
@@ -125,6 +126,7 @@ def callbacks(folder, kind, **backup):
         Counter(),
         pk.ModelCheckpoint(folder / "best.keras", save_best_only=True),
         pk.ReduceLROnPlateau(patience=5 if kind == "scripted" else 2, factor=0.5),
+        pk.RunRecord(folder / "record"),
         pk.BackupAndRestore(folder / "backup", **backup),
         pk.EarlyStopping(patience=patience, restore_best_weights=kind == "scripted"),
     ]
@@ -193,7 +195,20 @@ def outcome(folder, net, history, ours):
         "backup": (folder / "backup").exists(),
         "leftovers": sorted(p.name for p in folder.iterdir() if p.name.startswith(".")),
         "first epoch": net._initial_epoch,
+        "record": record_of(folder / "record"),
     }
+
+
+def record_of(folder):
+    """What the record of a run says to readers, as plain JSON, but for times and saves.
+
+    A process that finds training over has been in no epoch when it tells of the end.
+    """
+    moments = [*moments_of(folder / "events.jsonl")]
+    return [
+        [{"event": at["event"]} if at["event"] == "on_train_end" else at, decided]
+        for at, decided in json.loads(json.dumps(moments))
+    ]
 
 
 def start_production(folder, *, seed=1, also=()):

@@ -1,7 +1,7 @@
 """`production_callbacks` under `kill -9`: the same line again, and everything it left is as unbroken.
 
 The log's bytes, what TensorBoard shows (one value a step), the best file, the epoch that training
-stopped at, and the names: a killed run goes on under its own. `make test` runs a short form on
+stopped at, the record as readers see it, and the names: a killed run goes on under its own. `make test` runs a short form on
 PyTorch, `make crash` ten kills on every backend.
 """
 
@@ -15,14 +15,16 @@ import keras
 import resume_runs
 from event_reader import multiplexed, series
 from killing import moments
+from peakhold.ledger import RunFolder
 from sidecar_lines import entries_of
 
 
 def left(folder):
     """What a run left on disk."""
     run = pathlib.Path(folder, "run")
-    best = keras.models.load_model(run / "best-1.keras")
-    entries = entries_of(run / "best-1.keras.peakhold.json")
+    best = keras.models.load_model(run / "best.keras")
+    entries = entries_of(run / "best.keras.peakhold.json")
+    past = RunFolder(run).history()
     reader = multiplexed(run / "tensorboard")
     shown = {
         (name, tag): series(reader.GetAccumulator(name), tag)
@@ -32,9 +34,12 @@ def left(folder):
     }
     return {
         "names": sorted(path.name for path in run.iterdir()),
-        "log": (run / "log-1.csv").read_bytes(),
+        "log": (run / "metrics.csv").read_bytes(),
+        "record": resume_runs.record_of(run),
+        "history": [past.epoch, past.history],
+        "status": str(RunFolder(run).status()),
         "best": resume_runs.digest(best.get_weights()),
-        "best epoch": entries["best-1.keras"][0]["epoch"],
+        "best epoch": entries["best.keras"][0]["epoch"],
         "shown": shown,
     }
 
@@ -51,7 +56,9 @@ def whole(tmp_path_factory):
 def is_over(folder):
     """Whether the run had ended and its backup was gone: the same line would begin run 2."""
     run = folder / "run"
-    return (run / "log-1.csv").exists() and not any(run.glob("backup-1/step-*"))
+    if RunFolder(run).status().word == "ended":
+        return True
+    return (run / "metrics.csv").exists() and not any(run.glob("checkpoints/step-*"))
 
 
 def kill_and_finish(folder, whole, moments):
@@ -69,7 +76,11 @@ def kill_and_finish(folder, whole, moments):
     on_disk, said, _ = whole
     found = left(folder)
     if not (folder / "outcome.json").exists():  # killed after its last epoch's commit was deleted
-        found["names"] = [name for name in found["names"] if not name.startswith((".", "backup-"))]
+        found["names"] = [
+            name
+            for name in found["names"]
+            if name == ".lock" or not name.startswith((".", "checkpoints"))
+        ]
     assert found == on_disk, f"killed at {moments}"
     if (folder / "outcome.json").exists():
         assert resume_runs.finished(folder)[0] == said, f"killed at {moments}"
@@ -92,13 +103,21 @@ def test_the_unbroken_run_is_worth_comparing_with(whole):
 
     assert said["stopped"][:2] == [8, 2]
     assert on_disk["names"] == [
-        "best-1.keras", "best-1.keras.peakhold.json", "log-1.csv", "tensorboard",
+        ".lock", "best.keras", "best.keras.peakhold.json", "events.jsonl", "heartbeat", "metrics.csv",
+        "run.json", "tensorboard",
     ]  # fmt: skip
+    assert on_disk["status"].startswith("ended: val_loss: no improvement for 6 epochs")
+    assert on_disk["history"][0] == list(range(9))
+    assert {moment["event"] for moment, _ in on_disk["record"]} >= {
+        "on_train_begin",
+        "on_train_end",
+    }
+    assert any("EarlyStopping(val_loss)" in decided for _, decided in on_disk["record"])
     assert on_disk["log"].count(b"\n") == 10
     assert on_disk["best epoch"] in {2, 3}
-    steps = [step for step, _ in on_disk["shown"]["run-1/train", "epoch_loss"]]
+    steps = [step for step, _ in on_disk["shown"]["train", "epoch_loss"]]
     assert steps == list(range(9))
-    assert ("run-1/validation", "epoch_loss") in on_disk["shown"]
+    assert ("validation", "epoch_loss") in on_disk["shown"]
 
 
 def test_kill_9_changes_nothing(tmp_path, whole):

@@ -125,7 +125,7 @@ def _arguments(name):
     [
         "EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau", "CSVLogger", "TerminateOnNaN",
         "LearningRateScheduler", "RemoteMonitor", "SwapEMAWeights", "TensorBoard", "Batches",
-        "LoopHost", "SlackAlert", "Alert",
+        "LoopHost", "SlackAlert", "Alert", "RunRecord",
     ],
 )  # fmt: skip
 def test_the_reference_names_every_argument(name):

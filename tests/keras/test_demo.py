@@ -27,7 +27,7 @@ def run(folder, *options):
 
 
 def best_of_run_1(out):
-    return (out / "best-1.keras").read_bytes(), (out / "log-1.csv").read_bytes()
+    return (out / "best.keras").read_bytes(), (out / "metrics.csv").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,9 @@ def test_a_second_run_gets_names_of_its_own_and_says_which_claims_fail(demonstra
     assert "the learning rate was 0.003 from the first epoch to the last" in second.stderr
     assert "training ran all 3 epochs" in second.stdout
     assert best_of_run_1(out) == kept
-    assert (out / "best-2.keras").exists()
-    assert sorted(p.name for p in (out / "tensorboard").iterdir()) == ["run-1", "run-2"]
+    assert (out / "run-2" / "best.keras").exists()
+    boards = sorted(p.name for p in (out / "run-2" / "tensorboard").iterdir())
+    assert boards == ["train", "validation"]
 
 
 @pytest.mark.torch_is_enough(
@@ -84,14 +85,14 @@ def test_ctrl_c_leaves_a_whole_file_and_the_same_line_goes_on(tmp_path):
     assert process.returncode == 130, text
     assert "Restoring model weights from the end of the best epoch" in text
     assert "Traceback" not in text
-    keras.models.load_model(tmp_path / "here" / "best-1.keras")
+    keras.models.load_model(tmp_path / "here" / "best.keras")
 
     again = run(tmp_path, "--out", "here")
 
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "goes on with epoch 4 of 100" in again.stdout
     assert again.stdout.count("\n  ok  ") == 11
-    assert not (tmp_path / "here" / "log-2.csv").exists()
+    assert not (tmp_path / "here" / "run-2").exists()
 
 
 @pytest.mark.parametrize(

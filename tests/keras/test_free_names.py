@@ -20,6 +20,7 @@ MAKERS = {
     "ModelCheckpoint": lambda cls, url: cls("{epoch}.keras", "loss", save_best_only=True),
     "ReduceLROnPlateau": lambda cls, url: cls("loss", patience=1),
     "RemoteMonitor": lambda cls, url: cls(f"http://127.0.0.1:{unused_port()}"),
+    "RunRecord": lambda cls, url: cls("record"),
     "SlackAlert": lambda cls, url: cls(url, when="loss > 0", on="stop", monitor="loss"),
     "SwapEMAWeights": lambda cls, url: cls(swap_on_epoch=True),
     "TensorBoard": lambda cls, url: cls("logs"),

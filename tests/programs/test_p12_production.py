@@ -13,13 +13,16 @@ import peakhold.keras as pk
 from fake_slack import SECRET, FakeSlack
 from peakhold.errors import AdviceWarning, InvalidArgumentError, StoreOwnedError
 from peakhold.keras import production_callbacks
+from peakhold.ledger import RunFolder, read_events
 
 of_no_framework = pytest.mark.torch_is_enough("names, numbers of runs and messages are Python's")
 
 KINDS = [
     "ReduceLROnPlateau", "EarlyStopping", "ModelCheckpoint", "TensorBoard", "CSVLogger", "SlackAlert",
-    "BackupAndRestore",
+    "RunRecord", "BackupAndRestore",
 ]  # fmt: skip
+ENDED = ["best.keras", "events.jsonl", "heartbeat", "metrics.csv", "run.json", "tensorboard"]
+"""What a run that has ended leaves in its folder, as `peakhold.Run` names it."""
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +58,8 @@ def kinds(callbacks):
 
 
 def names(folder):
-    return sorted(name for name in os.listdir(folder) if not name.endswith(".peakhold.json"))
+    ours = (".peakhold.json", ".lock")
+    return sorted(name for name in os.listdir(folder) if not name.endswith(ours))
 
 
 def epochs_of(path):
@@ -103,12 +107,41 @@ def test_p12_the_same_in_one_call(train, tmp_path, advice):
 
     assert len(slack.taken) == 1
     assert slack.taken[0].startswith("[circle 1, run ")
-    assert names(run) == ["best-1.keras", "log-1.csv", "tensorboard"]
-    assert names(run / "tensorboard" / "run-1") == ["train", "validation"]
-    assert epochs_of(run / "log-1.csv") == [str(e) for e in history.epoch]
-    best = keras.models.load_model(run / "best-1.keras").get_weights()
+    assert names(run) == ENDED
+    assert names(run / "tensorboard") == ["train", "validation"]
+    assert epochs_of(run / "metrics.csv") == [str(e) for e in history.epoch]
+    best = keras.models.load_model(run / "best.keras").get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(best, model.get_weights(), strict=True))
     assert advice(AdviceWarning) == []
+    check_record(RunFolder(run), history)
+
+
+def check_record(folder, history):
+    """What the run was, and all that happened in it, as `peakhold.Run` writes it."""
+    past = folder.history()
+    assert past.epoch == history.epoch
+    assert {name: past.history[name] for name in history.history} == history.history
+    assert (
+        str(folder.status()) == "ended: val_accuracy: no improvement for 2 epochs (EarlyStopping)"
+    )
+    assert folder.about()["settings"]["patience"] == 2
+    assert folder.about()["versions"]["keras"] == keras.__version__
+    events = list(read_events(folder.events))
+    assert [events[0]["kind"], events[-1]["kind"]] == ["start", "end"]
+    assert {events[0]["run"]} == {folder.about()["id"]}
+    moments = [event for event in events if event["kind"] == "moment"]
+    assert {"on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end"} <= {
+        event["event"] for event in moments
+    }
+    reasons = [
+        decision["reason"]
+        for event in moments
+        for name, decided in event.get("decisions", {}).items()
+        for decision in decided
+        if "best.keras" in name and decision["decision"] == "Save"
+    ]
+    assert reasons[0] == "better than every saved file"
+    assert any("best.keras" in name for event in moments for name in event.get("facts", {}))
 
 
 @of_no_framework
@@ -134,13 +167,11 @@ def test_it_is_a_plain_list_that_can_be_read_extended_and_copied(train, tmp_path
     assert repr(callbacks[:3]) == (
         "[ReduceLROnPlateau(factor=0.3, patience=2, min_delta=0.0), "
         "EarlyStopping(patience=6, restore_best_weights=True), "
-        "ModelCheckpoint(filepath='run/best-1.keras', save_best_only=True)]"
+        "ModelCheckpoint(filepath='run/best.keras', save_best_only=True)]"
     )
     text = repr(callbacks)
-    assert (
-        "TensorBoard(log_dir='run/tensorboard/run-1'), CSVLogger(filename='run/log-1.csv'" in text
-    )
-    assert "BackupAndRestore(backup_dir='run/backup-1')" in text
+    assert "TensorBoard(log_dir='run/tensorboard'), CSVLogger(filename='run/metrics.csv'" in text
+    assert "RunRecord(folder='run'), BackupAndRestore(backup_dir='run/checkpoints')" in text
     assert "127.0.0.1" in text
     assert not [part for part in SECRET.split("/") if part in text]
     copied = copy.deepcopy(callbacks)
@@ -157,8 +188,9 @@ def test_the_order_and_what_is_added_do_not_matter(train, tmp_path):
     train(extended, 4)
 
     assert seen
-    assert (mixed / "log-1.csv").read_bytes() == (straight / "log-1.csv").read_bytes()
+    assert (mixed / "metrics.csv").read_bytes() == (straight / "metrics.csv").read_bytes()
     assert names(mixed) == names(straight)
+    assert RunFolder(mixed).history() == RunFolder(straight).history()
 
 
 @of_no_framework
@@ -168,7 +200,8 @@ def test_each_part_can_be_left_out_or_replaced(tmp_path):
 
     given = {
         "plateau": "ReduceLROnPlateau", "stopping": "EarlyStopping", "best": "ModelCheckpoint",
-        "tensorboard": "TensorBoard", "csv": "CSVLogger", "resume": "BackupAndRestore",
+        "tensorboard": "TensorBoard", "csv": "CSVLogger", "record": "RunRecord",
+        "resume": "BackupAndRestore",
     }  # fmt: skip
     without_alert = [kind for kind in KINDS if kind != "SlackAlert"]
     assert kinds(made()) == kinds(made(alert=False)) == without_alert
@@ -275,23 +308,30 @@ def test_a_run_that_ended_is_never_overwritten(train, tmp_path):
     first = {n: (tmp_path / n).read_bytes() for n in names(tmp_path) if n != "tensorboard"}
 
     train(production_callbacks(tmp_path, patience=5))
-    train(production_callbacks(tmp_path, patience=5, resume=False))
+    train(production_callbacks(tmp_path, patience=5, resume=False), 2)
 
-    assert names(tmp_path) == sorted(
-        [*(f"{kind}-{i}.{end}" for kind, end in (("best", "keras"), ("log", "csv")) for i in (1, 2, 3))]
-        + ["tensorboard"]
-    )  # fmt: skip
-    assert names(tmp_path / "tensorboard") == ["run-1", "run-2", "run-3"]
+    assert names(tmp_path) == sorted([*ENDED, "run-2", "run-3"])
+    assert names(tmp_path / "run-2") == names(tmp_path / "run-3") == ENDED
     assert {n: (tmp_path / n).read_bytes() for n in first} == first
+    folder = RunFolder(tmp_path)
+    assert [run.number for run in folder.numbered()] == [1, 2, 3]
+    assert folder.newest().path == str(tmp_path / "run-3")
+    assert folder.history().epoch == [0, 1]
 
 
 @of_no_framework
 def test_a_second_fit_with_the_same_list_adds_to_its_log(train, tmp_path):
     callbacks = production_callbacks(tmp_path, patience=5)
+    train(callbacks, 3)
     train(callbacks, 2)
-    train(callbacks, 2)
+    _, history = train(callbacks, 4, initial_epoch=2)
 
-    assert epochs_of(tmp_path / "log-1.csv") == ["0", "1", "0", "1"]
+    assert epochs_of(tmp_path / "metrics.csv") == ["0", "1", "2", "0", "1", "2", "3"]
+    folder = RunFolder(tmp_path)
+    kinds = [event["kind"] for event in read_events(folder.events) if event["kind"] != "moment"]
+    assert kinds == ["start", "end", "start", "end", "goes_on", "end"]
+    past = folder.history()  # of the fit that began anew, and of the one that went on with it
+    assert past.epoch == [0, 1, 2, 3] and past.history["loss"][2:] == history.history["loss"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()], ids=type)
@@ -299,15 +339,19 @@ def test_the_same_line_goes_on_with_a_run_that_failed_under_its_names(train, tmp
     train(production_callbacks(tmp_path, patience=5))
     with pytest.raises(type(error)):
         train([*production_callbacks(tmp_path, patience=5), Fail(2, error)], 4)
-    assert "backup-2" in names(tmp_path)
+    assert "checkpoints" in names(tmp_path / "run-2")
+    error.__traceback__ = None  # which holds the fit, as long as somebody may look at it
+    assert RunFolder(tmp_path).status().word == "interrupted"
 
     train(production_callbacks(tmp_path, patience=5), 4)
 
-    assert names(tmp_path) == [
-        "best-1.keras", "best-2.keras", "log-1.csv", "log-2.csv", "tensorboard",
-    ]  # fmt: skip
-    assert epochs_of(tmp_path / "log-2.csv") == ["0", "1", "2", "3"]
-    assert "log-3.csv" in repr(production_callbacks(tmp_path))
+    assert names(tmp_path) == sorted([*ENDED, "run-2"]) and names(tmp_path / "run-2") == ENDED
+    assert epochs_of(tmp_path / "run-2" / "metrics.csv") == ["0", "1", "2", "3"]
+    assert RunFolder(tmp_path).history().epoch == [0, 1, 2, 3]
+    events = list(read_events(RunFolder(tmp_path).newest().events))
+    begun = [one["epoch"] for one in events if one.get("event") == "on_epoch_begin"]
+    assert begun == [0, 1, 2, 3], "what came again is there once"
+    assert "run-3/metrics.csv" in repr(production_callbacks(tmp_path))
 
 
 def test_a_run_that_became_nan_goes_on_from_its_last_good_epoch(train, tmp_path):
@@ -317,13 +361,15 @@ def test_a_run_that_became_nan_goes_on_from_its_last_good_epoch(train, tmp_path)
                 self.model.set_weights([w * np.nan for w in self.model.get_weights()])
 
     train([*production_callbacks(tmp_path), Poison(), pk.TerminateOnNaN()], 4, "mse")
-    assert "backup-1" in names(tmp_path)
+    assert "checkpoints" in names(tmp_path)
+    assert RunFolder(tmp_path).status().word == "interrupted"
 
     model, history = train(production_callbacks(tmp_path), 4, "mse")
 
-    assert epochs_of(tmp_path / "log-1.csv") == ["0", "1", "2", "3"]
+    assert epochs_of(tmp_path / "metrics.csv") == ["0", "1", "2", "3"]
     assert all(np.isfinite(history.history["loss"]))
-    assert names(tmp_path) == ["best-1.keras", "log-1.csv", "tensorboard"]
+    assert names(tmp_path) == ENDED
+    assert all(np.isfinite(RunFolder(tmp_path).history().history["loss"]))
 
 
 @of_no_framework
@@ -345,39 +391,46 @@ def test_a_second_run_at_the_same_time_is_refused(train, tmp_path):
     train([*production_callbacks(tmp_path), Second()])
 
     assert len(refused) == 1
-    assert names(tmp_path) == ["best-1.keras", "log-1.csv", "tensorboard"]
-    assert epochs_of(tmp_path / "log-1.csv") == ["0", "1", "2"]
+    assert names(tmp_path) == ENDED
+    assert epochs_of(tmp_path / "metrics.csv") == ["0", "1", "2"]
 
 
 @of_no_framework
 def test_without_resume_a_run_that_failed_is_left_as_it_is(train, tmp_path):
     with pytest.raises(RuntimeError):
         train([*production_callbacks(tmp_path), Fail(1, RuntimeError())])
-    rows = (tmp_path / "log-1.csv").read_bytes()
+    rows = (tmp_path / "metrics.csv").read_bytes()
 
     train(production_callbacks(tmp_path, resume=False))
 
-    assert (tmp_path / "log-1.csv").read_bytes() == rows
-    assert epochs_of(tmp_path / "log-2.csv") == ["0", "1", "2"]
-    assert "log-3.csv" in repr(production_callbacks(tmp_path)), "the newest run has ended"
+    assert (tmp_path / "metrics.csv").read_bytes() == rows
+    assert epochs_of(tmp_path / "run-2" / "metrics.csv") == ["0", "1", "2"]
+    assert "run-3/metrics.csv" in repr(production_callbacks(tmp_path)), "the newest run has ended"
 
 
 @of_no_framework
 def test_a_run_that_was_killed_before_its_first_epoch_keeps_its_number(tmp_path):
-    (tmp_path / "backup-4").mkdir()
-    (tmp_path / "tensorboard" / "run-4").mkdir(parents=True)
-    assert "log-4.csv" in repr(production_callbacks(tmp_path))
+    (tmp_path / "run-4" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run-4" / "tensorboard" / "train").mkdir(parents=True)
+    assert "run-4/metrics.csv" in repr(production_callbacks(tmp_path))
 
-    (tmp_path / "log-4.csv").touch()  # killed when its backup had been emptied already: it was over
-    assert "log-5.csv" in repr(production_callbacks(tmp_path))
+    # Killed when its backup had been emptied already: it was over.
+    (tmp_path / "run-4" / "metrics.csv").touch()
+    assert "run-5/metrics.csv" in repr(production_callbacks(tmp_path))
 
 
 @of_no_framework
 def test_what_else_is_in_the_folder_is_no_run(tmp_path):
-    for name in ("best-07.keras", "best-final.keras", "catalog-3.csv", "log-2024x.csv"):
+    for name in (
+        "best-07.keras",
+        "best-final.keras",
+        "catalog-3.csv",
+        "log-2024x.csv",
+        "run-1.log",
+    ):
         (tmp_path / name).touch()
 
-    assert "log-1.csv" in repr(production_callbacks(tmp_path))
+    assert f"{tmp_path}/metrics.csv" in repr(production_callbacks(tmp_path))
 
 
 @of_no_framework
@@ -389,8 +442,36 @@ def test_a_backup_of_ones_own_says_whether_the_run_ended(train, tmp_path):
 
     with pytest.raises(RuntimeError):
         train([*made(), Fail(1, RuntimeError())])
-    assert "log-1.csv" in repr(made())
+    assert f"{tmp_path}/run/metrics.csv" in repr(made())
     train(made())
 
-    assert epochs_of(tmp_path / "run" / "log-1.csv") == ["0", "1", "2"]
-    assert "log-2.csv" in repr(made())
+    assert epochs_of(tmp_path / "run" / "metrics.csv") == ["0", "1", "2"]
+    assert RunFolder(tmp_path / "run").history().epoch == [0, 1, 2]
+    assert "run-2/metrics.csv" in repr(made())
+
+
+# Folders that older versions have written
+
+
+@of_no_framework
+def test_the_run_after_one_of_an_older_version_has_a_folder_of_its_own(train, tmp_path):
+    for name in ("best-1.keras", "log-1.csv"):
+        (tmp_path / name).write_bytes(b"kept")
+
+    train(production_callbacks(tmp_path), 1)
+
+    assert names(tmp_path) == ["best-1.keras", "log-1.csv", "run-2"]
+    assert names(tmp_path / "run-2") == ENDED
+    assert RunFolder(tmp_path).history().epoch == [0]
+
+
+@of_no_framework
+def test_a_run_of_an_older_version_keeps_its_names_until_it_ends(tmp_path):
+    (tmp_path / "log-1.csv").touch()
+    (tmp_path / "backup-2").mkdir()
+
+    made = repr(production_callbacks(tmp_path))
+
+    for name in ("best-2.keras", "tensorboard/run-2", "log-2.csv", "backup-2"):
+        assert f"{tmp_path}/{name}'" in made
+    assert "RunRecord" not in made

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from peakhold.callbacks.model_checkpoint import ModelCheckpoint
     from peakhold.callbacks.reduce_lr_on_plateau import ReduceLROnPlateau
     from peakhold.callbacks.remote_monitor import RemoteMonitor
+    from peakhold.callbacks.run_record import RunRecord
     from peakhold.callbacks.tensorboard import TensorBoard
     from peakhold.callbacks.terminate_on_nan import TerminateOnNaN
     from peakhold.runtime.callback import Callback
@@ -34,6 +35,7 @@ else:
             "ModelCheckpoint": "peakhold.callbacks.model_checkpoint",
             "ReduceLROnPlateau": "peakhold.callbacks.reduce_lr_on_plateau",
             "RemoteMonitor": "peakhold.callbacks.remote_monitor",
+            "RunRecord": "peakhold.callbacks.run_record",
             "SlackAlert": "peakhold.callbacks.alert",
             "TensorBoard": "peakhold.callbacks.tensorboard",
             "TerminateOnNaN": "peakhold.callbacks.terminate_on_nan",
@@ -55,6 +57,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "RunRecord",
     "SlackAlert",
     "TensorBoard",
     "TerminateOnNaN",

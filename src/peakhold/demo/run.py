@@ -167,7 +167,7 @@ def train(images: Images, out: Path, epochs: int) -> Trained:
         callbacks = production_callbacks(
             out, MONITOR, patience=PATIENCE, alert=receiver.url, verbose=1
         )
-        _, stopper, saver, board, log, alert, backup = callbacks
+        _, stopper, saver, board, log, alert, _, backup = callbacks
         try:
             model.fit(
                 *images.train,
@@ -346,8 +346,8 @@ Files:
 {listed}
 
 Next:
-  tensorboard --logdir {run.board.parent}
-  Run it again: the next run's files get the next number.
+  tensorboard --logdir {run.board}
+  Run it again: the next run's files lie in a folder of their own.
   Press Ctrl-C or kill it in the middle, and run it again: it goes on under the same names, and ends
   as if nothing had happened.
   In a script of your own, all of this is one line:

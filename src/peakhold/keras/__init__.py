@@ -25,6 +25,7 @@ from peakhold.keras.drop_ins import (
     ModelCheckpoint,
     ReduceLROnPlateau,
     RemoteMonitor,
+    RunRecord,
     SlackAlert,
     TerminateOnNaN,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "Relative",
     "RemoteMonitor",
+    "RunRecord",
     "Seconds",
     "SlackAlert",
     "Steps",

@@ -18,6 +18,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "RunRecord",
     "SlackAlert",
     "TerminateOnNaN",
 ]
@@ -77,3 +78,7 @@ class Alert(neutral.Alert, KerasCallback):
 @lends
 class RemoteMonitor(neutral.RemoteMonitor, KerasCallback, keras.callbacks.RemoteMonitor):
     __doc__ = neutral.RemoteMonitor.__doc__
+
+
+class RunRecord(neutral.RunRecord, KerasCallback):
+    __doc__ = neutral.RunRecord.__doc__

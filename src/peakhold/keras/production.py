@@ -3,17 +3,18 @@
 Rules of this file:
 
 1. What is returned is a plain list: Keras, KerasTuner and `copy` look for exactly that type.
-2. All files of a run bear its number. A run that ended keeps its files: the next one has the next
-   number. One that did not end is resumed under its own.
-3. Whether a run ended is told by its backup alone, which is deleted at a good end; and nothing is
-   written here: a list that is never used leaves nothing behind.
+2. Each run has a folder, laid out as `peakhold.Run` does: the first `run_dir` itself, later ones
+   `run-2`, …, within it. A run that ended keeps its files. One that did not end is resumed under
+   its names; if an older version has begun it, under those that it had there.
+3. Whether a run ended is told by its record, and by its backup, which is deleted at a good end; and
+   nothing is written here: a list that is never used leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable as Function
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from peakhold._core.arguments import check_count, check_monitor, check_verbose
@@ -23,7 +24,14 @@ from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
 from peakhold.keras import drop_ins as ours
 from peakhold.keras.tensorboard import TensorBoard
-from peakhold.ledger.numbered import is_unfinished, numbered_runs
+from peakhold.ledger.numbered import (
+    CHECKPOINTS,
+    METRICS,
+    TENSORBOARD,
+    folder_of,
+    is_unfinished,
+    numbered_runs,
+)
 
 __all__ = ["production_callbacks"]
 
@@ -44,17 +52,21 @@ def production_callbacks(
     best: Any = True,
     tensorboard: Any = True,
     csv: Any = True,
+    record: Any = True,
     verbose: int = 0,
 ) -> list[Any]:
     r"""Make the callbacks of a serious run, in an order and with settings that agree.
 
     In this order: `ReduceLROnPlateau`, `EarlyStopping` with the best weights restored,
-    `ModelCheckpoint` of the best, `TensorBoard`, `CSVLogger`, an alert, `BackupAndRestore`.
+    `ModelCheckpoint` of the best, `TensorBoard`, `CSVLogger`, an alert, `RunRecord`,
+    `BackupAndRestore`.
 
-    The files of run 1 in `run_dir` are `best-1.keras`, `log-1.csv`, `tensorboard/run-1` and, while
-    it runs, `backup-1`. The same line after a run that ended begins run 2; after one that was
-    killed, interrupted, or stopped because of NaN, it goes on with that run, under its names. Make
-    the list right before its `fit`, and one for each.
+    The files of run 1 are in `run_dir`: `best.keras`, `metrics.csv`, `tensorboard`, the record
+    (`run.json`, `events.jsonl`, `heartbeat`) and, while it runs, `checkpoints`; those of run 2 in
+    `run-2` within it. The same line after a run that ended begins the next one; after one that was
+    killed, interrupted, or stopped because of NaN, it goes on with that run, under its names, also
+    if an older version gave it others (`best-1.keras`, `backup-1`, no record). Make the list right
+    before its `fit`, and one for each.
 
     Args:
         run_dir: The folder; made if need be. One run at a time.
@@ -72,6 +84,7 @@ def production_callbacks(
         best: The same. Defaults to `True`.
         tensorboard: The same. Defaults to `True`.
         csv: The same. Defaults to `True`.
+        record: The same. Defaults to `True`.
         verbose: 1 says each cut, stop and save. Defaults to `0`.
 
     Returns:
@@ -85,10 +98,11 @@ def production_callbacks(
         >>> print(*callbacks, sep="\n")
         ReduceLROnPlateau(monitor='val_accuracy', factor=0.3, patience=2, min_delta=0.0)
         EarlyStopping(monitor='val_accuracy', patience=6, restore_best_weights=True)
-        ModelCheckpoint(filepath='runs/digits/best-1.keras', monitor='val_accuracy', save_best_only=True)
-        TensorBoard(log_dir='runs/digits/tensorboard/run-1')
-        CSVLogger(filename='runs/digits/log-1.csv', append=True)
-        BackupAndRestore(backup_dir='runs/digits/backup-1')
+        ModelCheckpoint(filepath='runs/digits/best.keras', monitor='val_accuracy', save_best_only=True)
+        TensorBoard(log_dir='runs/digits/tensorboard')
+        CSVLogger(filename='runs/digits/metrics.csv', append=True)
+        RunRecord(folder='runs/digits')
+        BackupAndRestore(backup_dir='runs/digits/checkpoints')
     """  # noqa: E501 - a line that is printed
     address = Secret(alert) if isinstance(alert, str) else alert
     alert = None  # no frame of ours holds the URL when something is raised
@@ -104,10 +118,7 @@ def production_callbacks(
         if lowers
         else None,
     )
-    number = _number(folder, resume)
-
-    def at(name: str) -> str:
-        return os.path.join(folder, name)
+    files = _files_of_run(folder, resume)
 
     def make_plateau() -> Any:
         return ours.ReduceLROnPlateau(**ranks, **before_stopping(patience))
@@ -116,25 +127,27 @@ def production_callbacks(
         return ours.EarlyStopping(**ranks, patience=patience, restore_best_weights=True)
 
     def make_best() -> Any:
-        return ours.ModelCheckpoint(at(f"best-{number}.keras"), **ranks, save_best_only=True)
+        return ours.ModelCheckpoint(files.best, **ranks, save_best_only=True)
+
+    def make_record() -> Any:
+        settings = {"monitor": monitor, "mode": mode, "patience": patience}
+        return None if files.home is None else ours.RunRecord(files.home, settings=settings)
 
     parts: list[tuple[str, Any, Function[[], Any]]] = [
         ("plateau", plateau, make_plateau),
         ("stopping", stopping, make_stopping),
         ("best", best, make_best),
-        (
-            "tensorboard",
-            tensorboard,
-            lambda: TensorBoard(at(os.path.join("tensorboard", f"run-{number}"))),
-        ),
+        ("tensorboard", tensorboard, lambda: TensorBoard(files.tensorboard)),
         # A second fit with the same list adds its rows.
-        ("csv", csv, lambda: ours.CSVLogger(at(f"log-{number}.csv"), append=True)),
+        ("csv", csv, lambda: ours.CSVLogger(files.log, append=True)),
         (
             "alert",
             _checked_alert(address),
-            lambda: _alert(address, monitor, mode, f"{os.path.basename(folder)} {number}"),
+            lambda: _alert(address, monitor, mode, f"{os.path.basename(folder)} {files.number}"),
         ),
-        ("resume", resume, lambda: ours.BackupAndRestore(at(f"backup-{number}"))),
+        # Ahead of the backup, which goes at a good end: then the record says so already.
+        ("record", record, make_record),
+        ("resume", resume, lambda: ours.BackupAndRestore(files.backup)),
     ]
     made = [_part(name, given, make) for name, given, make in parts]
     return [callback for callback in made if callback is not None]
@@ -187,7 +200,19 @@ def _alert(address: Any, monitor: str, mode: str, name: str) -> Any:
     return kind(url, on=_EVENTS, monitor=monitor, mode=mode, name=name)
 
 
-# The run's number
+# The run's number, and its names
+
+
+class _FilesOfRun(NamedTuple):
+    """Where the run that a line begins, or goes on with, has its files."""
+
+    number: int
+    home: str | None
+    """Its folder; None if an older version has begun it, which had none."""
+    best: str
+    tensorboard: str
+    log: str
+    backup: str
 
 
 def _check_folder(run_dir: Any) -> str:
@@ -200,12 +225,25 @@ def _check_folder(run_dir: Any) -> str:
     return os.path.normpath(folder)
 
 
-def _number(folder: str, resume: Any) -> int:
-    """The number of the run that this line begins, or goes on with."""
+def _files_of_run(folder: str, resume: Any) -> _FilesOfRun:
+    number, is_older = _number(folder, resume)
+    home = folder_of(folder, number)
+    if not is_older:
+        names = ("best.keras", TENSORBOARD, METRICS, CHECKPOINTS)
+        return _FilesOfRun(number, home, *(os.path.join(home, name) for name in names))
+    board = os.path.join(TENSORBOARD, f"run-{number}")
+    older = (f"best-{number}.keras", board, f"log-{number}.csv", f"backup-{number}")
+    return _FilesOfRun(number, None, *(os.path.join(folder, name) for name in older))
+
+
+def _number(folder: str, resume: Any) -> tuple[int, bool]:
+    """The number of the run, and whether it is one that an older version has begun."""
     runs = numbered_runs(folder)
     if not runs:
-        return 1
+        return 1, False
     newest = runs[-1]
-    backup = getattr(resume, "backup_dir", newest.backup)
-    goes_on = resume and is_unfinished(backup, newest.kinds)
-    return newest.number if goes_on else newest.number + 1
+    backup = getattr(resume, "backup_dir", None)  # of one's own: it alone says whether it ended
+    goes_on = newest.is_unfinished if backup is None else is_unfinished(backup, newest.kinds)
+    if resume and goes_on:
+        return newest.number, newest.folder is None
+    return newest.number + 1, False

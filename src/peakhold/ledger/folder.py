@@ -7,6 +7,7 @@ stop             put there by a person: the run ends at the next batch's border
 checkpoints/     a store
 metrics.csv  tensorboard/
 .lock            the owner's
+run-2/           the same of a later run (`numbered.py`)
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ from peakhold.errors import RunOwnedError, SaveError, StoreOwnedError
 from peakhold.files import sweep
 from peakhold.files.open_files import DISK
 from peakhold.ledger import heartbeat, run_file
-from peakhold.ledger.numbered import NumberedRun, history_of_log, numbered_runs
-from peakhold.ledger.reader import RecordedHistory, history, last_event
+from peakhold.ledger.numbered import (
+    CHECKPOINTS,
+    EVENTS,
+    METRICS,
+    TENSORBOARD,
+    NumberedRun,
+    history_of_log,
+    numbered_runs,
+)
+from peakhold.ledger.reader import TELLING, RecordedHistory, history, last_event
 from peakhold.store.owner import Ownership, is_owned, make_root
 
 __all__ = ["OwnedFolder", "RunFolder", "RunStatus"]
 
-_TELLING: Final = frozenset({"start", "goes_on", "moment", "end"})
 _LOOKS: Final = 5
 _BETWEEN_LOOKS_S: Final = 0.02
 
@@ -156,7 +164,7 @@ class RunFolder:
     @property
     def events(self) -> str:
         """What happened."""
-        return self.at("events.jsonl")
+        return self.at(EVENTS)
 
     @property
     def heartbeat(self) -> str:
@@ -171,17 +179,17 @@ class RunFolder:
     @property
     def checkpoints(self) -> str:
         """The store."""
-        return self.at("checkpoints")
+        return self.at(CHECKPOINTS)
 
     @property
     def metrics(self) -> str:
         """The metrics of each epoch, for spreadsheets."""
-        return self.at("metrics.csv")
+        return self.at(METRICS)
 
     @property
     def tensorboard(self) -> str:
         """What TensorBoard shows."""
-        return self.at("tensorboard")
+        return self.at(TENSORBOARD)
 
     def own(self) -> OwnedFolder:
         """Own it: nobody else writes into it until it is let go.
@@ -195,26 +203,41 @@ class RunFolder:
         """
         return OwnedFolder(self.path, self._disk)
 
-    def about(self) -> dict[str, Any] | None:
-        """What the run is; None if nothing says so."""
-        return run_file.read_run_file(self.path)
-
     def numbered(self) -> list[NumberedRun]:
-        """The runs that lie in it under numbers, as `production_callbacks` writes them."""
+        """The runs that lie in it, as `production_callbacks` writes them, the newest last."""
         try:
             return numbered_runs(self.path)
         except OSError:  # nobody may look into it
             return []
 
+    def newest(self) -> RunFolder:
+        """The folder of the newest run: a later one has a folder within this one."""
+        later = [
+            run.folder
+            for run in self.numbered()
+            if run.kinds and run.folder is not None and run.folder != self.path
+        ]
+        return RunFolder(later[-1], disk=self._disk) if later else self
+
+    # What is asked of a folder is answered for the newest run in it.
+
+    def about(self) -> dict[str, Any] | None:
+        """What the run is; None if nothing says so."""
+        return run_file.read_run_file(self.newest().path)
+
     def history(self) -> RecordedHistory:
-        """What was measured at the end of each epoch; of several runs, in the newest."""
-        runs = [] if os.path.lexists(self.events) else self.numbered()
-        return history_of_log(runs[-1].log) if runs else history(self.events)
+        """What was measured at the end of each epoch."""
+        newest = self.newest()
+        runs = [] if os.path.lexists(newest.events) else newest.numbered()
+        return history_of_log(runs[-1].log) if runs else history(newest.events)
 
     def status(self) -> RunStatus:
-        """How the run stands, of several the newest; reads the end of the record only."""
+        """How the run stands; reads the end of the record only."""
+        return self.newest()._status()
+
+    def _status(self) -> RunStatus:
         beat = heartbeat.read_heartbeat(self.heartbeat)
-        last = last_event(self.events, _TELLING)
+        last = last_event(self.events, TELLING)
         word, reason = self._stands(last, beat)
         if beat is None:
             return RunStatus(word, reason)
@@ -234,10 +257,13 @@ class RunFolder:
         owned = is_owned(self._disk, self.path)
         if owned if owned is not None else heartbeat.is_beating(beat):
             return "running", None
-        if last is not None or beat is not None or self.about() is not None:
+        if last is not None or beat is not None or self._has_run_file():
             return "interrupted", None
         runs = self.numbered()
         return (self._newest_stands(runs[-1]), None) if runs else ("empty", None)
+
+    def _has_run_file(self) -> bool:
+        return run_file.read_run_file(self.path) is not None
 
     def _newest_stands(self, run: NumberedRun) -> str:
         if is_owned(self._disk, run.backup):

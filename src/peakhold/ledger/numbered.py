@@ -1,10 +1,14 @@
-"""A folder of runs with numbers, as `production_callbacks` lays it out: what is there of each run.
+"""A folder of several runs, as `production_callbacks` lays it out: what is there of each.
 
-    best-1.keras  log-1.csv  tensorboard/run-1      run 1, which has ended
-    best-2.keras  log-2.csv  tensorboard/run-2  backup-2/
+Run 1 has the folder itself, each later one a folder within it, all laid out like a run's
+(`folder.py`). What older versions wrote lies side by side, under numbers:
 
-Whether a run has ended is told by its backup alone: its folder is the first thing that a run makes,
-and the last that goes, at a good end.
+    run.json  events.jsonl  best.keras  metrics.csv  tensorboard/            run 1, which has ended
+    run-2/    run.json  events.jsonl  best.keras  metrics.csv  checkpoints/  run 2
+    best-1.keras  log-1.csv  tensorboard/run-1  backup-1/                    of an older version
+
+Whether a run has ended is told by its record, and by its backup: its folder is the first thing
+that a run makes, and goes at a good end.
 """
 
 from __future__ import annotations
@@ -14,13 +18,31 @@ import re
 from typing import Final, NamedTuple, final
 
 from peakhold.files.rows import parse
-from peakhold.ledger.reader import Columns, RecordedHistory
+from peakhold.ledger.reader import TELLING, Columns, RecordedHistory, last_event
 from peakhold.ledger.reading import read_small
+from peakhold.ledger.run_file import read_run_file
 
-__all__ = ["NumberedRun", "history_of_log", "is_unfinished", "numbered_runs"]
+__all__ = [
+    "CHECKPOINTS",
+    "EVENTS",
+    "METRICS",
+    "TENSORBOARD",
+    "NumberedRun",
+    "folder_of",
+    "history_of_log",
+    "is_unfinished",
+    "numbered_runs",
+]
 
+EVENTS: Final = "events.jsonl"
+METRICS: Final = "metrics.csv"
+CHECKPOINTS: Final = "checkpoints"
+TENSORBOARD: Final = "tensorboard"
+
+_OWN: Final = {METRICS: "log", CHECKPOINTS: "backup"}
+_BEST: Final = re.compile(r"best\.[a-z0-9]+$")
+_FOLDER: Final = re.compile(r"run-([1-9][0-9]{0,17})$")
 _FILES: Final = re.compile(r"(best|log|backup)-([1-9][0-9]{0,17})(?:\.|$)")
-_BOARD: Final = re.compile(r"run-([1-9][0-9]{0,17})$")
 _LARGEST: Final = 1 << 28
 """Bytes of a log that is read."""
 _DIGITS: Final = 18
@@ -33,13 +55,36 @@ class NumberedRun(NamedTuple):
 
     number: int
     kinds: frozenset[str]
-    """What is there of it: `best`, `log`, `backup`, `tensorboard`."""
+    """What is there of it: `record`, `best`, `log`, `backup`, `tensorboard`."""
     log: str
     """Path of its metrics; there if `kinds` has `log`."""
     backup: str
     """Path of the folder of its backups."""
-    is_unfinished: bool
-    """Whether it is still to be ended: running, or interrupted."""
+    folder: str | None = None
+    """Its own folder; None if it is of an older version, which had none."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is still to be ended: running, or interrupted."""
+        if self.folder is not None:
+            last = last_event(os.path.join(self.folder, EVENTS), TELLING)
+            if last is not None and last["kind"] == "end":
+                return False
+        return is_unfinished(self.backup, self.kinds)
+
+
+def folder_of(folder: str | os.PathLike[str], number: int) -> str:
+    """Where a run of a number lies.
+
+    Args:
+        folder: That of all.
+        number: From 1.
+
+    Example:
+        >>> folder_of("runs/digits", 1), folder_of("runs/digits", 2)
+        ('runs/digits', 'runs/digits/run-2')
+    """
+    return os.fspath(folder) if number == 1 else os.path.join(folder, f"run-{number}")
 
 
 def numbered_runs(folder: str | os.PathLike[str]) -> list[NumberedRun]:
@@ -55,19 +100,47 @@ def numbered_runs(folder: str | os.PathLike[str]) -> list[NumberedRun]:
         >>> numbered_runs("nowhere")
         []
     """
-    found: dict[int, set[str]] = {}
-    for name in _names(folder):
+    names = _names(folder)
+    older: dict[int, set[str]] = {}
+    for name in names:
         if match := _FILES.match(name):
-            found.setdefault(int(match[2]), set()).add(match[1])
-    for name in _names(os.path.join(folder, "tensorboard")):
-        if match := _BOARD.match(name):
-            found.setdefault(int(match[1]), set()).add("tensorboard")
-    return [_run(folder, number, frozenset(found[number])) for number in sorted(found)]
+            older.setdefault(int(match[2]), set()).add(match[1])
+    for name in _names(os.path.join(folder, TENSORBOARD)):
+        if match := _FOLDER.match(name):
+            older.setdefault(int(match[1]), set()).add("tensorboard")
+    runs = {number: _older(folder, number, kinds) for number, kinds in older.items()}
+    if not older and (kinds := _kinds(folder)):
+        runs[1] = _own(folder, 1, kinds)
+    for name in names:
+        match = _FOLDER.match(name)
+        path = os.path.join(folder, name)
+        if match and match[1] != "1" and os.path.isdir(path):
+            runs[int(match[1])] = _own(folder, int(match[1]), _kinds(path))
+    return [runs[number] for number in sorted(runs)]
 
 
-def _run(folder: str | os.PathLike[str], number: int, kinds: frozenset[str]) -> NumberedRun:
+def _kinds(own: str | os.PathLike[str]) -> set[str]:
+    """What lies in a run's own folder."""
+    names = _names(own)
+    kinds = {_OWN[name] for name in names if name in _OWN}
+    if read_run_file(own) is not None:
+        kinds.add("record")
+    if any(map(_BEST.match, names)):
+        kinds.add("best")
+    if any(not _FOLDER.match(name) for name in _names(os.path.join(own, TENSORBOARD))):
+        kinds.add("tensorboard")
+    return kinds
+
+
+def _own(folder: str | os.PathLike[str], number: int, kinds: set[str]) -> NumberedRun:
+    own = folder_of(folder, number)
+    log, backup = (os.path.join(own, name) for name in (METRICS, CHECKPOINTS))
+    return NumberedRun(number, frozenset(kinds), log, backup, own)
+
+
+def _older(folder: str | os.PathLike[str], number: int, kinds: set[str]) -> NumberedRun:
     log, backup = (os.path.join(folder, f"{name}-{number}") for name in ("log", "backup"))
-    return NumberedRun(number, kinds, f"{log}.csv", backup, is_unfinished(backup, kinds))
+    return NumberedRun(number, frozenset(kinds), f"{log}.csv", backup)
 
 
 def is_unfinished(backup: str | os.PathLike[str], kinds: frozenset[str]) -> bool:

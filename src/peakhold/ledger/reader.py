@@ -23,13 +23,17 @@ from peakhold.errors import RecordDamagedWarning
 from peakhold.ledger.lines import LONGEST, from_line
 from peakhold.ledger.reading import open_to_read
 
-__all__ = ["Columns", "RecordedHistory", "history", "last_event", "read_events"]
+__all__ = ["TELLING", "Columns", "RecordedHistory", "history", "last_event", "read_events"]
+
+TELLING: Final = frozenset({"start", "goes_on", "moment", "end"})
+"""Kinds of events of which the last says how a run stands."""
 
 _PIECE: Final = 1 << 20
 _TAIL: Final = 1 << 16
 _MOST_CELLS: Final = 1 << 25
 """Of a history; a record in which each epoch has other metrics would fill the memory."""
 _GOES_ON: Final = b'"goes_on"'
+_START: Final = b'{"kind":"start"'
 _EPOCH_END: Final = f'"{Event.EPOCH_END}"'.encode("ascii")
 
 OnDamage = Callable[[int, str], object]
@@ -290,7 +294,7 @@ class Columns:
 
 
 def history(path: str | os.PathLike[str], *, on_damage: OnDamage | None = None) -> RecordedHistory:
-    """What was measured at the end of each epoch.
+    """What was measured at the end of each epoch, since the run that it is of began.
 
     Args:
         path: The run's `events.jsonl`.
@@ -300,7 +304,9 @@ def history(path: str | os.PathLike[str], *, on_damage: OnDamage | None = None) 
     unread = _PassedOver(path, on_damage)
     for at, line in _lines_that_count(path, unread):
         if _EPOCH_END not in line:
-            if not line.startswith(b'{"kind":"'):
+            if line.startswith(_START):  # a fit with the same list, after the one before
+                columns = Columns()
+            elif not line.startswith(b'{"kind":"'):
                 unread.tell(at, "it is no event")
             continue
         event = from_line(line)

@@ -13,7 +13,7 @@ from typing import Any, final
 from peakhold._core.moments import number_of
 from peakhold.advice import differing
 
-__all__ = ["Best", "Ending", "duration", "shown", "summarize", "why"]
+__all__ = ["Best", "Ending", "cause", "duration", "shown", "summarize", "why"]
 
 
 @final
@@ -87,28 +87,34 @@ def summarize(ending: Ending, participants: Iterable[Any]) -> list[str]:
     return [f"Peakhold: {line}" for line in lines if line]
 
 
+def cause(ending: Ending) -> str:
+    """By what a run ended."""
+    if ending.interrupted:
+        return "Ctrl-C"
+    if ending.reason is not None:
+        return ending.reason
+    last = ending.last_epoch
+    if last is None and ending.running_epoch is None:
+        return "none was run"
+    if ending.epochs is None:  # nobody knows how many there were to be
+        return "something set stop_training" if ending.was_asked else "the loop ended"
+    if last is None or ending.number(last) < ending.epochs:
+        return "something set stop_training" if ending.was_asked else "the loop was left"
+    return "all epochs were run"
+
+
 def why(ending: Ending) -> str:
     """One sentence: where a run ended, and by what."""
-    if ending.last_epoch is None and ending.running_epoch is None:
-        text = "training ended without an epoch"
-        return f"{text}: {'Ctrl-C' if ending.interrupted else ending.reason or 'none was run'}."
     last = ending.last_epoch
+    if last is None and ending.running_epoch is None:
+        return f"training ended without an epoch: {cause(ending)}."
     if last is None or (ending.interrupted and ending.running_epoch is not None):
         running = ending.first_epoch if ending.running_epoch is None else ending.running_epoch
         place = f"in epoch {ending.number(running)}"
     else:
         place = f"after epoch {ending.number(last)}"
-    text = f"training ended {place}" + (f" of {ending.epochs}" if ending.epochs else "")
-    if ending.interrupted:
-        return f"{text}: Ctrl-C."
-    if ending.reason is not None:
-        return f"{text}: {ending.reason}."
-    if ending.epochs is None:  # nobody knows how many there were to be
-        return f"{text}: {'something set stop_training' if ending.was_asked else 'the loop ended'}."
-    if last is None or ending.number(last) < ending.epochs:
-        by = "something set stop_training" if ending.was_asked else "the loop was left"
-        return f"{text}: {by}."
-    return f"{text}: all epochs were run."
+    of = f" of {ending.epochs}" if ending.epochs else ""
+    return f"training ended {place}{of}: {cause(ending)}."
 
 
 def shown(value: float) -> str:

@@ -26,6 +26,7 @@ from peakhold.tf_keras.drop_ins import (
     ModelCheckpoint,
     ReduceLROnPlateau,
     RemoteMonitor,
+    RunRecord,
     SlackAlert,
     TerminateOnNaN,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "Relative",
     "RemoteMonitor",
+    "RunRecord",
     "Seconds",
     "SlackAlert",
     "Steps",

@@ -19,6 +19,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "RunRecord",
     "SlackAlert",
     "TerminateOnNaN",
 ]
@@ -80,3 +81,7 @@ class Alert(neutral.Alert, TFKerasCallback):
 @lends
 class RemoteMonitor(neutral.RemoteMonitor, TFKerasCallback, tf_keras.callbacks.RemoteMonitor):
     __doc__ = neutral.RemoteMonitor.__doc__
+
+
+class RunRecord(neutral.RunRecord, TFKerasCallback):
+    __doc__ = neutral.RunRecord.__doc__

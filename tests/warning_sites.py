@@ -30,7 +30,7 @@ SITES = {
     "backup/folder.py: BackupFolder.remove": [FAULT],
     "backup/interrupted.py: Interrupted.give_snapshots": [FAULT],
     "backup/keeping.py: Keeping._give": [FAULT],
-    "backup/keeping.py: Keeping._save": [FAULT, A_FILE],
+    "backup/keeping.py: Keeping._ready_to_write": [FAULT, A_FILE],
     "backup/keeping.py: Keeping._tell_what_is_lost": [
         FAULT, "tests/keras/test_changed_program.py::test_another_monitor_begins_afresh",
     ],

@@ -1,5 +1,6 @@
 """A run that is killed inside an epoch goes on with the same line, and ends with the same bits."""
 
+import collections
 import itertools
 import os
 import signal
@@ -7,7 +8,7 @@ import signal
 import pytest
 
 from peakhold import Every
-from run_programs import LOOPS, left
+from run_programs import LOOPS, N_BATCHES, N_EPOCHS, left
 
 BACKEND = os.environ.get("KERAS_BACKEND", "torch")
 KINDS = {"jax": ["jax"], "tensorflow": ["tape"]}.get(BACKEND, ["torch", "torch steps"])
@@ -61,14 +62,22 @@ def test_again_and_again(kind, unbroken, tmp_path):
     assert left(folder, run, trained) == unbroken
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "where", "n"),
+    [
+        (signal.SIGTERM, "batch", 15),
+        (signal.SIGINT, "batch", 15),
+        (signal.SIGTERM, "evaluation", 3),
+    ],
+)
 def test_a_signal_ends_at_the_next_border_and_nothing_is_done_twice(
-    kind, unbroken, tmp_path, number, capfd
+    kind, unbroken, tmp_path, number, where, n, capfd
 ):
-    folder, calls = tmp_path / "run", itertools.count(1)
+    folder, calls = tmp_path / "run", collections.Counter()
 
     def hook(place):
-        if next(calls) == 17:
+        calls[place] += 1
+        if place == where and calls[place] == n:
             signal.raise_signal(number)
 
     error = SystemExit if number == signal.SIGTERM else KeyboardInterrupt
@@ -81,6 +90,7 @@ def test_a_signal_ends_at_the_next_border_and_nothing_is_done_twice(
     assert "saves and ends after this batch" in capfd.readouterr().err
     run, trained = LOOPS[kind](folder, hook, save_every=Every(seconds=3600))
     assert left(folder, run, trained) == unbroken
+    assert calls["batch"] == {"torch steps": 40}.get(kind, N_EPOCHS * N_BATCHES)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="loaders of PyTorch")

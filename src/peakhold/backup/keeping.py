@@ -18,6 +18,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -548,33 +549,82 @@ class Keeping(Keeper):
             None if entry is None else f"step {entry.step} in {self.backup_dir!r}, {entry.reason}"
         )
 
+    def hold(self, epoch: int, batch: int) -> None:
+        """Keep a copy of all as it is at this border, for `back_up_held`; nothing is written.
+
+        Where there is no memory for it, or several workers would have to agree, none is kept.
+        """
+        kept = self._kept
+        if kept is None or self.run.state_unusable or kept.n_workers > 1:
+            return
+        self.drop_held()
+        self.run.new_moment()
+        with contextlib.suppress(MemoryError):
+            kept.held = self._taken(kept, epoch, batch, False)
+
+    def drop_held(self) -> None:
+        """Nothing needs the copy that is held any more."""
+        kept = self._kept
+        if kept is not None and kept.held is not None:
+            held, kept.held = kept.held, None
+            for one in held.keep:
+                one.release()
+
+    def back_up_held(self) -> None:
+        """Back up what is held, if anything is."""
+        kept = self._kept
+        if kept is not None and kept.held is not None:
+            held, kept.held = kept.held, None
+            self._ready_to_write(kept)
+            kept.saved_within = True
+            self._write(kept, held)
+
     def _save(self, epoch: int, batch: int | None, stops: bool) -> None:
         kept, run = self._kept, self.run
         if kept is None:
             return
-        host, folder, resumption = run.host, kept.folder, kept.resumption
-        place, began = kept.place, time.perf_counter()
-        if folder.is_followed:
+        began = time.perf_counter()
+        if kept.folder.is_followed:
             run.enter_save()
             return
-        folder.wait()  # also tells whether what this one would refer to is there
-        trouble = folder.trouble()
-        if trouble is not None:
-            run.warn(trouble, SaveWarning)
-        step = folder.last_step + 1
+        self.drop_held()
+        self._ready_to_write(kept)
         waits = False
         try:
-            held = run.pool.take([part for part in host.parts() if part in _PARTS])
-            keep, parts = [held], held.parts
-            taken = kept.take_extras()
+            taken = self._taken(kept, epoch, batch, stops)
         except MemoryError:
             waits = True
-            held, taken = self._borrowed(kept)
-            keep, parts = [held], held.parts
-        if taken is not None:
-            keep.append(taken)
-        members = self._filed()
-        best, extra = self._held_places(kept, members, held, parts, step, keep)
+            taken = self._taken(kept, epoch, batch, stops, borrowed=True)
+        self._write(kept, taken)
+        if waits:
+            kept.folder.wait()
+        if kept.wanted.is_set():
+            kept.saved.set()
+        if kept.place is not None:
+            kept.place.note_cost(time.perf_counter() - began)
+
+    def _ready_to_write(self, kept: _Kept) -> None:
+        """Wait for the backup before; it tells whether what this one would refer to is there."""
+        kept.folder.wait()
+        trouble = kept.folder.trouble()
+        if trouble is not None:
+            self.run.warn(trouble, SaveWarning)
+
+    def _taken(
+        self, kept: _Kept, epoch: int, batch: int | None, stops: bool, *, borrowed: bool = False
+    ) -> _Taken:
+        """All that a backup holds, as it is now.
+
+        Raises:
+            MemoryError: If there is no memory for a copy, and it is not to be borrowed.
+        """
+        run = self.run
+        host, resumption = run.host, kept.resumption
+        if borrowed:
+            model, extras = self._borrowed(kept)
+        else:
+            model = run.pool.take([part for part in host.parts() if part in _PARTS])
+            extras = kept.take_extras()
         first = run.first_epoch
         state = {
             "format": FORMAT,
@@ -594,8 +644,7 @@ class Keeping(Keeper):
             "random": random_state(),
             "n_workers": kept.n_workers,
             "workers": self._shared if kept.n_workers > 1 else [],
-            "callbacks": filing.collect(members),
-            "held": best,
+            "callbacks": filing.collect(self._filed()),
             "passed": kept.packer.pack(kept.passed),
             "place": kept.place_now(batch),
         }
@@ -603,23 +652,32 @@ class Keeping(Keeper):
         reason = (
             f"after epoch {number - 1}" if batch is None else f"batch {batch + 1} of epoch {number}"
         )
+        return _Taken(epoch, reason, model, extras, state)
+
+    def _write(self, kept: _Kept, taken: _Taken) -> None:
+        """Begin to write it."""
+        folder, parts, keep = kept.folder, taken.model.parts, taken.keep
+        step = folder.last_step + 1
+        best, extra = self._held_places(kept, self._filed(), taken.model, parts, step, keep)
+        state = {**taken.state, "held": best}
+        if kept.place is not None:
+            kept.place.make_durable()
         try:
             folder.save(
-                {**resumption.to_write(parts), **_parts_of(taken), **extra, STATE: state},
+                {
+                    **kept.resumption.to_write(parts),
+                    **_parts_of(taken.extras),
+                    **extra,
+                    STATE: state,
+                },
                 keep,
-                epoch=epoch,
+                epoch=taken.epoch,
                 refers_to=[step for places in kept.places.values() for step, _ in places.values()],
-                reason=reason,
+                reason=taken.reason,
             )
         except InvalidArgumentError as error:
             error.add_note("A state_dict holds something that cannot be saved.")
             raise
-        if waits:
-            folder.wait()
-        if kept.wanted.is_set():
-            kept.saved.set()
-        if place is not None:
-            place.note_cost(time.perf_counter() - began)
 
     def _borrowed(self, kept: _Kept) -> tuple[Held, Held | None]:
         """The state itself, where no copy can be had: training waits until it is written."""
@@ -708,6 +766,7 @@ class Keeping(Keeper):
 
     def end(self, ending: Ending) -> None:
         """Training ended well: nothing is left to go on from."""
+        self.drop_held()
         kept, self._kept = self._kept, None
         if kept is None:
             return
@@ -800,6 +859,26 @@ def _parts_of(taken: Held | None) -> dict[str, Any]:
     return {} if taken is None else taken.parts
 
 
+class _Taken:
+    """A backup that is not written yet.
+
+    Args:
+        epoch: To go on with.
+        reason: Why, for people.
+        model: Copies of the model's parts.
+        extras: Copies of what else the run has.
+        state: All else.
+    """
+
+    def __init__(
+        self, epoch: int, reason: str, model: Held, extras: Held | None, state: dict[str, Any]
+    ) -> None:
+        self.epoch, self.reason, self.state = epoch, reason, state
+        self.model, self.extras = model, extras
+        self.keep = [model] if extras is None else [model, extras]
+        """To be released when it is written."""
+
+
 class _Kept:
     """What belongs to one run."""
 
@@ -821,6 +900,8 @@ class _Kept:
         self.interrupted: Interrupted | None = None
         """What it goes on from, until all have what is theirs."""
         self.passed: EpochRecord | None = None
+        self.held: _Taken | None = None
+        """What would be written if training ended now, where no backup can be made."""
         self.packer = Packer()
         self.places: dict[int, dict[str, Place]] = {}
         """Where on disk the parts of a snapshot are, by its token."""

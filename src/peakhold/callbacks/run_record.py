@@ -172,9 +172,11 @@ class _RecordKeeping(Participant):
     def state_dict(self) -> dict[str, Any]:
         """Where the record stands; all before it is durable ahead of what is saved next."""
         record = self._open
+        if record is not None:
+            record.recording.make_durable()
         return {
             **self.header(),
-            "offset": 0 if record is None else record.recording.offset(),
+            "offset": 0 if record is None else record.recording.offset,
             "begun": record is not None and record.recording.has_begun,
             "within_epoch": self._within_epoch,
         }

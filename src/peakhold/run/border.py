@@ -5,8 +5,9 @@ Rules of this file:
 1. A batch at whose border nothing is due costs two comparisons and one look at the clock. What is
    rare (signals, files, a limit, a save that is due) is looked at when `look_at` has come, or as
    soon as somebody says so (`wake`).
-2. Within an epoch a loop is backed up only where it can be gone on with (`place.py`). Elsewhere it
-   ends without: the newest checkpoint stays.
+2. Within an epoch a loop is backed up only where it can be gone on with (`place.py`). Where it ends
+   elsewhere, what is backed up is the copy that is held of such a place; if there is none, the
+   newest checkpoint stays.
 3. What ends the loop leaves it as an exception (`ending.py`): nothing of what the loop would do
    with half an epoch is run.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from peakhold.run.ending import EndingSignals, RunEndedSignal
-from peakhold.run.pace import Pace
+from peakhold.run.pace import Budget, Pace
 from peakhold.run.place import DataPass, RunPlace
 
 if TYPE_CHECKING:
@@ -69,42 +70,87 @@ class BatchBorder:
         """Whether somebody has asked for a backup."""
         self.stops: str | None = None
         """Why somebody has asked for the end."""
+        self.ending: str | None = None
+        """Why the loop ends with the running epoch."""
         self._backed_up_at = -1
+        self._looked_at = time.monotonic()
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a second signal has come: nothing is saved any more."""
+        return self._signals.came_again
 
     def wake(self) -> None:
         """Look at the next border; may be called in a signal's handler."""
         self.look_at = 0.0
 
+    def starts(self, *, at_backup: bool) -> None:
+        """The loop begins.
+
+        Args:
+            at_backup: Whether it goes on from a backup: there is one of this place, then.
+        """
+        self.pace.start(self._place.step)
+        if at_backup:
+            self._backed_up_at = self._place.step
+
     def plan(self) -> None:
         """When something may be due next."""
         now, pace = time.monotonic(), self.pace
         self.look_step = pace.due_step
-        self.look_at = min(now + _LOOK_S, max(now, pace.due_at))
+        self.look_at = min(self._looked_at + _LOOK_S, max(now, pace.due_at))
         if self._ends_at is not None:
             self.look_at = min(self.look_at, self._ends_at)
         if self.wants_save or self.stops is not None or self._signals.came is not None:
             self.look_at = 0.0
 
-    def look(self, one: DataPass, *, can_go_on: bool) -> None:
+    def look(self, one: DataPass, *, is_inner: bool) -> None:
         """Look at all that is rare.
 
         Args:
             one: The pass whose batch is done.
-            can_go_on: Whether a resumed loop could go on here.
+            is_inner: Whether it lies in a batch of another pass: that batch is half done, and
+                nothing ends there.
         """
-        now, pace = time.monotonic(), self.pace
-        reason, is_over = self._why_it_ends(now)
-        if can_go_on and (
-            self.wants_save
-            or reason is not None
-            or self._place.step >= pace.due_step
-            or now >= pace.due_at
-        ):
-            self.back_up()
-        if reason is not None:
-            self.leave(reason, is_over=is_over)
+        now = self._looked_at = time.monotonic()
+        if not is_inner:
+            reason, is_over = self._why_it_ends(now)
+            if one.is_first and (self.wants_save or reason is not None or self._is_due(now)):
+                self.back_up()
+            if reason is not None:
+                self._keeper.back_up_held()
+                self.leave(reason, is_over=is_over)
         self._looks(self._place, one)
         self.plan()
+
+    def _is_due(self, now: float) -> bool:
+        return self._place.step >= self.pace.due_step or now >= self.pace.due_at
+
+    def first_pass_ends(self, *, has_later: bool) -> None:
+        """The epoch's first pass is over: the last place in this epoch to go on from.
+
+        Args:
+            has_later: Whether other passes may follow in this epoch.
+        """
+        if self._backed_up_at == self._place.step:
+            return
+        now = time.monotonic()
+        if self._is_due(now):
+            self.back_up()
+        elif has_later and not isinstance(self.pace.every, Budget):
+            # Of a budget that has nothing left the newest checkpoint is so young that training to
+            # here again costs less than what a copy in each epoch would.
+            place = self._place
+            self._keeper.hold(place.epoch, max(0, place.step - place.step_at_epoch - 1))
+            self.pace.held_s += time.monotonic() - now
+
+    def epoch_ends(self, *, is_last: bool) -> None:
+        """An epoch is about to end: see whether the loop ends with it, which is then backed up."""
+        self._keeper.drop_held()
+        now = time.monotonic()
+        if now >= self.look_at and self.stops is None and not is_last:
+            self._looked_at = now
+            self.ending, _ = self._why_it_ends(now)
 
     def back_up(self) -> None:
         """Back up here, once."""
@@ -116,10 +162,12 @@ class BatchBorder:
     def epoch_is_due(self, *, ends: bool) -> bool:
         """Whether a backup is due at an epoch's end."""
         by_pace = self.pace.epoch_ends(time.monotonic(), self._place.step)
-        return by_pace or ends or self.wants_save or self.stops is not None
+        is_asked = self.wants_save or self.stops is not None or self.ending is not None
+        return by_pace or ends or is_asked
 
     def note_cost(self, seconds: float) -> None:
         """A backup was begun, for which training has waited so long."""
+        self._backed_up_at = self._place.step
         self.pace.note(time.monotonic(), self._place.step, seconds)
         self.plan()
 
@@ -144,6 +192,6 @@ class BatchBorder:
             BaseException: What leaves it.
         """
         self._finish(reason, is_over=is_over)
-        if self._signals.came is not None:
+        if self._signals.came is not None and not is_over:
             raise self._signals.exception()
         raise RunEndedSignal

@@ -10,6 +10,9 @@ Ctrl-C, `RunEndedSignal` else, which ends in the `with` of the run.
 
 A second signal is raised where it comes. What the first one began to write is still waited for when
 the `with` is left.
+
+A run that is over by itself before it looks has nothing to save and nothing to go on with: the
+signal is raised once more when the `with` is left, and does what it would have done without us.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ class EndingSignals:
         self._pid = os.getpid()
         self.came: signal.Signals | None = None
         """The first that came."""
+        self.came_again = False
+        """Whether a second came: then nothing is saved any more."""
 
     def install(self) -> bool:
         """Take them over; False outside the main thread, where Python forbids it."""
@@ -71,6 +76,11 @@ class EndingSignals:
                 signal.signal(number, previous)
         self._previous = {}
 
+    def pass_on(self) -> None:
+        """The run was over before it could end of a signal: it is for whoever had it before."""
+        if self.came is not None:
+            signal.raise_signal(self.came)
+
     @property
     def name(self) -> str:
         """What came, in words."""
@@ -83,6 +93,7 @@ class EndingSignals:
             signal.raise_signal(number)
             return
         if self.came is not None:
+            self.came_again = True
             self._previous = {k: v for k, v in self._previous.items() if k != one}
             _leave_to_python(one)
             raise self.exception()

@@ -84,6 +84,9 @@ class Around(Protocol):
     def offset(self) -> int:
         """Where the record stands."""
 
+    def make_durable(self) -> None:
+        """What stands in the record is on the disk when this returns."""
+
 
 @final
 class Loop:
@@ -142,6 +145,12 @@ class Loop:
         self._since_check = Means()
         """What was logged of batches since the last check, over passes."""
         self._in_epoch = False
+        self._has_skipped = -1
+        """At which batch the pass that an interrupted run was in went on."""
+        self.skipped: str | None = None
+        """A pass of this epoch that was over when the run was interrupted: its body has not run."""
+        self._has_later = True
+        """Whether epochs have passes behind their first: not known before one has ended."""
         self._has_begun = False
         self._is_finished = False
 
@@ -161,6 +170,10 @@ class Loop:
     def state(self) -> dict[str, Any]:
         """Where the loop is."""
         return self.place.to_save(self._progress.trained_with)
+
+    def make_durable(self) -> None:
+        """What the place refers to is the record."""
+        self._around.make_durable()
 
     def take(self, state: Mapping[str, Any]) -> None:
         """The run goes on from there."""
@@ -203,9 +216,14 @@ class Loop:
             self._running.clear()  # one that the loop has left with `break` is over, too
             self.place.running = None
             self._in_epoch = False
+            self.skipped, border = None, self.border
+            border.epoch_ends(is_last=epoch + 1 == n)
+            self._has_later = len(self._passes) > 1
             self._epoch_ends()
-            if self._list.stop_training or self.border.stops is not None:
+            if self._list.stop_training or border.stops is not None:
                 break
+            if border.ending is not None:
+                border.leave(border.ending, is_over=False)
         self.finish(self.border.stops, is_over=True)
 
     def steps(self, loader: Any, n: int, frame_depth: int) -> Iterator[Any]:
@@ -256,6 +274,10 @@ class Loop:
                 yield from self._train(one, iterator, until)
             else:
                 yield from self._evaluate(one, iterator)
+            if one.is_first and until is None:
+                self.border.first_pass_ends(has_later=self._has_later)
+                if self._has_skipped == self.place.step:
+                    self.skipped = name
         finally:  # also where the loop leaves it with `break`
             self._running.remove(one)
             if self.place.running is one:
@@ -302,7 +324,7 @@ class Loop:
             else:
                 self._batch_ends()
             if place.step >= border.look_step or time.monotonic() >= border.look_at:
-                border.look(one, can_go_on=one.is_first and self._running == [one])
+                border.look(one, is_inner=self._running != [one])
             if until is not None and (self._list.stop_training or place.step >= until):
                 border.back_up()
                 break
@@ -327,7 +349,7 @@ class Loop:
             yield batch
             one.batch, one.n_batches = None, n
             if time.monotonic() >= border.look_at:
-                border.look(one, can_go_on=one.is_first and self._running == [one])
+                border.look(one, is_inner=self._running != [one])
         self._list.on_test_end(one.means.read() if one.n_batches else {})
 
     def _using(self, what: str) -> AbstractContextManager[None]:
@@ -348,6 +370,7 @@ class Loop:
                 hint="begin the epoch with the pass that it began with; or Run(..., resume='new').",
             )
         one.n_batches = int(at["n_batches"])
+        self._has_skipped = self.place.step
         with self._using("what was logged"):
             one.means.load_state(at["means"])
         source: Mapping[str, Any] = at["source"]
@@ -383,7 +406,7 @@ class Loop:
         self._list._peakhold_host.remember_loop(frame)
         self._around.has_begun(self._saved, self.place, within_epoch=self._is_within_epoch)
         self._has_begun = True
-        self.border.pace.start(self.place.step)
+        self.border.starts(at_backup=self._saved is not None)
 
     @property
     def _is_within_epoch(self) -> bool:
@@ -514,6 +537,8 @@ class Loop:
         if self._is_finished or not self._has_begun:
             return
         self._is_finished = True
+        if failed and not self.border.is_cut_short:
+            self._keeper.back_up_held()
         if reason is not None:
             self._around.is_ending(reason, failed=failed)
         try:

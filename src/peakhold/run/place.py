@@ -5,7 +5,10 @@ Rules of this file:
 1. A loop can be gone on with only where all that was run since the epoch began can be left out: at
    a border of the epoch's first pass over data, or at the epoch's end. What stands between the
    beginning of an epoch and its first batch is run again; nothing else is.
-2. What is in a place is numbers, words and arrays: it is part of the backup of that moment.
+2. In a later pass the loop's code between the two has run, and cannot be left out: a schedule has
+   been stepped. What can be gone on with there is the end of the first pass, of which a copy is
+   held until the epoch ends.
+3. What is in a place is numbers, words and arrays: it is part of the backup of that moment.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class RunPlace:
     """Where a loop is.
 
     Args:
-        ledger_offset: Asks where the ledger stands; all before it is made durable first.
+        ledger_offset: Asks where the ledger stands.
     """
 
     ledger_offset: Callable[[], int]

@@ -184,8 +184,13 @@ class Record:
             self._recording.write({"kind": kind, "reason": self.reason})
 
     def offset(self) -> int:
-        """Where the record stands; what is before it is made durable first."""
-        return 0 if self._recording is None else self._recording.offset()
+        """Where the record stands."""
+        return 0 if self._recording is None else self._recording.offset
+
+    def make_durable(self) -> None:
+        """What stands in the record is on the disk when this returns."""
+        if self._recording is not None:
+            self._recording.make_durable()
 
     # The end
 

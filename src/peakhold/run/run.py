@@ -233,12 +233,21 @@ class Run:
             if error is None or isinstance(error, RunEndedSignal):
                 loop.finish(None, is_over=True)
             else:
+                if loop.skipped is not None and isinstance(error, (NameError, ZeroDivisionError)):
+                    error.add_note(
+                        f"Hint: the run went on in epoch {loop.place.epoch + 1} behind the last "
+                        f"batch of {loop.skipped!r}, so that the body of that loop has not run: "
+                        "give what it sets a value before it."
+                    )
                 reason = self._signals.name or _words(error)
                 loop.finish(reason, is_over=False, failed=True)
         finally:
             self._signals.uninstall()
             record.close()
-        return isinstance(error, RunEndedSignal)
+        if error is None or isinstance(error, RunEndedSignal):
+            self._signals.pass_on()
+            return True
+        return False
 
     # Loops
 

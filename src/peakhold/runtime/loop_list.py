@@ -45,6 +45,9 @@ class LoopPlace(Protocol):
     def state(self) -> dict[str, Any]:
         """The place, as a tree that a store can save; asked for each backup that is made."""
 
+    def make_durable(self) -> None:
+        """A backup is about to be written: first all that its place refers to."""
+
     def take(self, state: Mapping[str, Any]) -> None:
         """The run goes on from a backup that was made there."""
 

@@ -5,7 +5,7 @@ Rules of this file:
 1. What is written is one run's: whoever begins a record owns its folder, until it is closed.
 2. What an interrupted start wrote beyond the checkpoint that is gone on from, readers drop; what
    comes again when an epoch is gone on with is not written again.
-3. A checkpoint says where the record stood: all before it is made durable ahead of it.
+3. A checkpoint says where the record stood: all before is made durable ahead of its being written.
 4. Moments may be told before it is known how the run starts: they wait for its first line.
 """
 
@@ -103,10 +103,14 @@ class Recording:
         if self._heartbeat is not None:
             self._heartbeat.progressed()
 
+    @property
     def offset(self) -> int:
-        """Where the record stands; all before it is durable ahead of what is saved next."""
-        self._ledger.flush(durable=True)
+        """Where the record stands."""
         return self._ledger.offset
+
+    def make_durable(self) -> None:
+        """What stands in the record is on the disk when this returns."""
+        self._ledger.flush(durable=True)
 
     def flush(self) -> None:
         """Have readers see all that was told."""

@@ -277,3 +277,122 @@ def test_what_the_body_of_a_pass_that_is_over_would_have_set_is_said(tmp_path):
     with pytest.raises(UnboundLocalError) as caught:
         run_once(lambda: None)
     assert "epoch 1 behind the last batch of 'train'" in caught.value.__notes__[0]
+
+
+class Broken(list):
+    """Batches; the n-th that is asked for is an error, as long as it is broken."""
+
+    def __init__(self, rows, n, error=OSError("no such file")):
+        super().__init__(rows)
+        self.n, self.error, self.asked = n, error, 0
+
+    def __iter__(self):
+        for row in list.__iter__(self):
+            self.asked += 1
+            if self.asked == self.n:
+                raise self.error
+            yield row
+
+
+class DrawsThenBreaks(Broken):
+    """It draws from the process's generator for each batch, also for the one that is an error."""
+
+    def __iter__(self):
+        for row in list.__iter__(self):
+            self.asked += 1
+            row = row + np.random.normal()
+            if self.asked == self.n:
+                raise self.error
+            yield row
+
+
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [
+        (2, OSError),
+        (5, OSError),
+        (7, OSError),
+        (12, OSError),
+        (7, SystemExit),
+        (7, KeyboardInterrupt),
+    ],
+)
+def test_an_error_of_the_loader_loses_no_batch(tmp_path, n, error):
+    def run_once(folder, data, hook=no_hook):
+        return train(folder, hook, data=data, save_every=Every(batches=1000))
+
+    whole = run_once(tmp_path / "unbroken", Broken(DATA, 99))
+    hook, folder = At(), tmp_path / "run"
+    with pytest.raises(error, match="no such file"):
+        run_once(folder, Broken(DATA, n, error("no such file")), hook)
+    assert reason_of(folder) == {
+        OSError: "OSError: no such file",
+        SystemExit: "SystemExit: no such file",
+        KeyboardInterrupt: "Ctrl-C",
+    }[error]  # fmt: skip
+    assert hook.counts["batch"] == n - 1
+    again = At()
+    for _ in range(3):  # an error that is there to stay costs nothing, and ends each start
+        with pytest.raises(error):
+            run_once(folder, Broken(DATA, (n - 1) % N_BATCHES + 1, error("no such file")), again)
+    assert again.counts["batch"] == 0
+    run, trained = run_once(folder, Broken(DATA, 99), hook)
+    assert hook.counts["batch"] == N_EPOCHS * N_BATCHES
+    assert left(folder, run, trained) == left(tmp_path / "unbroken", *whole)
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_an_error_of_a_loader_that_draws_leaves_what_can_be_gone_on_with(tmp_path, n):
+    """What it has drawn for the batch that never came cannot be undone: an older place counts."""
+    every = {"save_every": Every(batches=2)}
+    whole = train(tmp_path / "unbroken", data=DrawsThenBreaks(DATA, 99), **every)
+    with pytest.raises(OSError, match="no such file"):
+        train(tmp_path / "run", data=DrawsThenBreaks(DATA, n), **every)
+    run, trained = train(tmp_path / "run", data=DrawsThenBreaks(DATA, 99), **every)
+    assert left(tmp_path / "run", run, trained) == left(tmp_path / "unbroken", *whole)
+
+
+def test_an_error_of_the_loader_of_an_evaluation(tmp_path, unbroken):
+    hook = At()
+    with pytest.raises(OSError, match="no such file"):
+        train(tmp_path / "run", hook, validation=Broken(DATA, 6), save_every="epoch")
+    run, trained = train(tmp_path / "run", hook, validation=Broken(DATA, 99), save_every="epoch")
+    assert left(tmp_path / "run", run, trained) == unbroken
+    assert hook.counts["batch"] == N_EPOCHS * N_BATCHES
+
+
+def test_an_error_of_the_loader_in_a_loop_without_epochs(tmp_path):
+    def run_once(folder, data):
+        seen = []
+        with Run(
+            folder, state={"w": np.zeros(2)}, verbose=0, save_every=Every(seconds=3600)
+        ) as run:
+            for x in run.steps(data, 3 * N_BATCHES):
+                seen.append(x)
+                run.state = {"w": run.state["w"] * 0.9 + x}
+        return len(seen), run.state["w"].tolist()
+
+    n, expected = run_once(tmp_path / "unbroken", Broken(DATA, 99))
+    with pytest.raises(OSError, match="no such file"):
+        run_once(tmp_path / "run", Broken(DATA, 7))
+    assert run_once(tmp_path / "run", Broken(DATA, 99)) == (n - 6, expected)
+
+
+def test_a_signal_that_kills_what_loads_ends_as_the_signal(tmp_path, unbroken):
+    """Ctrl-C goes to the processes that load, too: the loop then asks for a batch in vain."""
+
+    class Killed(Broken):
+        def __iter__(self):
+            for number, row in enumerate(super().__iter__()):
+                if number == 2 and self.n == 0:
+                    signal.raise_signal(signal.SIGINT)
+                    raise RuntimeError("DataLoader worker exited unexpectedly")
+                yield row
+
+    hook = At()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", hook, data=Killed(DATA, 0), save_every="epoch")
+    assert reason_of(tmp_path / "run") == "Ctrl-C"
+    run, trained = train(tmp_path / "run", hook, data=Killed(DATA, 99), save_every="epoch")
+    assert hook.counts["batch"] == N_EPOCHS * N_BATCHES
+    assert left(tmp_path / "run", run, trained) == unbroken

@@ -123,6 +123,28 @@ class BatchBorder:
         self._looks(self._place, one)
         self.plan()
 
+    def has_no_batch(self, one: DataPass, error: BaseException, *, is_inner: bool) -> None:
+        """There was an error where the next batch was to come from: all is as at the border.
+
+        Args:
+            one: The pass.
+            error: To be raised by the loop.
+            is_inner: As for `look`.
+
+        Raises:
+            BaseException: What leaves the loop, if a signal has come: who loads has heard it, too.
+        """
+        if is_inner or self.is_cut_short:
+            return
+        try:
+            if one.is_first and one.source.knows_border:
+                self.back_up()
+        except Exception as trouble:
+            error.add_note(f"What was trained could not be saved: {trouble!r}")
+        if self._signals.came is not None:
+            self._keeper.back_up_held()
+            self.leave(self._signals.name, is_over=False)
+
     def _is_due(self, now: float) -> bool:
         return self._place.step >= self.pace.due_step or now >= self.pace.due_at
 

@@ -193,8 +193,8 @@ class Loop:
             return ""
         if self._counts_checks:
             return f", after batch {self.place.step}"
-        running = saved["running"]
-        return "" if running is None else f", after its batch {running['n_batches']}"
+        done = (saved["running"] or {}).get("n_batches")
+        return f", after its batch {done}" if done else ""
 
     @property
     def _progress(self) -> Progress:
@@ -311,9 +311,16 @@ class Loop:
         return one, iterator
 
     def _train(self, one: DataPass, iterator: Iterator[Any], until: int | None) -> Iterator[Any]:
-        place, border = self.place, self.border
-        for n, batch in enumerate(iterator, one.n_batches + 1):
-            one.batch = batch
+        place, border, n = self.place, self.border, one.n_batches
+        while True:
+            try:
+                one.batch = batch = next(iterator)
+            except StopIteration:
+                break
+            except BaseException as error:
+                border.has_no_batch(one, error, is_inner=self._running != [one])
+                raise
+            n += 1
             if self._hooks:
                 self._batch_logs = {}
                 self._list.on_train_batch_begin(place.step - place.step_at_epoch)
@@ -343,9 +350,16 @@ class Loop:
 
     def _evaluate(self, one: DataPass, iterator: Iterator[Any]) -> Iterator[Any]:
         self._list.on_test_begin()
-        border = self.border
-        for n, batch in enumerate(iterator, one.n_batches + 1):
-            one.batch = batch
+        border, n = self.border, one.n_batches
+        while True:
+            try:
+                one.batch = batch = next(iterator)
+            except StopIteration:
+                break
+            except BaseException as error:
+                border.has_no_batch(one, error, is_inner=self._running != [one])
+                raise
+            n += 1
             yield batch
             one.batch, one.n_batches = None, n
             if time.monotonic() >= border.look_at:

@@ -25,6 +25,14 @@ class Source(Protocol):
         `begin` and `go_on` may change it: read it behind them, before the first batch.
         """
 
+    @property
+    def knows_border(self) -> bool:
+        """Whether `state()` tells where the loop is.
+
+        It does, but for an error in place of a batch: what that batch had drawn at random before,
+        and how far a loader's own state went on, cannot be taken back.
+        """
+
     def begin(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, from the first: those that `iter(loader)` gives, and no others.
 

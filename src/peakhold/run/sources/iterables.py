@@ -60,6 +60,9 @@ class IterableSource(PlacedSource):
         arrive()
         return batches
 
+    def _has_own_state(self) -> bool:
+        return self._stateful() is not None
+
     def _own_state(self) -> dict[str, Any]:
         batches = None if self._place.has_ended else self._stateful()
         return {"iterator": None if batches is None else state_of(batches)}
@@ -122,6 +125,9 @@ class OneShotSource(PlacedSource):
         if self._first is not None:
             self._generators.put_back(self._first)
         replayed(self._loader, self._taken + state["batch"])
+
+    def _has_own_state(self) -> bool:
+        return is_stateful(self._loader)
 
     def _own_state(self) -> dict[str, Any]:
         return {

@@ -125,6 +125,9 @@ class StatefulSource(PlacedSource):
         self._fresh()
         self._generators.put_back(process)
 
+    def _has_own_state(self) -> bool:
+        return True
+
     def _own_state(self) -> dict[str, Any]:
         # Before its first iterator, asking would make one, and draw.
         is_begun = self._place.epoch >= 0

@@ -8,6 +8,9 @@ unbroken run, all has been drawn that was drawn before them, and nothing that wa
 An iterator is made when an epoch begins or goes on, not when its first batch is asked for: what it
 draws is then behind `begun` and before `now`, also if the loop asks for its position before the
 first batch.
+
+An error in place of a batch leaves the count as it was. What was drawn before the error is drawn:
+of a loader that draws for its batches the position is not known then (`knows_border`).
 """
 
 from __future__ import annotations
@@ -16,8 +19,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from peakhold.errors import InvalidArgumentError
 from peakhold.run.sources.generators import Generators
+from peakhold.trees import leaf_list
 
 __all__ = ["PlacedSource", "replayed"]
 
@@ -30,21 +36,37 @@ class _Reached:
     def __init__(self, epoch: int, begun: Mapping[str, Any], count: int = 0) -> None:
         self.epoch, self.begun, self.count = epoch, begun, count
         self.has_ended = False
+        self.has_failed = False
+        """Whether there was an error in place of a batch."""
 
 
 class _HandedOut(Iterator[Any]):
-    """Batches, counted; nothing of them is kept, and an error leaves the iterator as it is."""
+    """Batches, counted; nothing of them is kept, and an error leaves the iterator as it is.
 
-    def __init__(self, batches: Iterator[Any], place: _Reached) -> None:
-        self._batches, self._place = batches, place
+    Args:
+        batches: The loader's iterator.
+        source: Whose they are. As long as it does not know whether a batch draws at random, the
+            second is watched: with the first an order is drawn.
+    """
+
+    def __init__(self, batches: Iterator[Any], source: PlacedSource) -> None:
+        self._batches, self._source, self._place = batches, source, source._place
+        self._watch_at = self._place.count + 1 if source._draws is None else -1
 
     def __next__(self) -> Any:
+        place = self._place
+        if place.count == self._watch_at:
+            self._watch_at = -1
+            return self._source._watch(self)
         try:
             batch = next(self._batches)
         except StopIteration:
-            self._place.has_ended = True
+            place.has_ended = True
             raise
-        self._place.count += 1
+        except BaseException:
+            place.has_failed = True
+            raise
+        place.count += 1
         return batch
 
 
@@ -61,6 +83,8 @@ class PlacedSource(ABC):
         self._generators = Generators(loader)
         self._place = _Reached(-1, {})
         self.limits = limits
+        self._draws: bool | None = None
+        """Whether a batch is made with the random generators of `now`; None: not known yet."""
 
     # What a kind of loader says
 
@@ -98,6 +122,10 @@ class PlacedSource(ABC):
         """What the position has besides."""
         return {}
 
+    def _has_own_state(self) -> bool:
+        """Whether the position has what the loader goes on changing before a batch is there."""
+        return False
+
     def _carry(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most carry nothing
         """Bring the loader to where the state's epoch left it, in a process that begins another."""
 
@@ -122,7 +150,22 @@ class PlacedSource(ABC):
             self._leave()
         self._set_epoch(epoch)
         self._place = _Reached(epoch, self._generators.state())
-        return _HandedOut(self._fresh(), self._place)
+        return _HandedOut(self._fresh(), self)
+
+    @property
+    def knows_border(self) -> bool:
+        """Whether `state()` tells where the loop is, also after an error in place of a batch."""
+        is_untouched = self._draws is False and not self._has_own_state()
+        return not self._place.has_failed or is_untouched
+
+    def _watch(self, batches: Iterator[Any]) -> Any:
+        """The next batch, and whether making it draws."""
+        before = leaf_list(self._generators.state())
+        try:
+            return next(batches)
+        finally:
+            after = leaf_list(self._generators.state())
+            self._draws = not all(map(np.array_equal, before, after))
 
     def state(self) -> dict[str, Any]:
         """Where the loop is, as a tree of plain values and arrays."""
@@ -157,7 +200,7 @@ class PlacedSource(ABC):
         behind = self._behind(
             state["batch"], state, lambda: self._generators.put_back(state["now"])
         )
-        return _HandedOut(behind, self._place)
+        return _HandedOut(behind, self)
 
     def pass_over(self, state: Mapping[str, Any]) -> None:
         """Bring the loader to where a position left it, for an epoch that is begun behind it.

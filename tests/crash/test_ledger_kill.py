@@ -38,15 +38,20 @@ def live(folder, offset, life, page, rng, short_writes):
 
 
 @pytest.mark.parametrize(
-    "lives", [100, pytest.param(2000, marks=pytest.mark.exhaustive)], ids=["100", "2,000"]
+    ("lives", "enough_torn"),
+    [(100, 5), pytest.param(2000, 100, marks=pytest.mark.exhaustive)],
+    ids=["100", "2,000"],
 )
-def test_no_line_that_was_flushed_is_lost(tmp_path, lives):
+def test_no_line_that_was_flushed_is_lost(tmp_path, lives, enough_torn):
+    """So many lives, and more until enough of them have torn a line: how many do hangs on the disk."""
     rng = random.Random(11)
     folder = RunFolder(tmp_path / "run")
     page = mmap.mmap(-1, mmap.PAGESIZE)
     checkpoints = [(0, [])]
     torn = cut_back = 0
-    for life in range(lives):
+    for life in range(10 * lives):
+        if life >= lives and torn >= enough_torn:
+            break
         goes_on = life > 0 and rng.random() < 0.4
         offset, before = rng.choice(checkpoints) if goes_on else (None, checkpoints[-1][1])
         COUNT.pack_into(page, 0, 0, 0)
@@ -83,5 +88,6 @@ def test_no_line_that_was_flushed_is_lost(tmp_path, lives):
             ledger.close()
         cut_back += goes_on
 
-    assert torn >= lives / 100, "no line was torn: that shows little"
+    print(f"\n{life} lives, {torn} lines torn, {cut_back} went on from before", end="")
+    assert torn >= enough_torn, "hardly a line was torn: that shows little"
     assert cut_back >= lives / 5

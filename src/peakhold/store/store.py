@@ -688,10 +688,11 @@ def _farewell(
     """When a store that was never closed goes away: let the folder go, and never be silent."""
     if own.pid != os.getpid():
         return  # a forked child ends; the saves are its parent's
-    for pending in pendings:
-        pending.task.wait()  # only at the end of the process can one still be under way
-    if store() is None:  # else the process ends, and somebody's `__del__` may save yet
+    if store() is None:  # collected: a save that is under way would hold it, so that none is
         own.release()
+    else:  # the process ends, and somebody's `__del__` may save yet
+        for pending in pendings:
+            pending.task.wait()
     for pending in pendings:
         if pending.failure is not None and not pending.told:
             pending.told = True

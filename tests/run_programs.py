@@ -187,13 +187,10 @@ def left(folder, run, trained):
 
 
 def board_of(folder):
-    """Tags, steps and values that TensorBoard shows, but for wall times and rates.
-
-    An evaluation at the very batch after which the run goes on is drawn twice, in one place.
-    """
+    """Tags, steps and values that TensorBoard shows, but for wall times and rates."""
     reader = multiplexed(folder)
     return {
-        f"{run}/{tag}": sorted(set(series(reader.GetAccumulator(run), tag)))
+        f"{run}/{tag}": series(reader.GetAccumulator(run), tag)
         for run in sorted(reader.Runs())
         for tag in sorted(tags(reader.GetAccumulator(run)))
         if "second" not in tag

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from peakhold import Budget, Every, Run
+from peakhold import Budget, Every, Run, TensorBoard
 from peakhold.backup.keeping import Keeping
 from peakhold.ledger import read_events
 from peakhold.store import Reader
@@ -396,3 +396,23 @@ def test_a_signal_that_kills_what_loads_ends_as_the_signal(tmp_path, unbroken):
     run, trained = train(tmp_path / "run", hook, data=Killed(DATA, 99), save_every="epoch")
     assert hook.counts["batch"] == N_EPOCHS * N_BATCHES
     assert left(tmp_path / "run", run, trained) == unbroken
+
+
+@pytest.mark.parametrize("place", [("evaluation", 8), ("behind", 2), ("epoch", 3)])
+def test_an_evaluation_is_drawn_once(tmp_path, place):
+    """Of a run that goes on at the very batch of the evaluation, and of one that goes on behind."""
+
+    def run_once(folder, hook=no_hook):
+        board = TensorBoard(folder / "tensorboard", update_freq=1)
+        return train(folder, hook, callbacks=[board], save_every=Every(batches=N_BATCHES))
+
+    def fails(run):
+        raise OSError
+
+    expected = left(tmp_path / "unbroken", *run_once(tmp_path / "unbroken"))["board"]
+    with pytest.raises(OSError):
+        run_once(tmp_path / "run", At(*place, fails))
+    board = left(tmp_path / "run", *run_once(tmp_path / "run"))["board"]
+    line = "validation/evaluation_loss_vs_iterations"
+    assert [step for step, _ in board[line]] == [4, 8, 12]
+    assert board == expected

@@ -63,6 +63,8 @@ class Boarding(Sparse):
 
     def __init__(self) -> None:
         self._steps_loaded: int | None = None
+        self._evaluated: int | None = None
+        """After how many batches an evaluation was drawn last."""
         self._forget_run()
 
     def _forget_run(self) -> None:
@@ -200,7 +202,8 @@ class Boarding(Sparse):
         written, resumes = max(steps, self._steps_loaded or 0), self._steps_loaded is not None
         self._done, self._steps_loaded, self._in_epochs = steps, None, True
         with self._writing() as folders:
-            folders.go_on_from(epoch, written, first, resumes=resumes)
+            has_evaluated = self._evaluated is None or self._evaluated >= written
+            folders.go_on_from(epoch, written, first, resumes=resumes, has_evaluated=has_evaluated)
             if self.write_graph:
                 self._record_graph(folders)
             folders.flush()
@@ -251,8 +254,9 @@ class Boarding(Sparse):
         counts = self.run.host.steps_done() is not None or self.update_freq != "epoch"
         with self._writing() as folders:
             if counts:
+                self._evaluated = self._steps()
                 points = _points("evaluation_", logs, "_vs_iterations")
-                folders.of(VALIDATION).scalars(points, self._steps())
+                folders.of(VALIDATION).scalars(points, self._evaluated)
             if not self._in_epochs:  # `evaluate` alone
                 folders.close()
 
@@ -351,11 +355,15 @@ class Boarding(Sparse):
         if self.update_freq != "epoch" and self._folders is not None:
             with self._writing() as folders:
                 folders.flush()
-        return {**self.header(), "steps": self._done}
+        evaluated = -1 if self._evaluated is None else self._evaluated
+        return {**self.header(), "steps": self._done, "evaluated": evaluated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from a state; it counts for the next run."""
-        self._steps_loaded = int(self.check_header(state)["steps"])
+        checked = self.check_header(state)
+        self._steps_loaded = int(checked["steps"])
+        evaluated = checked.get("evaluated")  # earlier versions did not say
+        self._evaluated = None if evaluated is None else int(evaluated)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_folders": None, "_in_epochs": False}

@@ -19,7 +19,7 @@ from typing import final
 from peakhold.tensorboard import proto
 from peakhold.tensorboard.records import event_files, read_records
 
-__all__ = ["Left", "left_by"]
+__all__ = ["Left", "Place", "left_by"]
 
 
 @final
@@ -32,6 +32,22 @@ class _EventFound:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run goes on.
+
+    Args:
+        epoch: The first epoch that it will run.
+        step: Batches done so far; None: not known, then batches are left alone.
+        has_evaluated: Whether an evaluation behind the last of them is done, too.
+    """
+
+    epoch: int
+    step: int | None
+    has_evaluated: bool = True
+
+
+@final
 @dataclass(slots=True)
 class Left:
     """What a reader of a folder holds now, after all that was taken back already."""
@@ -40,25 +56,20 @@ class Left:
     unfinished: bool = False
     """Whether the last run was ours and did not end: killed, or broken by an exception."""
 
-    def tags_that_count(self, epoch: int, step: int | None) -> frozenset[str]:
+    def tags_that_count(self, place: Place) -> frozenset[str]:
         """Tags with an event that is not superseded by a run that goes on from here."""
-        return frozenset(e.tag for e in self.events if not _is_stale(e, epoch, step))
+        return frozenset(e.tag for e in self.events if not _is_stale(e, place))
 
-    def superseded_from(self, epoch: int, step: int | None) -> int | None:
-        """The step of the mark for a run that goes on; None if nothing is superseded.
-
-        Args:
-            epoch: The first epoch it will run.
-            step: Batches done so far; None: not known, then batches are left alone.
-        """
-        stale = [e.step for e in self.events if _is_stale(e, epoch, step)]
+    def superseded_from(self, place: Place) -> int | None:
+        """The step of the mark for a run that goes on; None if nothing is superseded."""
+        stale = [e.step for e in self.events if _is_stale(e, place)]
         return min(stale) if stale else None
 
-    def replay(self, purge_from: int, epoch: int, step: int | None) -> Iterator[bytes]:
+    def replay(self, purge_from: int, place: Place) -> Iterator[bytes]:
         """Events that the mark drops, and that count all the same; in their order."""
         wanted: dict[str, set[int]] = {}
         for event in self.events:
-            if event.step >= purge_from and not _is_stale(event, epoch, step):
+            if event.step >= purge_from and not _is_stale(event, place):
                 wanted.setdefault(event.path, set()).add(event.offset)
         for path, offsets in wanted.items():
             for offset, content in read_records(path):
@@ -66,10 +77,14 @@ class Left:
                     yield content
 
 
-def _is_stale(event: _EventFound, epoch: int, step: int | None) -> bool:
+def _is_stale(event: _EventFound, place: Place) -> bool:
     if _counts_epochs(event.tag):
-        return event.step >= epoch
-    return step is not None and event.step > step
+        return event.step >= place.epoch
+    if place.step is None:
+        return False
+    if event.step == place.step and event.tag.startswith("evaluation_"):
+        return not place.has_evaluated
+    return event.step > place.step
 
 
 def _counts_epochs(tag: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import final
 
 from peakhold.tensorboard.records import Sink
-from peakhold.tensorboard.resume import left_by
+from peakhold.tensorboard.resume import Place, left_by
 from peakhold.tensorboard.writer import EventWriter
 
 __all__ = ["TRAIN", "VALIDATION", "RunFolders"]
@@ -27,12 +27,18 @@ class RunFolders:
     def __init__(self, log_dir: str, sink: Callable[[str], Sink] | None = None) -> None:
         self.log_dir, self._sink = log_dir, sink
         self._writers: dict[str, EventWriter] = {}
-        self._from: tuple[int, int | None] | None = None
+        self._from: Place | None = None
         self._first_epoch, self._resumes = 0, False
         self._known: dict[str, frozenset[str]] = {}
 
     def go_on_from(
-        self, epoch: int, step: int | None, first_epoch: int = 0, *, resumes: bool = False
+        self,
+        epoch: int,
+        step: int | None,
+        first_epoch: int = 0,
+        *,
+        resumes: bool = False,
+        has_evaluated: bool = True,
     ) -> None:
         """A training run begins: at this epoch, after so many batches.
 
@@ -41,8 +47,10 @@ class RunFolders:
             step: Batches so far; None: not known.
             first_epoch: What such a run calls its first epoch.
             resumes: Whether it is one that was interrupted, whatever the files say of their end.
+            has_evaluated: Whether an evaluation behind the last of these batches is done, too.
         """
-        self._from, self._first_epoch, self._resumes = (epoch, step), first_epoch, resumes
+        self._from = Place(epoch, step, has_evaluated)
+        self._first_epoch, self._resumes = first_epoch, resumes
         for kind, writer in self._writers.items():
             self._begin(kind, writer)
 
@@ -72,14 +80,14 @@ class RunFolders:
         return tag in self._known.get(kind, ())
 
     def _begin(self, kind: str, writer: EventWriter) -> None:
-        epoch, step = self._from or (0, None)
+        place = self._from or Place(0, None)
         left = left_by(self.path(kind))
-        if epoch <= self._first_epoch and not left.unfinished and not self._resumes:
+        if place.epoch <= self._first_epoch and not left.unfinished and not self._resumes:
             writer.begin()  # a run of its own: TensorBoard shows it beside what is there
             return
-        mark = left.superseded_from(epoch, step)
-        writer.begin(mark, () if mark is None else left.replay(mark, epoch, step))
-        self._known[kind] = left.tags_that_count(epoch, step)
+        mark = left.superseded_from(place)
+        writer.begin(mark, () if mark is None else left.replay(mark, place))
+        self._known[kind] = left.tags_that_count(place)
 
     def flush(self, *, durable: bool = False) -> None:
         """Show readers all that was written."""

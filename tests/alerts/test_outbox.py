@@ -357,3 +357,37 @@ def test_an_idle_process_ends_at_once_and_without_a_word():
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_a_thread_that_stays_waits_for_more_and_ends_with_close():
+    sender = Scripted()
+    box = outbox(sender, stays=True)
+    box.push("one")
+    assert box.flush(30)
+    thread = box._thread
+    box.push("two")
+    assert box.flush(30)
+    assert box._thread is thread
+    assert thread.is_alive()
+    box.close(30)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert sender.taken == ["one", "two"]
+    assert box.n_lost == 0
+
+
+def test_close_gives_up_what_waits_and_counts_each_once():
+    sender = Held()
+    box = outbox(sender, stays=True, what="a row")
+    for text in ("one", "two", "three"):
+        box.push(text)
+    assert sender.begun.wait(30)
+    thread = box._thread
+    box.close(0.01)
+    assert box.n_lost == 3
+    assert "a row to a test was not delivered: it took longer than 0.01 s" in box.complaint()
+    sender.go.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert sender.taken == ["one"]  # it was under way
+    assert box.n_lost == 3

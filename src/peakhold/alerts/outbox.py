@@ -3,8 +3,9 @@
 Rules of this file:
 
 1. A push is a push: no I/O, no waiting for the network, whatever state the receiver is in.
-2. The thread starts with the first message and ends with the last; an idle outbox holds neither a
-   thread nor a socket. It is a daemon: the end of the process waits for it so long and no longer.
+2. The thread starts with the first message and ends with the last, or with `close` if it was asked
+   to stay: then no later push starts one, wherever it comes from. Else an idle outbox holds neither
+   a thread nor a socket. It is a daemon: the end of the process waits for it so long and no longer.
 3. In order, one at a time. A message that passed its tries is given up, and the next has its turn.
    What is cut off without an answer is sent again: it may come twice, and is not lost.
 4. That messages were not delivered is said once, to whoever asks first; with nobody to ask
@@ -20,14 +21,17 @@ import contextlib
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
 from peakhold import process
 from peakhold.alerts.outcome import Outcome, Sender
 
 __all__ = ["Outbox"]
+
+Message = TypeVar("Message")
 
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_REQUEST_S = 3600.0
@@ -35,7 +39,7 @@ _LONGEST_REQUEST_S = 3600.0
 
 
 @final
-class Outbox:
+class Outbox(Generic[Message]):
     """Sends messages in the background.
 
     Args:
@@ -44,6 +48,8 @@ class Outbox:
         timeout_s: Seconds for one try.
         exit_timeout_s: Seconds that the end of the process waits for messages under way.
         size: Messages that may wait. If there are more, the oldest is dropped.
+        what: What one message is, in words.
+        stays: Whether the thread waits for more messages until `close`.
         clock: Seconds, for what is left of the exit's limit.
         pause: Waits so many seconds between two tries; None: until the process ends, at most.
         chance: A number from 0 to 1, which spreads the tries of many runs; None: drawn.
@@ -63,19 +69,21 @@ class Outbox:
 
     def __init__(
         self,
-        sender: Sender,
+        sender: Sender[Message],
         *,
         tries: int = 5,
         timeout_s: float = 10.0,
         exit_timeout_s: float = 5.0,
         size: int = 64,
+        what: str = "an alert",
+        stays: bool = False,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Any] | None = None,
         chance: Callable[[], float] | None = None,
     ) -> None:
         self.sender = sender
         self.tries, self.timeout_s, self.exit_timeout_s = tries, timeout_s, exit_timeout_s
-        self.size = size
+        self.size, self._what, self._stays = size, what, stays
         self.attended = False
         """Whether somebody asks for `complaint()`; if not, the thread says it."""
         self._clock, self._chance = clock, chance or _chance
@@ -86,10 +94,13 @@ class Outbox:
     def _renew(self) -> None:
         # Reentrant: the collector may run the end of another run, which pushes, inside of a push.
         self._changed = threading.Condition(threading.RLock())
-        self._queue: deque[str] = deque()
+        self._queue: deque[Message] = deque()
         self._thread: threading.Thread | None = None
         self._exit = threading.Event()
         self._exit_at: float | None = None
+        self._is_closed = False
+        self._trouble = ""
+        """Why the last try failed, while others follow."""
         self._pause = self._given_pause or self._exit.wait
         self._complaint: str | None = None
         self._complained = False
@@ -100,7 +111,7 @@ class Outbox:
         # Threads and locks do not travel, and messages must not be sent twice.
         return nothing, ()
 
-    def push(self, text: str) -> None:
+    def push(self, text: Message) -> None:
         """Hand a message over; one that is waiting already is not sent twice."""
         with self._changed:
             if text in self._queue:
@@ -110,6 +121,7 @@ class Outbox:
                 self._lose("too many were waiting")
             self._queue.append(text)
             if self._thread is not None:
+                self._changed.notify_all()
                 return
             self._thread = threading.Thread(target=self._run, name="peakhold-alerts", daemon=True)
         try:
@@ -123,6 +135,23 @@ class Outbox:
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue, timeout_s)
 
+    def close(self, timeout_s: float) -> None:
+        """Wait so long until nothing waits any more; what still does is lost, and the thread ends.
+
+        Args:
+            timeout_s: Seconds.
+        """
+        is_empty = self.flush(timeout_s)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            if not is_empty:
+                for _ in range(len(self._queue)):
+                    self._queue.popleft()
+                    self._lose(self._trouble or f"it took longer than {timeout_s:.3g} s")
+                self._exit.set()  # nobody waits between two tries for what is lost
+                self._exit_at = self._clock()
+
     def complaint(self) -> str | None:
         """Once: that messages were not delivered, and why."""
         with self._changed:
@@ -134,19 +163,21 @@ class Outbox:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._queue:
-                    self._thread = None
+                while not self._queue:
                     self._changed.notify_all()
-                    return
+                    if self._is_closed or not self._stays:
+                        self._thread = None
+                        return
+                    self._changed.wait()
                 text = self._queue[0]
             reason = self._deliver(text)
             with self._changed:
-                if self._queue and self._queue[0] is text:
+                if self._queue and self._queue[0] is text:  # else it is lost already
                     self._queue.popleft()
-                if reason is not None:
-                    self._lose(reason)
+                    if reason is not None:
+                        self._lose(reason)
 
-    def _deliver(self, text: str) -> str | None:
+    def _deliver(self, text: Message) -> str | None:
         """Send one message; returns why not."""
         outcome, n = Outcome(False, "the process ended"), 0
         for n in range(1, self.tries + 1):
@@ -154,6 +185,7 @@ class Outbox:
             if limit_s <= 0:
                 break
             outcome = self._try(text, limit_s)
+            self._trouble = outcome.reason
             if outcome.delivered:
                 return None
             if not outcome.retry or n == self.tries or not self._rest(outcome, n):
@@ -165,7 +197,7 @@ class Outbox:
             return self.timeout_s
         return min(self.timeout_s, self._exit_at - self._clock())
 
-    def _try(self, text: str, limit_s: float) -> Outcome:
+    def _try(self, text: Message, limit_s: float) -> Outcome:
         try:
             return self.sender.send(text, limit_s)
         except Exception as error:  # of somebody else's sender; its text may hold the address
@@ -195,7 +227,7 @@ class Outbox:
             return
         self._complained = True
         self._complaint = (
-            f"an alert to {self.sender.where} was not delivered: {reason}. "
+            f"{self._what} to {self.sender.where} was not delivered: {reason}. "
             "Training goes on; this is said once."
         )
         if not self.attended:
@@ -226,7 +258,7 @@ class Outbox:
         self.complain()
 
 
-_boxes = process.each_in_forked_child(Outbox._renew)
+_boxes: weakref.WeakSet[Outbox[Any]] = process.each_in_forked_child(Outbox._renew)
 
 
 def _chance() -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, TypeVar, final
 
 __all__ = ["Outcome", "Sender"]
+
+Message_contra = TypeVar("Message_contra", contravariant=True)
 
 
 @final
@@ -22,12 +24,15 @@ class Outcome:
     """Seconds the receiver asked us to wait; None if it asked for nothing."""
 
 
-class Sender(Protocol):
-    """What carries messages to one place. It raises nothing, and shows no secret."""
+class Sender(Protocol[Message_contra]):
+    """What carries messages to one place. It raises nothing, and shows no secret.
+
+    A message is a text, or what the sender takes.
+    """
 
     @property
     def where(self) -> str:
         """The place, as it may be shown: a host, or the kind of service."""
 
-    def send(self, text: str, timeout_s: float) -> Outcome:
+    def send(self, text: Message_contra, timeout_s: float) -> Outcome:
         """Try once, for so many seconds at most. Called in the outbox's thread."""

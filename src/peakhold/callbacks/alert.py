@@ -152,13 +152,13 @@ def _check_events(on: Any, when: Any) -> tuple[str, ...]:
     return tuple(event for event in EVENTS if event in events)
 
 
-def _slack_sender(secret: Secret) -> Sender:
+def _slack_sender(secret: Secret) -> Sender[str]:
     from peakhold.alerts.slack import SlackSender  # sockets and TLS: for those who use them
 
     return SlackSender(secret)
 
 
-def _apprise_sender(secret: Secret) -> Sender:
+def _apprise_sender(secret: Secret) -> Sender[str]:
     from peakhold.alerts.apprise_sender import AppriseSender
 
     return AppriseSender(secret)

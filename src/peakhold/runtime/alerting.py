@@ -58,7 +58,7 @@ class AddressKind:
     """Name of the argument that holds the address."""
     variable: str
     """The environment variable that holds it otherwise."""
-    sender: Function[[Secret], Sender]
+    sender: Function[[Secret], Sender[str]]
     """Makes the sender; a function of a module, for alerts are pickled."""
 
     def secret(self, address: Any) -> Secret:
@@ -73,7 +73,7 @@ class AddressKind:
             )
         return Secret.from_environment(self.variable) if address is None else Secret(address)
 
-    def sender_for(self, secret: Secret) -> Sender:
+    def sender_for(self, secret: Secret) -> Sender[str]:
         """Who sends to this address.
 
         Raises:
@@ -138,7 +138,7 @@ class Alerting(Watching[AlertState]):
         """What it is called in its run: its answers are filed under that."""
         super().__init__(name, [Watch(name, monitor, mode)])
         self.address_kind, self.secret = address_kind, secret
-        self.outbox: Outbox | None = self._new_outbox()
+        self.outbox: Outbox[str] | None = self._new_outbox()
         self.open_run: failure.OpenRun | None = None
         """Notices that the run ended without its last hook."""
         self._limited = LimitState()
@@ -148,7 +148,7 @@ class Alerting(Watching[AlertState]):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "outbox": None, "open_run": None}
 
-    def _new_outbox(self) -> Outbox:
+    def _new_outbox(self) -> Outbox[str]:
         return Outbox(
             self.address_kind.sender_for(self.secret),
             tries=self.tries,

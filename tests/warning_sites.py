@@ -139,6 +139,12 @@ SITES = {
     "runtime/statistics.py: tell": [STATISTICS],
     "runtime/watching.py: Watch.__init__": [SPEECH, LOOP_SPEECH],
     "runtime/watching.py: Watching.look": [SPEECH, LOOP_SPEECH],
+    "sinks/tracker.py: _Telling._is_installed": [
+        "tests/sinks/test_tracker.py::test_one_whose_library_is_missing_is_said_before_the_first_batch"
+    ],
+    "sinks/tracker.py: _Telling.close": [
+        "tests/sinks/test_tracker.py::test_one_that_hangs_holds_neither_training_nor_its_end"
+    ],
     "store/reader.py: Reader.tell": ["tests/store/test_damage.py::test_every_single_bit_flip"],
     "store/store.py: Store._give_notices": [
         "tests/loops/test_a_folder_taken_away.py::test_a_backup_refers_to_nothing_that_was_deleted"
@@ -161,6 +167,8 @@ OF_ONE_PLACE = {
     "ledger/reader.py: _PassedOver.close": "a run's folder",
     "ledger/writer.py: Ledger._say": "a run's folder",
     "runtime/recording.py: Recording._pass_on": "a run's",
+    "sinks/tracker.py: _Telling._is_installed": "a run's",
+    "sinks/tracker.py: _Telling.close": "a run's",
     "backup/keeping.py: Keeping._tell_what_is_not_held": "what stands in a loop's frame",
     "backup/keeping.py: Keeping._tell_what_it_lacks": "what a loop takes along",
     "backup/sharded.py: ShardedFolder.agreed": "a loop's model in pieces",

@@ -95,6 +95,7 @@ PUBLIC = {
     "peakhold.tf_keras": _all_of("tf_keras/__init__.py"),
     "peakhold.errors": _all_of("errors.py"),
     "peakhold.extend": _all_of("extend.py"),
+    "peakhold.sinks": _all_of("sinks/__init__.py"),
 }
 
 

@@ -21,6 +21,7 @@ from peakhold.ledger.run_file import read_run_file, write_run_file
 from peakhold.run.display import display_for
 from peakhold.runtime.recording import Recording
 from peakhold.runtime.session import Session, session_of
+from peakhold.sinks.tracker import Tracker, end_all
 
 if TYPE_CHECKING:
     from peakhold.run.place import DataPass, RunPlace
@@ -59,7 +60,10 @@ class Record:
         self.folder = folder.path
         self.reason: str | None = None
         """Why the run has ended."""
+        self.failed = False
+        """Whether an exception has ended it."""
         self.sinks: list[Callable[[Mapping[str, Any]], Any]] = []
+        self._goes_on_from: int | None = None
         self._recording: Recording | None = None
         self._display = display_for(0)
         self._n_epochs: int | None = None
@@ -119,8 +123,13 @@ class Record:
         recording = Recording(self._at, self._owned, offset, session.run_id, self.sinks)
         self._recording = recording
         n_again = 0 if saved is None else 2 if within_epoch else 1
+        if known is not None:
+            self._goes_on_from = place.epoch + (saved is not None and not within_epoch)
         recording.begin(
-            None if known is None else place.epoch, starts=known is None, n_again=n_again
+            None if known is None else place.epoch,
+            starts=known is None,
+            n_again=n_again,
+            ahead=self._tell_begins,
         )
         self._display = display_for(self._verbose)
         self._display.begin(self.folder, self._n_epochs, place.epoch)
@@ -181,7 +190,8 @@ class Record:
         self.reason = reason or (reasons[0] if reasons else "all was run")
         if self._recording is not None:
             kind = "end" if is_over else "interrupted"
-            self._recording.write({"kind": kind, "reason": self.reason})
+            event = {"kind": kind, "reason": self.reason}
+            self._recording.write({**event, "error": True} if self.failed else event)
 
     def offset(self) -> int:
         """Where the record stands."""
@@ -191,6 +201,20 @@ class Record:
         """What stands in the record is on the disk when this returns."""
         if self._recording is not None:
             self._recording.make_durable()
+
+    def add_sink(self, sink: Callable[[Mapping[str, Any]], Any]) -> None:
+        """Tell somebody else, too; one that comes late is told of the run first."""
+        self.sinks.append(sink)
+        self._tell_begin(sink)
+
+    def _tell_begins(self) -> None:
+        for sink in [*self.sinks]:
+            self._tell_begin(sink)
+
+    def _tell_begin(self, sink: Any) -> None:
+        if isinstance(sink, Tracker) and self._recording is not None:
+            self._recording.flush()  # what counts of earlier starts is read from it
+            sink.begins(self._session.run_id, self.folder, self._goes_on_from)
 
     # The end
 
@@ -202,6 +226,8 @@ class Record:
             recording.close(self.reason or "")
         else:
             self._owned.release()
+        end_all(sink for sink in self.sinks if isinstance(sink, Tracker))
+        self.sinks.clear()
 
 
 def best_so_far(callbacks: Sequence[Any]) -> tuple[str | None, int | None]:

@@ -240,6 +240,7 @@ class Run:
                         "give what it sets a value before it."
                     )
                 reason = self._signals.name or _words(error)
+                record.failed = not self._signals.name and isinstance(error, Exception)
                 loop.finish(reason, is_over=False, failed=True)
         finally:
             self._signals.uninstall()
@@ -381,11 +382,15 @@ class Run:
         """Have all that is written into `events.jsonl` told to somebody else, too.
 
         Args:
-            sink: Called with each event, a dict of plain values. What it raises is said once.
+            sink: Called with each event, a dict of plain values, in the thread that trains; what it
+                raises is said once. Or one of `peakhold.sinks`, which nobody waits for.
         """
         if not callable(sink):
             raise InvalidArgumentError.for_argument("sink", sink, "a function of one event")
-        self._sinks.append(sink)
+        if self._record is None:
+            self._sinks.append(sink)
+        else:
+            self._record.add_sink(sink)
 
     # What lies below
 

@@ -74,7 +74,14 @@ class Recording:
         """Whether it is written how this start of the run begins."""
         return self._heartbeat is not None
 
-    def begin(self, epoch: int | None, *, starts: bool, n_again: int = 0) -> None:
+    def begin(
+        self,
+        epoch: int | None,
+        *,
+        starts: bool,
+        n_again: int = 0,
+        ahead: Callable[[], Any] | None = None,
+    ) -> None:
         """It is known how this start of the run begins: what is told is written from now on.
 
         Args:
@@ -82,13 +89,20 @@ class Recording:
             starts: Whether the run begins with it, or begins again.
             n_again: What comes again, and was written before: 1, that training begins; 2, that the
                 epoch does, too.
+            ahead: Called when this is written, and before sinks are told of it.
         """
         about = {"run": self._run_id, "pid": os.getpid()}
+        events: list[dict[str, Any]] = []
         if epoch is not None:
             self._ledger.go_on(**about, epoch=epoch)
-            self._pass_on({"kind": "goes_on", **about, "epoch": epoch})
+            events.append({"kind": "goes_on", **about, "epoch": epoch})
         if starts:
-            self.write({"kind": "start", **about})
+            events.append({"kind": "start", **about})
+            self._ledger.append(events[-1])
+        if ahead is not None:
+            ahead()
+        for event in events:
+            self._pass_on(event)
         self._comes_again = _AGAIN[:n_again]
         self._heartbeat = Heartbeat(self._folder.heartbeat)
         self._heartbeat.start()

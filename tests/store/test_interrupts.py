@@ -18,7 +18,7 @@ from peakhold.runtime.spilled import Spill
 from peakhold.snapshots import memory
 from peakhold.snapshots.pool import SnapshotPool
 from peakhold.store import Reader, Store
-from peakhold.store.owner import LOCK_NAME
+from peakhold.store.lock import LOCK_NAME
 from peakhold.testing import WatchedDisk
 from store_contention import in_child, status_of
 from store_interrupts import (

@@ -34,7 +34,7 @@ from peakhold.speech import warn
 from peakhold.store import Checkpoint, Entry, Pending, Store, drain, submit
 from peakhold.store import manifest as manifests
 from peakhold.store.commit import TMP_PREFIX
-from peakhold.store.owner import LOCK_NAME
+from peakhold.store.lock import LOCK_NAME
 from peakhold.store.trash import TRASH_NAME
 
 __all__ = ["BackupFolder", "Place", "file_in"]

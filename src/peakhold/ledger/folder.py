@@ -34,7 +34,8 @@ from peakhold.ledger.numbered import (
     numbered_runs,
 )
 from peakhold.ledger.reader import TELLING, RecordedHistory, history, last_event
-from peakhold.store.owner import Ownership, is_owned, make_root
+from peakhold.store.lock import is_owned
+from peakhold.store.owner import Ownership, make_root
 
 __all__ = ["OwnedFolder", "RunFolder", "RunStatus"]
 

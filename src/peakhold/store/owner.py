@@ -14,28 +14,20 @@ nobody else will ever ask for. So its name is looked at again once it is locked.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from stat import S_ISREG
-from typing import Any, Final, final
-
-import numpy as np
+from typing import final
 
 from peakhold import process
-from peakhold.disk.disk import Disk, let_go, let_go_after
+from peakhold.disk.disk import Disk, let_go
 from peakhold.errors import SaveError, StoreForkedError, StoreOwnedError
-from peakhold.snapshots.tree import TreeError, parse_json
+from peakhold.store.lock import LOCK_NAME, check_is_file, read_note
 from peakhold.store.part_writer import write_all
-from peakhold.store.tensor_file import read_exactly
 
-__all__ = ["LOCK_NAME", "Ownership", "is_owned", "make_root"]
-
-LOCK_NAME: Final = ".lock"
-_MAX_NOTE_BYTES: Final = 4096
+__all__ = ["Ownership", "make_root"]
 
 
 @final
@@ -92,13 +84,13 @@ class Ownership:
         fd = self._open_lock()
         try:
             status = self._disk.status(fd)
-            _check_is_file(status)
+            check_is_file(status)
             self._disk.lock(fd)
             if self._disk.identity(LOCK_NAME, self.root) != (status.st_dev, status.st_ino):
                 self._disk.close(fd)
                 return False
         except BlockingIOError:
-            owner = self._read_note(fd)
+            owner = read_note(self._disk, fd)
             let_go(self._disk, fd)
             raise StoreOwnedError.for_owner(self._path, owner) from None
         except BaseException:
@@ -137,21 +129,6 @@ class Ownership:
             self._disk.truncate(fd)
             write_all(self._disk, fd, (json.dumps(note) + "\n").encode("ascii"))
 
-    def _read_note(self, fd: int) -> str:
-        buffer: np.ndarray[Any, Any] = np.zeros(_MAX_NOTE_BYTES, np.uint8)
-        with contextlib.suppress(OSError):
-            read_exactly(self._disk, fd, buffer, 0)
-        with contextlib.suppress(TreeError):
-            note = parse_json(buffer.tobytes().rstrip(b"\0"))
-            members = (
-                [note.get(key) for key in ("pid", "host", "since")]
-                if isinstance(note, dict)
-                else []
-            )
-            if [type(member) for member in members] == [int, str, str]:
-                return "process {} on {!s:.200} since {!s:.50}".format(*members)
-        return "a process that has not written its name yet"
-
     def check(self) -> None:
         """Raise `StoreForkedError` in a process that does not own the folder."""
         if os.getpid() != self.pid:
@@ -181,37 +158,6 @@ class Ownership:
 
 
 _alive = process.each_in_forked_child(Ownership.abandon)
-
-
-def _check_is_file(status: os.stat_result) -> None:
-    if not S_ISREG(status.st_mode):
-        raise OSError(errno.ENODEV, "it is not a regular file", LOCK_NAME)
-
-
-def is_owned(disk: Disk, path: str) -> bool | None:
-    """Whether somebody owns a folder now; None where no lock can tell.
-
-    To look takes a lock for an instant, which others who look may have at the same time; whoever
-    wants to own the folder has to try again.
-
-    Args:
-        disk: The calls to the system.
-        path: The folder.
-    """
-    try:
-        with (
-            let_go_after(disk, disk.open_root(path)) as root,
-            let_go_after(disk, disk.open(LOCK_NAME, root)) as fd,
-        ):
-            _check_is_file(disk.status(fd))
-            disk.share_lock(fd)
-    except BlockingIOError:
-        return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return None
-    return False
 
 
 def make_root(disk: Disk, path: str) -> None:

@@ -56,8 +56,9 @@ from peakhold.store import manifest as manifests
 from peakhold.store.commit import MARGIN_BYTES, TMP_PREFIX, Label, check_room, commit, remove_tree
 from peakhold.store.deletions import Deletions
 from peakhold.store.entry import Checkpoint, Entries, Entry, Findings
+from peakhold.store.lock import LOCK_NAME
 from peakhold.store.opened import open_checkpoint
-from peakhold.store.owner import LOCK_NAME, Ownership, make_root
+from peakhold.store.owner import Ownership, make_root
 from peakhold.store.reader import Reader, Which
 from peakhold.store.saving import Pending, Request, Slot, StoreStats, check_parts
 from peakhold.store.trash import Trash

@@ -66,7 +66,7 @@ quick: .venv/.test
 	$(PYTEST) --quiet $(QUICK) tests/house/test_purity.py
 
 test-core: .venv/.test
-	$(PYTEST) $(QUICK) tests/run tests/sinks tests/ledger tests/alerts tests/house tests/store tests/event_files
+	$(PYTEST) $(QUICK) tests/run tests/sinks tests/ledger tests/alerts tests/house tests/store tests/doctor tests/event_files
 
 house: .venv/.test
 	$(BIN)/python -m tools.house $(if $(AGAINST),--against $(AGAINST))

@@ -134,6 +134,7 @@ SITES = {
     "runtime/exchange.py: _tell_partial": [
         "tests/workers/test_exchange.py::test_a_metric_of_one_rank_counts_for_all_and_is_said_once"
     ],
+    "runtime/narration.py: tell": [SPEECH, LOOP_SPEECH],
     "runtime/opening.py: Opening.advise": [SPEECH, LOOP_SPEECH],
     "runtime/participant.py: Deciding.apply": [NEVER_CAME, LOOP_NEVER_CAME],
     "runtime/statistics.py: tell": [STATISTICS],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peakhold._core.monitor import Relative
     from peakhold._core.patience import Epochs, Seconds, Steps
     from peakhold._core.policies.save_when import AtEnd, Every
-    from peakhold.advice import silence
+    from peakhold.advice.said import silence
     from peakhold.callbacks import (
         Alert,
         BackupAndRestore,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TensorBoard,
         TerminateOnNaN,
     )
+    from peakhold.doctor import diagnose
     from peakhold.host.loop import LoopHost
     from peakhold.host.onto_live import like_live
     from peakhold.host.state_dicts import give_back
@@ -61,6 +62,7 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
     "__version__",
+    "diagnose",
     "give_back",
     "like_live",
     "silence",
@@ -80,9 +82,10 @@ if not TYPE_CHECKING:
         "Run": "peakhold.run.run",
         "Seconds": "peakhold._core.patience",
         "Steps": "peakhold._core.patience",
+        "diagnose": "peakhold.doctor",
         "give_back": "peakhold.host.state_dicts",
         "like_live": "peakhold.host.onto_live",
-        "silence": "peakhold.advice",
+        "silence": "peakhold.advice.said",
     }
 
     # Modules that may be named after `import peakhold` alone; a framework's must be imported.

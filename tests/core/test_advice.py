@@ -11,7 +11,7 @@ from peakhold.advice import (
     Stopper,
     advise_on,
     differing,
-    rules,
+    said,
 )
 
 
@@ -190,8 +190,8 @@ def test_different_metrics_are_named_in_the_summary_and_nowhere_else(bests, n):
 
 
 def test_a_silenced_rule_is_silent(monkeypatch):
-    monkeypatch.setattr(rules, "_silenced", set())
-    rules.silence("E4", "E5", "E7")
+    monkeypatch.setattr(said, "_silenced", set())
+    said.silence("E4", "E5", "E7")
 
     assert codes(**stopper(0, restores=False)) == []
     assert list(differing([("val_loss", 3), ("val_accuracy", 5)])) == []

@@ -140,9 +140,13 @@ def test_the_reference_names_every_argument(name):
 
 
 def _advice_codes():
-    tree = ast.parse((SOURCE / "advice" / "rules.py").read_text(encoding="utf-8"))
+    trees = [
+        ast.parse((SOURCE / "advice" / name).read_text(encoding="utf-8"))
+        for name in ("rules.py", "folders.py")
+    ]
     return {
         node.args[0].value
+        for tree in trees
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Advice"
     }

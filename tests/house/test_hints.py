@@ -333,6 +333,7 @@ MADE = {  # by the file of the hint, or its folder: with which arguments what it
     "checkpoint_files": (peakhold.ModelCheckpoint, {"filepath": "m.safetensors"}),
     "_core/policies/save_when.py": (peakhold.ModelCheckpoint, {"filepath": "m.safetensors"}),
     "keras/production.py": (pk.production_callbacks, {"run_dir": "run", "monitor": "val_loss"}),
+    "doctor/__init__.py": (peakhold.diagnose, {}),
     "ledger/folder.py": (peakhold.ledger.RunFolder, {}),
     "keras/fit/batches.py": (pk.Batches, {"x": np.zeros((4, 1)), "y": np.zeros(4)}),
     "runtime/loop_list.py": (peakhold.CallbackList, {}),

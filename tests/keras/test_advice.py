@@ -9,7 +9,9 @@ import keras
 import peakhold.keras as pk
 from keras_helpers import Curve, fit, model
 from peakhold.advice import rules
+from peakhold.advice import said as SAID
 from peakhold.errors import AdviceWarning, MonitorNotFoundError, PeakholdWarning
+from peakhold.runtime import narration
 
 of_no_framework = pytest.mark.torch_is_enough(
     "it comes from arguments and names; what reads a model or a rate runs on every backend"
@@ -17,8 +19,11 @@ of_no_framework = pytest.mark.torch_is_enough(
 
 
 @pytest.fixture
-def said(capsys):
+def said(capsys, monkeypatch):
     """Runs a fit; gives the warnings and the notices, without the lines at its end."""
+    monkeypatch.setattr(
+        narration, "_told", {"E10"}
+    )  # what is said once in a process: once in a test
 
     def run(callbacks, epochs, net=None, **arguments):
         with warnings.catch_warnings(record=True) as caught:
@@ -52,6 +57,14 @@ def test_the_whole_stack_is_told_nothing(said, tmp_path):
     assert said(callbacks, 4, validation_freq=2) == ([], [])
 
 
+NAN = float("nan")
+
+
+def log(folder):
+    """Makes a run of ours, and looks at no metric."""
+    return pk.CSVLogger(folder / "log.csv")
+
+
 CASES = {  # by a code, and a word where it says two things: a fit with the mistake, and without it
     "E2": lambda wrong, _: {"callbacks": [stopping(monitor="loss" if wrong else "val_loss")]},
     "E3": lambda wrong, _: {"callbacks": [stopping(mode="max" if wrong else "min")]},
@@ -70,21 +83,35 @@ CASES = {  # by a code, and a word where it says two things: a fit with the mist
     "E11": lambda wrong, folder: {
         "callbacks": [pk.CSVLogger(folder / "log.csv")], "validation_freq": 6 if wrong else 5,
     },
+    "E13 loss": lambda wrong, folder: {
+        "callbacks": [Curve(loss=[NAN] if wrong else []), log(folder)]
+    },
+    "E13 other": lambda wrong, folder: {
+        "callbacks": [Curve(f1=[NAN, NAN] if wrong else [0.5, NAN]), log(folder)]
+    },
+    "E14": lambda wrong, folder: {
+        "callbacks": [
+            (keras.callbacks if wrong else pk).ReduceLROnPlateau("val_loss", patience=9),
+            pk.BackupAndRestore(folder),
+        ]
+    },
     "E15": lambda wrong, _: {
         "callbacks": [stopping()],
         "net": model(sgd(schedules.CosineDecay(0.01, 20 if wrong else 8))),
     },
 }  # fmt: skip
-LOUD = {"E2", "E3", "E6", "E7 none", "E8 path", "E11"}
+LOUD = {"E2", "E3", "E6", "E7 none", "E8 path", "E11", "E13 loss"}
 
 
 def test_each_code_has_a_fit_with_the_mistake_and_one_without():
-    """But E5, which is no advice before training but a word in the summary: P4 of the programs; and
-    E12, which comes of the environment: `tests/workers/test_strangers.py`.
+    """But E5, which is no advice before training but a word in the summary: P4 of the programs; E12,
+    which comes of the environment: `tests/workers/test_strangers.py`; and what comes of the disk:
+    `tests/doctor`.
     """
-    codes = {rule.__doc__.partition(":")[0] for rule in (*rules._RULES, rules.differing)}
+    told = (*rules._RULES, rules.differing, rules.not_finite)
+    codes = {rule.__doc__.partition(":")[0] for rule in told}
 
-    assert {name.partition(" ")[0] for name in CASES} == codes - {"E5", "E12"}
+    assert {name.partition(" ")[0] for name in CASES} == codes - {"E5", "E9", "E10", "E12"}
 
 
 @pytest.mark.parametrize(
@@ -359,6 +386,30 @@ def test_nobody_is_sent_to_a_metric_that_is_not_there(said):
         fit(net, [pk.EarlyStopping("acc", patience=1)], 2)
 
     assert not [one for one in caught if "'val_acc'" in str(one.message)]
+
+
+@of_no_framework
+@pytest.mark.parametrize(
+    "also",
+    [
+        lambda: stopping(1),
+        lambda: pk.TerminateOnNaN(),
+        lambda: keras.callbacks.TerminateOnNaN(),
+    ],
+    ids=["ranked-by", "ended-for-it", "ended-by-keras"],
+)
+def test_what_somebody_looks_at_is_not_said_twice(said, also, tmp_path):
+    """E13 is said by who ranks by it (`MonitorWarning`); who ends training for it says so."""
+    net = model(sgd(1e30))
+
+    assert said([log(tmp_path), also()], 3, net) == ([], [])
+
+
+@of_no_framework
+def test_e13_is_silenced_like_the_others(said, monkeypatch, tmp_path):
+    monkeypatch.setattr(SAID, "_silenced", {"E13"})
+
+    assert said([Curve(loss=[NAN]), log(tmp_path)], 2) == ([], [])
 
 
 @of_no_framework

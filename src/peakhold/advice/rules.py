@@ -11,31 +11,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, final
 
 from peakhold._core.monitor import Direction, infer_direction
 from peakhold._core.patience import Patience, Seconds, Steps
+from peakhold.advice.folders import RULES as OF_FOLDERS
+from peakhold.advice.said import Advice, is_silenced, spoken
 from peakhold.advice.settings import RunSettings, Stopper
 from peakhold.speech import listed
 
-__all__ = ["Advice", "advise_on", "differing", "silence"]
+__all__ = ["advise_on", "differing", "not_finite"]
 
 _ALMOST = 0.9
 """A schedule is meant for the whole run even if its steps were rounded, or a warm-up forgotten."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """One sentence for the user."""
-
-    code: str
-    level: Literal["summary", "notice", "warning"]
-    text: str
-
-    def __str__(self) -> str:
-        return f'{self.text} (silence with peakhold.silence("{self.code}"))'
 
 
 def training_metric(facts: RunSettings) -> Iterator[Advice]:
@@ -112,7 +99,7 @@ def differing(bests: Iterable[tuple[str, int]]) -> Iterator[Advice]:
     """
     held = set(bests)
     several = len({monitor for monitor, _ in held}) > 1 and len({epoch for _, epoch in held}) > 1
-    if several and "E5" not in _silenced:
+    if several and not is_silenced("E5"):
         yield Advice("E5", "summary", "different metrics are watched, so the best epochs differ")
 
 
@@ -203,6 +190,53 @@ def several_processes_one_path(facts: RunSettings) -> Iterator[Advice]:
         )
 
 
+def not_finite(monitor: str, value: float, number: int, who: str | None) -> Iterator[Advice]:
+    """E13: a metric is NaN or infinite in the first epoch that has it.
+
+    Args:
+        monitor: The metric.
+        value: Its value.
+        number: The epoch, from 1.
+        who: Who ranks by it; None: nobody looks at it.
+    """
+    if is_silenced("E13"):
+        return
+    if who is not None:
+        yield Advice(
+            "E13",
+            "warning",
+            f"{who}: {monitor} is {value} at epoch {number}, the first that has it; it will never "
+            "count as best.",
+        )
+        return
+    # Of a loss all that comes after is lost; any other metric may not be defined yet.
+    is_loss = monitor in {"loss", "val_loss"}
+    yield Advice(
+        "E13",
+        "warning" if is_loss else "notice",
+        f"{monitor} is {value} at the end of the first epoch, and nothing watches it; look at the "
+        "data and the learning rate, or end such a run with TerminateOnNaN().",
+        once=not is_loss,
+    )
+
+
+def cannot_resume(facts: RunSettings) -> Iterator[Advice]:
+    """E14: a run that is backed up has callbacks whose state nobody knows."""
+    for names, cure in zip(
+        facts.forgetful,
+        ("give it `state_dict()` and `load_state_dict(state)`", "import it from `peakhold.keras`"),
+        strict=True,
+    ):
+        if names:
+            yield Advice(
+                "E14",
+                "notice",
+                f"BackupAndRestore does not bring back what {', '.join(names)} may remember; "
+                f"{cure}.",
+                again=True,
+            )
+
+
 def stops_a_schedule(facts: RunSettings) -> Iterator[Advice]:
     """E15: early stopping, and a learning rate that needs the whole run."""
     if not any(_can_stop(stopper, facts) for stopper in facts.stoppers):
@@ -257,21 +291,11 @@ def _twice(patience: Patience) -> Patience:
 
 _RULES: tuple[Callable[[RunSettings], Iterator[Advice]], ...] = (
     training_metric, contradiction, last_weights, plateau_too_late, useless_patience, overwritten,
-    never_validates, several_processes_one_path, stops_a_schedule,
+    *OF_FOLDERS, never_validates, several_processes_one_path,
+    cannot_resume, stops_a_schedule,
 )  # fmt: skip
-_silenced: set[str] = set()
-
-
-def silence(*codes: str) -> None:
-    """Do not give this advice any more in this process.
-
-    Args:
-        codes: Such as `"E6"`; the table is in the documentation under "Advice".
-    """
-    _silenced.update(codes)
 
 
 def advise_on(facts: RunSettings) -> list[Advice]:
     """All advice that applies, without repeats, silenced codes left out."""
-    found: Iterable[Advice] = (advice for rule in _RULES for advice in rule(facts))
-    return list(dict.fromkeys(advice for advice in found if advice.code not in _silenced))
+    return spoken(advice for rule in _RULES for advice in rule(facts))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import TYPE_CHECKING, Literal, final
 
-from peakhold._core.monitor import Direction
-from peakhold._core.patience import Patience
+if TYPE_CHECKING:
+    from peakhold._core.monitor import Direction
+    from peakhold._core.patience import Patience
+    from peakhold.disk.volume import Volume
 
-__all__ = ["Plateau", "RunSettings", "Saver", "Schedule", "Stopper"]
+__all__ = ["Folder", "Plateau", "RunSettings", "Saver", "Schedule", "Stopper"]
 
 
 @final
@@ -63,6 +65,23 @@ class Schedule:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that something of this run writes to."""
+
+    who: str
+    """The class."""
+    path: str
+    """The folder, absolute; it need not be there."""
+    holds: Literal["weights", "state"] | None = None
+    """What one copy is of: weights alone, or optimizer and all. None: small files."""
+    copies: int = 1
+    """How many there will be at the same time, the one that is being written included."""
+    files: int = 1
+    """Files of one copy."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class RunSettings:
     """What is known before the first batch."""
 
@@ -89,6 +108,17 @@ class RunSettings:
     strangers: tuple[str, int] | None = None
     """The variable of the environment that says how many processes there are, and how many, where
     they are no group that Peakhold knows."""
+
+    resumes: bool = False
+    """Whether the run goes on where another was interrupted."""
+    folders: tuple[Folder, ...] = ()
+    """Every folder that a callback writes to."""
+    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    """What is known of the file systems under them, by their paths."""
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
+    """Bytes of one copy, by what it holds; None where the model is not built yet."""
+    forgetful: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Classes of callbacks that a resume would lose something of: users', and the framework's."""
 
     def monitored(self) -> Iterator[tuple[str, str, str]]:
         """`(class, monitor, mode)` of everything that ranks."""

@@ -23,11 +23,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast, final
 
 from peakhold._core.moments import Moment, number_of
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.save_when import AtEnd, SaveSchedule, SaveScheduleState, trigger_of
+from peakhold.advice import Folder, RunSettings
 from peakhold.backup.configuration import Configuration
 from peakhold.backup.interrupted import STATE, Interrupted
 from peakhold.backup.record import Packer
@@ -35,7 +37,6 @@ from peakhold.backup.state import FORMAT, used
 from peakhold.errors import BackupMismatchError, InvalidArgumentError, SaveWarning
 from peakhold.host.contract import AVERAGE, OPTIMIZER, WEIGHTS
 from peakhold.host.extras import EXTRA, Extras
-from peakhold.host.finding import traits_of
 from peakhold.host.resume import EpochPlace, EpochRecord, Resumption
 from peakhold.runtime import filing
 from peakhold.runtime.callback import link_of
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 __all__ = ["Keeping"]
 
 _PARTS = frozenset({WEIGHTS, OPTIMIZER, AVERAGE})
+_FILES_OF_A_BACKUP = 4
+"""A folder, its manifest, weights and optimizer."""
 
 
 @final
@@ -457,6 +460,13 @@ class Keeping(Keeper):
         self._tell_what_is_not_held(run)
         return dict.fromkeys(parts, 2)
 
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Its folder: two backups, the one with the best weights, and the one being written."""
+        copies = 3 + any(stopper.restores for stopper in settings.stoppers)
+        path = os.path.abspath(self.backup_dir)
+        folder = Folder(self.name, path, "state", copies, _FILES_OF_A_BACKUP)
+        return replace(settings, folders=(*settings.folders, folder))
+
     def commit(self, moment: Moment, logs: dict[str, Any]) -> None:
         """Back up what all have just decided."""
         kept, run, epoch = self._kept, self.run, moment.at.epoch
@@ -820,14 +830,6 @@ class Keeping(Keeper):
         words = kept.resumption.unrepeatable()
         if words is not None:
             self._say(words)
-        found = filing.without_state(run.callbacks, kept.resumption.stateless_base)
-        users, frameworks = ([], []) if not found else _by_whose(found)
-        for names, hint in (
-            (users, "give it `state_dict()` and `load_state_dict(state)`"),
-            (frameworks, "import it from `peakhold.keras`"),
-        ):
-            if names:
-                self._say(f"does not bring back what {', '.join(names)} may remember; {hint}.")
 
     def _tell_what_is_not_held(self, run: RunView) -> None:
         """Said once: a loop has an optimizer, a scheduler or a scaler that no backup will hold."""
@@ -840,15 +842,6 @@ class Keeping(Keeper):
         if self._kept is None:
             return os.path.join(self.backup_dir, name)
         return self._kept.folder.file(which, name)
-
-
-def _by_whose(callbacks: Iterable[Any]) -> tuple[list[str], list[str]]:
-    """Names of classes: a user's, and the framework's own."""
-    users: list[str] = []
-    frameworks: list[str] = []
-    for one in callbacks:
-        (users if traits_of(one) is None else frameworks).append(type(one).__name__)
-    return users, frameworks
 
 
 def _workers(n: int) -> str:

@@ -30,7 +30,7 @@ from peakhold._core.decisions import Decision
 from peakhold._core.moments import Moment, rate_key
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
-from peakhold.advice import RunSettings
+from peakhold.advice import Folder, RunSettings
 from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError, LearningRateScheduleError, SaveError, SaveWarning
 from peakhold.files.log_file import ChangedError, LogFile
@@ -174,7 +174,9 @@ class _Writing(Participant):
 
     def advise(self, settings: RunSettings) -> RunSettings:
         """Say which file it writes."""
-        return replace(settings, paths=(*settings.paths, os.path.abspath(self.filename)))
+        path = os.path.abspath(self.filename)
+        folder = Folder(self.name, os.path.dirname(path))
+        return replace(settings, paths=(*settings.paths, path), folders=(*settings.folders, folder))
 
     def needs(self, run: RunView) -> Needs:
         """Begin anew.

@@ -24,7 +24,7 @@ from peakhold._core.arguments import check_count
 from peakhold._core.decisions import Decision
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
-from peakhold.advice import RunSettings
+from peakhold.advice import Folder, RunSettings
 from peakhold.disk.local_path import local_path
 from peakhold.errors import AdviceWarning, HostError, InvalidArgumentError, SaveError, SaveWarning
 from peakhold.host.contract import rate_key, to_number
@@ -143,7 +143,9 @@ class Boarding(Sparse):
 
     def advise(self, settings: RunSettings) -> RunSettings:
         """Say where it writes."""
-        return replace(settings, paths=(*settings.paths, os.path.abspath(self.log_dir)))
+        path = os.path.abspath(self.log_dir)
+        folder = Folder(self.name, path)
+        return replace(settings, paths=(*settings.paths, path), folders=(*settings.folders, folder))
 
     # Batches
 

@@ -24,7 +24,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, cast, final
+from typing import Any, Final, Literal, cast, final
 
 from peakhold._core.decisions import Decision, Missing, Save, Skip
 from peakhold._core.facts import Committed, Fact, Failed, Found, NotFinite
@@ -35,13 +35,13 @@ from peakhold._core.policies.checkpoint import CheckpointPolicy, CheckpointState
 from peakhold._core.policies.keep import KeepBest
 from peakhold._core.policies.keep_files import keep_files
 from peakhold._core.policies.save_when import AtEnd, Every, SaveSchedule, trigger_of
-from peakhold.advice import RunSettings, Saver
+from peakhold.advice import Folder, RunSettings, Saver
 from peakhold.checkpoint_files import words
 from peakhold.checkpoint_files.handing_over import Destination, HandingOver
 from peakhold.checkpoint_files.requests import SaveOutcome, SaveRequest, about_to_be_saved
 from peakhold.checkpoint_files.retention import Retention
 from peakhold.checkpoint_files.run_files import BestFile, RunFiles
-from peakhold.checkpoint_files.template import CheckpointTemplate, counts_in
+from peakhold.checkpoint_files.template import CheckpointTemplate, counts_in, static_folder
 from peakhold.checkpoint_files.turns import Turns
 from peakhold.checkpoint_files.writer import CheckpointWriter, Placement, bad_now
 from peakhold.errors import (
@@ -326,7 +326,22 @@ class Saving(HandingOver):
             settings,
             savers=(*settings.savers, saver),
             paths=(*settings.paths, path),
+            folders=(*settings.folders, self._kept_at(path, settings)),
         )
+
+    def _kept_at(self, path: str, settings: RunSettings) -> Folder:
+        """Where its files are, and how many at the same time, the one being written included."""
+        n_saves = self._schedule.most_saves(settings.epochs, settings.steps)
+        if self.keep_last is not None or self.keep_best is not None:
+            n_kept = (self.keep_last or 1) + (self.keep_best or 0)
+        elif self._files.template.is_fixed_in_a_run or self.save_best_only or n_saves is None:
+            n_kept = 1  # how many epochs will be the best so far, nobody knows
+        else:
+            n_kept = n_saves - 1
+        copies = n_kept + 1 if n_saves is None else min(n_kept + 1, n_saves)
+        weights = self.save_weights_only or self.suffix == ".weights.h5"
+        holds: Literal["weights", "state"] = "weights" if weights else "state"
+        return Folder(self.name, static_folder(path), holds, copies)
 
     def begin(self, run: RunView, start: Start) -> None:
         """Whether files of an earlier run are gone on from."""

@@ -134,8 +134,12 @@ class HostState(Protocol):
     def enter_save(self) -> None:
         """Another worker reads the state to write it; does what of that all workers must do."""
 
-    def state_bytes(self) -> int | None:
-        """Size of model and optimizer in bytes, or None if they are not built yet."""
+    def state_bytes(self, *, weights_only: bool = False) -> int | None:
+        """Size of model and optimizer in bytes, or None if they are not built yet.
+
+        Args:
+            weights_only: Whether that of the weights alone is asked for.
+        """
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:
         """Name and values of each weight as they are now, one at a time, as arrays of NumPy."""

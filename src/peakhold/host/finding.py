@@ -15,7 +15,7 @@ from typing import Any
 from peakhold.host.contract import CallbackTraits, Host
 from peakhold.host.loop import LoopHost
 
-__all__ = ["framework_of", "host_for", "how_to_import", "list_of", "traits_of"]
+__all__ = ["framework_of", "host_for", "how_to_import", "list_of", "stateless_base", "traits_of"]
 
 _FRAMEWORKS = ("keras", "tf_keras")
 
@@ -43,6 +43,15 @@ def traits_of(callback: Any) -> CallbackTraits | None:
         if traits is not None:
             return traits
     return None
+
+
+def stateless_base(callback: Any) -> type | None:
+    """The class below a user's own that has no state; None if it has one. `object`: nobody's."""
+    for module in _loaded(".host.own_callbacks"):
+        base: type | None = module.stateless_base(callback)
+        if base is not object:
+            return base
+    return object
 
 
 def list_of(owner: Any) -> str | None:

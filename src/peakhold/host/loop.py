@@ -194,7 +194,7 @@ class LoopHost:
         """The state as it lives, under plain names, in the order of the module."""
         return self._names.to_plain(self._get_state()) if self._get_state else None
 
-    def state_bytes(self) -> int | None:
+    def state_bytes(self, *, weights_only: bool = False) -> int | None:
         if not self._get_state or not self.ensure_built([WEIGHTS]):
             return None
         if self.is_sharded():  # a file holds the whole

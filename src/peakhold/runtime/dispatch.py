@@ -19,6 +19,7 @@ from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
 from peakhold.runtime.callback import reports
 from peakhold.runtime.link import Link
+from peakhold.runtime.narration import tell_not_finite
 from peakhold.runtime.script import SCRIPT
 from peakhold.runtime.seat import Seat
 from peakhold.runtime.segments import Segment
@@ -80,6 +81,9 @@ def _epoch_end(session: Session, seat: Seat, callback: Any, logs: Any) -> None:
     moment = None
     if acts_for_all(seat.segment, callback, Event.EPOCH_END):
         moment = _act(session, seat.segment, Event.EPOCH_END, logs)
+        if session.is_first_epoch and moment is not None:
+            session.is_first_epoch = False
+            tell_not_finite(session, moment)
     if session.has_keeper:
         session.note_epoch_end(callback, moment, logs)
 

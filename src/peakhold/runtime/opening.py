@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, final
 from peakhold import speech
 from peakhold._core.observation import Event
 from peakhold.errors import AdviceWarning, MonitorNotFoundError
-from peakhold.runtime.narration import advice_for
+from peakhold.runtime.narration import advice_for, tell
 from peakhold.runtime.participant import (
     CONTINUES,
     FRESH,
@@ -169,15 +169,7 @@ class Opening:
             for seat in self._fresh:
                 for ignored in seat.callback._peakhold_seam.ignored_in(type(seat.callback)):
                     session.warn(ignored, AdviceWarning)
-            participants = [seat.participant for seat in session.seats]
-            resumes = any(participant.is_loaded for participant in participants)
-            for advice in advice_for(
-                session.host, session.params, participants, is_alone=not session.has_workers
-            ):
-                if advice.level == "warning":
-                    session.warn(str(advice), AdviceWarning)
-                elif not resumes:  # it was said when the run began
-                    session.notice(str(advice))
+            tell(session, advice_for(session))
 
     def signals(self) -> None:
         """Ctrl-C and SIGTERM are listened to, as long as this run trains."""

@@ -120,6 +120,8 @@ class Session:
         """Whether what is carried out now, all workers carry out."""
         self.missed: set[str] = set()
         """Metrics of which it was said that nobody logs them."""
+        self.is_first_epoch = True
+        """Whether no epoch has ended yet."""
         self._follows_epoch_0 = False
         """Whether a callback of this run has seen one that ended with epoch 0."""
         self._clock = time.monotonic()

@@ -37,6 +37,7 @@ from peakhold._core.monitor import (
 )
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Patience, Steps
+from peakhold.advice import not_finite
 from peakhold.errors import (
     DirectionUnknownError,
     HostError,
@@ -450,11 +451,8 @@ class Watching(Deciding[S]):
         if watch.direction is None:
             watch.resolve(self.name, self.run, (watch.monitor.removeprefix("val_"),))
         if not watch.seen and not is_finite(value):
-            self.warn_once(
-                f"{self.name}: {watch.monitor} is {value} at epoch {moment.at.number}, the "
-                "first that has it; it will never count as best.",
-                MonitorWarning,
-            )
+            for advice in not_finite(watch.monitor, value, moment.at.number, self.name):
+                self.warn_once(str(advice), MonitorWarning)
         watch.seen, watch.is_known = True, watch.direction is not None
         return value
 

@@ -8,6 +8,7 @@ What is better than every saved file is decided in `checkpoint.py`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, final
 
@@ -165,6 +166,26 @@ class SaveSchedule:
     def at_every_epoch(self) -> bool:
         """Whether each epoch's end is a save, as with `"epoch"`."""
         return isinstance(self.trigger, Every) and self.trigger.epochs == 1
+
+    def most_saves(self, epochs: int | None, steps: int | None) -> int | None:
+        """How many saves a run comes to at most, the one at its end included; None if unknown.
+
+        Args:
+            epochs: Of the run, or None.
+            steps: Batches of an epoch, or None.
+
+        Example:
+            >>> SaveSchedule(Every(epochs=2)).most_saves(5, None)
+            3
+        """
+        trigger = self.trigger
+        if not isinstance(trigger, Every):
+            return 1
+        if trigger.epochs is not None:
+            return None if epochs is None else math.ceil(epochs / trigger.epochs)
+        if trigger.batches is None or epochs is None or steps is None:
+            return None
+        return math.ceil(epochs * steps / trigger.batches)
 
     def init(self) -> SaveScheduleState:
         """The state before the first batch."""

@@ -328,11 +328,13 @@ class KerasHost(FitHost):
         if self.runs_fit() and _spans_workers(self.model):
             raise HostError.unfit()
 
-    def state_bytes(self) -> int | None:
+    def state_bytes(self, *, weights_only: bool = False) -> int | None:
         model = self.model
         if not model.built:
             return None
-        variables = [*model.variables, *self._optimizer_variables()]
+        variables = (
+            model.variables if weights_only else [*model.variables, *self._optimizer_variables()]
+        )
         return sum(_n_bytes(variable) for variable in variables)
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:

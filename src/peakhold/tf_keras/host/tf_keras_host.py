@@ -181,10 +181,10 @@ class TFKerasHost(FitHost):
     def check_workers(self) -> None:
         """Keras 2's `fit` trains under every strategy."""
 
-    def state_bytes(self) -> int | None:
+    def state_bytes(self, *, weights_only: bool = False) -> int | None:
         if not self.model.built:
             return None
-        variables = [*self.model.variables, *self.variables(OPTIMIZER)]
+        variables = [*self.model.variables, *([] if weights_only else self.variables(OPTIMIZER))]
         return sum(int(one.shape.num_elements() * one.dtype.size) for one in variables)
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:

@@ -262,8 +262,8 @@ def test_what_the_loop_has_and_no_backup_holds_is_said_once_with_what_to_pass(tm
     assert said == (
         "BackupAndRestore: the backup does not hold opt (Adam) and sched (CosineAnnealingLR) and "
         "scaler (GradScaler) and average (AveragedModel), which this loop has; a run that is "
-        "resumed begins anew there. Hint: CallbackList(..., optimizer=opt, "
-        'extra={"sched": sched, "scaler": scaler, "average": average})'
+        "resumed begins anew there. Hint: pass optimizer=opt, "
+        'extra={"sched": sched, "scaler": scaler, "average": average}'
     )
 
 
@@ -308,7 +308,7 @@ def test_a_trainer_s_own_attributes_are_in_its_hands(tmp_path):
     said = said_by(Trainer(tmp_path).train)
 
     assert len(said) == 1
-    assert "self.opt (Adam)" in said[0] and "optimizer=self.opt)" in said[0]
+    assert "self.opt (Adam)" in said[0] and "pass optimizer=self.opt" in said[0]
 
 
 # Words that are not ours

@@ -144,7 +144,8 @@ class CallbackList(LoopList, Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Call it before the first epoch. An earlier loop's request to stop is forgotten."""
         self._peakhold_host.clear_stop()
-        self._peakhold_host.remember_loop(frame_of_loop(1, self))
+        if self.place is None:  # else the run has said which it is
+            self._peakhold_host.remember_loop(frame_of_loop(1, self))
         self.note_rates, self._peakhold_is_shared = None, False
         self._call("on_train_begin", _numbers(logs))
         self._peakhold_has_begun = True

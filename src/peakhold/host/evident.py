@@ -3,7 +3,8 @@
 A hint, never a ground for an error. Objects of PyTorch are looked for among the variables of the
 loop's own frame, and of the object whose method it is. An optimizer is the loop's if it has a
 parameter of its model; a scheduler, if its optimizer is; an averaged model, if its parameters have
-the shapes of the model's; a scaler belongs to whoever has it in hand and trains with PyTorch.
+the shapes of the model's; a scaler belongs to whoever has it in hand and trains with PyTorch, and
+so does an optimizer of Flax NNX, which does not say whose it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
+from peakhold.host.contract import WEIGHTS
 from peakhold.host.extras import Extras
+from peakhold.host.nnx_state import is_of_nnx
 
 __all__ = ["Evident", "evidently_missing", "missing_words"]
 
@@ -36,8 +39,15 @@ def missing_words(host: Any, extras: Extras) -> str | None:
         extras: What its list was given besides.
     """
     models = getattr(host, "models", None)
-    if models is None:  # no loop of PyTorch
+    if models is None:  # no loop
         return None
+    given = [type(model).__name__ for model in models if model is not None]
+    if given and WEIGHTS not in host.parts():
+        return (
+            f"the backup does not hold the model ({given[0]}): how to get and set its weights is "
+            "not known; a run that is resumed begins anew there. Hint: pass "
+            "host=LoopHost(get_state=..., set_state=...)."
+        )
     held = [*models, *host.optimizers, *extras.objects()]
     found = evidently_missing(_frame_of(host), list(models), held)
     if not found:
@@ -56,7 +66,7 @@ def missing_words(host: Any, extras: Extras) -> str | None:
         passed.append(f"extra={{{others}}}")
     return (
         f"the backup does not hold {named}, which this loop has; a run that is resumed begins "
-        f"anew there. Hint: CallbackList(..., {', '.join(passed)})"
+        f"anew there. Hint: pass {', '.join(passed)}"
     )
 
 
@@ -77,13 +87,18 @@ def evidently_missing(
         models: The modules that are trained.
         held: What is in the backup.
     """
+    if frame is None:
+        return []
+    known = {id(one) for one in held}
+    models = list(models)
+    if any(map(is_of_nnx, models)):
+        return _of_nnx(frame, known)
     torch = sys.modules.get("torch")
-    if frame is None or torch is None:
+    if torch is None:
         return []
     modules = [model for model in models if isinstance(model, torch.nn.Module)]
     if not modules:  # a console may have objects of PyTorch's from before
         return []
-    known = {id(one) for one in held}
     trained = {id(parameter) for module in modules for parameter in module.parameters()}
     found: dict[int, Evident] = {}
     optimizers = set(known)
@@ -102,6 +117,16 @@ def evidently_missing(
         is_average = isinstance(one, averages) and _shapes(one) in map(_shapes, modules)
         if is_of_this or is_scaler or is_average:
             found.setdefault(id(one), Evident(name, type(one).__name__, False))
+    return [one for key, one in found.items() if key not in known]
+
+
+def _of_nnx(frame: FrameType, known: set[int]) -> list[Evident]:
+    nnx: Any = sys.modules["flax.nnx"]
+    found = {
+        id(one): Evident(name, type(one).__name__, True)
+        for name, one in _in_hand(frame)
+        if isinstance(one, nnx.Optimizer)
+    }
     return [one for key, one in found.items() if key not in known]
 
 

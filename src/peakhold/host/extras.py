@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, final
 
 from peakhold.errors import InvalidArgumentError
+from peakhold.host.nnx_state import nnx_access
 from peakhold.host.onto_live import like_live, taken_apart
 from peakhold.host.resume import shapes_that_differ
 from peakhold.host.state_dicts import give_back
@@ -30,8 +31,9 @@ class Extras:
     """Further objects with a state, by name.
 
     Args:
-        given: By name: an object with `state_dict` and `load_state_dict`, or a pair of functions,
-            one that returns a state and one that takes it back. None: there are none.
+        given: By name: an object with `state_dict` and `load_state_dict`, one of Flax NNX's, or a
+            pair of functions, one that returns a state and one that takes it back. None: there are
+            none.
 
     Raises:
         InvalidArgumentError: If it is no dict of such.
@@ -130,6 +132,9 @@ def _functions_of(name: Any, one: Any) -> tuple[Callable[[], Any], Callable[[Any
         getattr(one, "load_state_dict", None)
     ):
         return one.state_dict, lambda state: give_back(state, one)
+    access = nnx_access(one)
+    if access is not None:
+        return access[0], lambda state: give_back(state, one)
     if isinstance(one, (tuple, list)) and len(one) == 2 and all(map(callable, one)):
         get, set_ = one
         return get, lambda state: set_(like_live(state, get()))

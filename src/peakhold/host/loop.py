@@ -24,6 +24,7 @@ from peakhold.host.loop_gradients import LoopGradients
 from peakhold.host.models import Models, StateNames
 from peakhold.host.module_names import ModuleNames
 from peakhold.host.named_file import check_named, safetensors_of, write_whole
+from peakhold.host.nnx_state import is_of_nnx
 from peakhold.host.onto_live import TakenApart
 from peakhold.host.optimizers import Optimizers
 from peakhold.host.pieces import are_known, is_in_pieces, whole_tensors
@@ -40,11 +41,11 @@ class LoopHost:
 
     Args:
         model: Something with `get_weights()` and `set_weights()`, or with `state_dict()` and
-            `load_state_dict()` (a `torch.nn.Module`), or None. Its `stop_training` is set where it
-            takes attributes. A dict of such models by name, as for a GAN, is one state: files and
-            backups have their arrays as `g.0.weight`.
-        optimizer: A `torch.optim.Optimizer`, or anything with a `learning_rate` that can be set; a
-            dict of those by name, whose rates are `g`, `d`.
+            `load_state_dict()` (a `torch.nn.Module`), or a module of Flax NNX, or None. Its
+            `stop_training` is set where it takes attributes. A dict of such models by name, as for
+            a GAN, is one state: files and backups have their arrays as `g.0.weight`.
+        optimizer: A `torch.optim.Optimizer`, an `nnx.Optimizer`, or anything with a `learning_rate`
+            that can be set; a dict of those by name, whose rates are `g`, `d`.
         get_state: Instead of the model's methods, a function that returns the weights as nested
             dicts, lists and tuples of arrays (JAX: `lambda: params`); named tuples, dataclasses and
             what else JAX takes for a node may be in it.
@@ -269,6 +270,8 @@ class LoopHost:
 
     def _set_flag(self, *, stop: bool) -> None:
         self.stop_training = stop
+        if is_of_nnx(self.model):
+            return
         # None, frozen and slotted objects take no attribute: there the list tells.
         with contextlib.suppress(AttributeError, TypeError):
             self.model.stop_training = stop

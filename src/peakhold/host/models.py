@@ -10,6 +10,7 @@ from typing import Any, Protocol, final
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.module_names import ModuleNames
+from peakhold.host.nnx_state import nnx_access
 
 __all__ = ["Models", "StateNames"]
 
@@ -33,7 +34,8 @@ class Models:
 
     Args:
         given: Something with `get_weights()` and `set_weights()`, or with `state_dict()` and
-            `load_state_dict()`; a dict of those; or anything else, whose state cannot be reached.
+            `load_state_dict()`, or a module of Flax NNX; a dict of those; or anything else, whose
+            state cannot be reached.
 
     Raises:
         InvalidArgumentError: If some members of a dict are models, and others are not.
@@ -108,7 +110,7 @@ def _access(model: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None
         return model.get_weights, model.set_weights
     if hasattr(model, "state_dict"):
         return model.state_dict, model.load_state_dict
-    return None
+    return nnx_access(model)
 
 
 @final

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 from peakhold.errors import HostError
+from peakhold.host.nnx_state import is_of_nnx, nnx_access
+from peakhold.host.onto_live import like_live
 from peakhold.host.state_dicts import load_optimizer, optimizer_like
 from peakhold.host.step_hooks import step_hook
 from peakhold.trees import to_host
@@ -22,8 +24,8 @@ class Optimizers:
     """One optimizer, several by name, or none.
 
     Args:
-        given: A `torch.optim.Optimizer`, one of Keras's, or anything with a `learning_rate` that
-            can be set; a dict of those; or None.
+        given: A `torch.optim.Optimizer`, one of Keras's or of Flax NNX's, or anything with a
+            `learning_rate` that can be set; a dict of those; or None.
         models: The models by name: an optimizer of Keras that is not built yet is built for the one
             of its name.
 
@@ -56,7 +58,7 @@ class Optimizers:
         return {
             name: one
             for name, one in self.by_name.items()
-            if hasattr(one, "load_state_dict") or _is_of_keras(one)
+            if hasattr(one, "load_state_dict") or _is_of_keras(one) or is_of_nnx(one)
         }
 
     @property
@@ -81,6 +83,8 @@ class Optimizers:
             own = state[name] if self.are_named else state
             if _is_of_keras(one):
                 _load_variables(one, own, self._models.get(name))
+            elif access := nnx_access(one):
+                access[1](own)
             else:
                 load_optimizer(one, own)
                 if isinstance(own, Mapping) and own.get("state"):
@@ -159,8 +163,10 @@ class Optimizers:
 
 
 def _is_state(tree: Any) -> bool:
-    """Whether this is the state of one optimizer of PyTorch's or Keras's."""
-    return isinstance(tree, Mapping) and ({"state", "param_groups"} <= tree.keys() or "0" in tree)
+    """Whether this is the state of one optimizer of PyTorch's, Keras's or Flax NNX's."""
+    return isinstance(tree, Mapping) and (
+        {"state", "param_groups"} <= tree.keys() or "0" in tree or "step" in tree
+    )
 
 
 def _is_of_keras(optimizer: Any) -> bool:
@@ -169,6 +175,9 @@ def _is_of_keras(optimizer: Any) -> bool:
 
 
 def _state_of(optimizer: Any) -> Any:
+    access = nnx_access(optimizer)
+    if access is not None:
+        return access[0]()
     if not _is_of_keras(optimizer):
         return optimizer.state_dict()
     state: dict[str, Any] = {}
@@ -177,6 +186,9 @@ def _state_of(optimizer: Any) -> Any:
 
 
 def _like(tree: Any, optimizer: Any) -> Any:
+    access = nnx_access(optimizer)
+    if access is not None:
+        return like_live(tree, access[0]())
     if not _is_of_keras(optimizer):
         return optimizer_like(tree, optimizer)
     return {str(name): to_host(value) for name, value in tree.items()}

@@ -14,6 +14,7 @@ from typing import Any
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.models import StateNames
 from peakhold.host.module_names import ModuleNames
+from peakhold.host.nnx_state import nnx_access
 from peakhold.host.onto_live import like_live
 
 __all__ = ["give_back", "load_optimizer", "module_like", "optimizer_like"]
@@ -29,7 +30,8 @@ def give_back(loaded: Any, to: Any) -> None:
 
     Args:
         loaded: What was saved of it: `state_dict()`, or `get_weights()`.
-        to: Has `state_dict` and `load_state_dict`, or `get_weights` and `set_weights`.
+        to: Has `state_dict` and `load_state_dict`, or `get_weights` and `set_weights`; or is of
+            Flax NNX.
 
     Raises:
         InvalidArgumentError: If it has neither.
@@ -50,6 +52,8 @@ def give_back(loaded: Any, to: Any) -> None:
         load_optimizer(to, optimizer_like(loaded, to))
     elif hasattr(to, "load_state_dict"):
         to.load_state_dict(module_like(loaded, to.state_dict(), ModuleNames(to)))
+    elif access := nnx_access(to):
+        access[1](like_live(loaded, access[0]()))
     else:
         raise InvalidArgumentError.for_argument(
             "to",

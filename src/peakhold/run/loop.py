@@ -416,8 +416,8 @@ class Loop:
         if n_epochs is not None:
             self._list.set_params({**(self._list.params or {}), "epochs": n_epochs})
         self._around.begins(n_epochs, n_steps)
-        self._list.on_train_begin()
         self._list._peakhold_host.remember_loop(frame)
+        self._list.on_train_begin()
         self._around.has_begun(self._saved, self.place, within_epoch=self._is_within_epoch)
         self._has_begun = True
         self.border.starts(at_backup=self._saved is not None)

@@ -20,12 +20,11 @@ from peakhold.distributed.finding import is_shared
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host.contract import Host
 from peakhold.host.extras import Extras
-from peakhold.host.finding import host_for
-from peakhold.host.loop import LoopHost
 from peakhold.ledger.folder import RunFolder
 from peakhold.ledger.reader import RecordedHistory
 from peakhold.run import stack
 from peakhold.run.ending import EndingSignals, RunEndedSignal
+from peakhold.run.hosts import host_of_model, host_of_state
 from peakhold.run.loop import Loop
 from peakhold.run.pace import Budget, Pace, SaveEvery, check_save_every
 from peakhold.run.place import TRAIN
@@ -68,10 +67,11 @@ class Run:
     Args:
         folder: The run's: `run.json`, `events.jsonl`, `checkpoints/`, `metrics.csv`,
             `tensorboard/`, and `best.safetensors` (`best.keras`) if something ranks.
-        model: A `torch.nn.Module`, a Keras model, anything with weights to get and set; a dict of
-            several by name.
+        model: A `torch.nn.Module`, a Keras model, an `nnx.Module` of Flax, anything with weights to
+            get and set; a dict of several by name.
         optimizer: The optimizer, or a dict of several by name.
-        state: In place of both (JAX): what the loop passes on, a tree of arrays; then `run.state`.
+        state: In place of both (JAX): what the loop passes on, a tree of arrays, a `TrainState`, …;
+            then `run.state`.
         extra: What else has a state, by name: schedulers, scalers, averages.
         monitor: The metric that ranks, lowers the rate and stops. None: nothing does.
         patience: Checks without improvement after which training stops. None: it does not.
@@ -92,7 +92,8 @@ class Run:
         verbose: 0 says nothing, 1 what happens. Defaults to 1.
 
     Raises:
-        InvalidArgumentError: For a file in the folder's place, a run that has ended, ….
+        InvalidArgumentError: For a file in the folder's place, a run that has ended, a model whose
+            weights cannot be reached, ….
         RunOwnedError: When the `with` begins, if another process writes to the folder.
 
     Example:
@@ -151,7 +152,11 @@ class Run:
         """What the loop passes on, if the run was given one."""
         self._resume = "new" if resume is False else resume
         self._verbose, self._time_limit = verbose, time_limit
-        self._host = host = host or _host(self, model, optimizer)
+        self._host = host = host or (
+            host_of_model(model, optimizer)
+            if state is None
+            else host_of_state(lambda: self.state, self._set_state, optimizer)
+        )
         host.let_program_count()
         Extras(extra)  # raises what is wrong with it
         self._extra = dict(extra or {})
@@ -394,6 +399,9 @@ class Run:
 
     # What lies below
 
+    def _set_state(self, state: Any) -> None:
+        self.state = state
+
     def _wake(self) -> None:
         if self._loop is not None:
             self._loop.border.wake()
@@ -405,16 +413,6 @@ class Run:
                 "Hint: with Run('runs/a', model=model, optimizer=optimizer) as run: …"
             )
         return self._loop
-
-
-def _host(run: Run, model: Any, optimizer: Any) -> Host:
-    if run.state is None:
-        return host_for(model, optimizer)
-
-    def set_state(state: Any) -> None:
-        run.state = state
-
-    return LoopHost(optimizer=optimizer, get_state=lambda: run.state, set_state=set_state)
 
 
 def _first(value: Any) -> Any:

@@ -9,6 +9,9 @@ A *policy* (pure: a frozen configuration and three functions) reads moments and 
 
 For `fit`, derive from `peakhold.keras.Callback`, too, or pass `peakhold.keras.adapt(callback)`.
 CONTRIBUTING has a whole one, and a picture of one epoch with who is called.
+
+A *host* is the border to what is trained. `Host` is its contract, for a kind of model that is not
+known here; `peakhold.testing.HostTests` proves one.
 """
 
 from peakhold._core.decisions import (
@@ -28,6 +31,8 @@ from peakhold._core.moments import Moment, Position, Spent
 from peakhold._core.monitor import Criterion, Direction
 from peakhold._core.observation import Event
 from peakhold._core.policy import Policy, speculate
+from peakhold.host.contract import CannotPlanError, Host, PlannedFile
+from peakhold.host.resume import Resumption
 from peakhold.runtime.listening import Told, listening
 from peakhold.runtime.participant import (
     CONTINUES,
@@ -50,6 +55,7 @@ __all__ = [
     "FRESH",
     "RESUMED",
     "BatchHooks",
+    "CannotPlanError",
     "Committed",
     "Continue",
     "Criterion",
@@ -60,6 +66,7 @@ __all__ = [
     "Fact",
     "Failed",
     "Found",
+    "Host",
     "Keeper",
     "Lender",
     "Measured",
@@ -69,10 +76,12 @@ __all__ = [
     "NotFinite",
     "Participant",
     "Participating",
+    "PlannedFile",
     "Policy",
     "Position",
     "Remember",
     "Restore",
+    "Resumption",
     "RunView",
     "Save",
     "SetLearningRate",

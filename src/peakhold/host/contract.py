@@ -142,7 +142,7 @@ class HostState(Protocol):
         """
 
     def named_weights(self) -> Iterable[tuple[str, Any]]:
-        """Name and values of each weight as they are now, one at a time, as arrays of NumPy."""
+        """Name and values of each weight as they are now, one by one: arrays of NumPy, numbers."""
 
     def steps_done(self) -> int | None:
         """Updates of the model so far, in all runs, if the optimizer counts them."""

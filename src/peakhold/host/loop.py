@@ -25,7 +25,7 @@ from peakhold.host.models import Models, StateNames
 from peakhold.host.module_names import ModuleNames
 from peakhold.host.named_file import check_named, safetensors_of, write_whole
 from peakhold.host.nnx_state import is_of_nnx
-from peakhold.host.onto_live import TakenApart
+from peakhold.host.onto_live import TakenApart, taken_apart
 from peakhold.host.optimizers import Optimizers
 from peakhold.host.pieces import are_known, is_in_pieces, whole_tensors
 from peakhold.host.resume import LoopResumption, Resumption
@@ -169,7 +169,10 @@ class LoopHost:
         return nonfinite_names(leaves(self._weights()))
 
     def nonfinite_in(self, snapshot: Parts) -> frozenset[str]:
-        return nonfinite_names(leaves(snapshot.get(WEIGHTS)))
+        weights = snapshot.get(WEIGHTS)
+        # One of `snapshot` has the live types, and names.
+        plain = None if weights is None else taken_apart(self._names.to_plain(weights))
+        return nonfinite_names(leaves(plain))
 
     def unsynced_weights(self) -> frozenset[str]:
         return self.models.buffers() if self._get_state == self.models.get_state else frozenset()

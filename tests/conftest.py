@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 
 import pytest
 
@@ -91,6 +92,51 @@ def _what_was_recorded_is_decided_again():
     assert [words for _, words in in_children] == []
 
 
+RECORDS = []
+"""Records of runs of this process that have ended since somebody looked."""
+AGAIN = {"records": 0, "steps": 0}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _records_of_runs_are_noted():
+    record = sys.modules.get("peakhold.run.record")
+    if record is None:  # no test that was collected knows a run
+        yield
+        return
+    close = record.Record.close
+
+    def and_note(self):
+        close(self)
+        RECORDS.append(self._at.events)
+
+    record.Record.close = and_note
+    yield
+    record.Record.close = close
+
+
+@pytest.fixture(autouse=True)
+def _what_a_run_has_left_is_decided_again(request):
+    """Every run of every test, from the file in its folder (`replaying.py: FromTheFile`).
+
+    In `tests/exact` also those of other processes, which are killed.
+    """
+    yield
+    paths = [*RECORDS]
+    RECORDS.clear()
+    if "exact" in request.path.parts and "tmp_path" in request.node.funcargs:
+        paths += request.node.funcargs["tmp_path"].rglob("events.jsonl")
+    if not paths:
+        return
+    from replaying import FromTheFile
+
+    taken = FromTheFile()
+    for path in dict.fromkeys(map(str, paths)):
+        taken(path)
+    AGAIN["records"] += taken.records
+    AGAIN["steps"] += taken.steps
+    assert taken.wrong == []
+
+
 @pytest.fixture(autouse=True)
 def _what_is_said_points_at_the_users_line_and_speaks_of_what_there_is(request, monkeypatch):
     """Every warning, hint and line of every test (`pointing.py`, `placing.py`)."""
@@ -133,6 +179,10 @@ def pytest_terminal_summary(terminalreporter):
 
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     terminalreporter.write_line(f"peak memory: {peak_gb:.2f} GB")
+    if AGAIN["records"]:
+        terminalreporter.write_line(
+            f"taken again from files: {AGAIN['steps']} steps of {AGAIN['records']} records"
+        )
     told = child_runs.Told(CHILDREN)
     if told.processes:
         terminalreporter.write_line(

@@ -7,12 +7,19 @@ from outside (an attribute, `save_now`), the chain begins again from there; a po
 anew by an attribute counts from its first step on.
 """
 
+import functools
+import importlib
+import math
+import pkgutil
+import re
 from dataclasses import replace
 
+import peakhold._core
 from peakhold._core.decisions import Remember
 from peakhold._core.facts import NotFinite
 from peakhold._core.states import state_from_json
 from peakhold.ledger.lines import from_line, to_line
+from peakhold.ledger.reader import read_events
 from peakhold.ledger.told import (
     Chains,
     decisions_of,
@@ -105,6 +112,98 @@ class FromTheRecord:
     def _compare(self, what, read, told):
         if not _same(read, told):
             self.wrong.append((what, read, "not", told))
+
+
+class FromTheFile:
+    """The records of runs as readers see them, taken again by policies that are made of their words.
+
+    Of the run itself there is nothing left: a whole run, or one of several starts, from its folder.
+    """
+
+    def __init__(self):
+        self.records = self.steps = 0
+        self.wrong = []
+
+    def __call__(self, path):
+        """Read a record, and take its steps again."""
+        self.records += 1
+        for name, moment, now, then in _pairs(read_events(path, on_damage=lambda *_: None), {}):
+            self.steps += 1
+            if not _same(now, then):
+                self.wrong.append((str(path), name, moment, now, "not", then))
+
+
+def taken_again(events, policies):
+    """What policies decide at each recorded moment, beside what was decided then.
+
+    Args:
+        events: Of the record.
+        policies: By participant; the others' steps are left out.
+    """
+    pairs = _pairs(events, policies)
+    return [(moment, now, then) for name, moment, now, then in pairs if name in policies]
+
+
+def _pairs(events, policies):
+    """Participant, moment, and the decisions now and then; a policy that is not given is made."""
+    after, best, made = {}, {}, {}
+    for event in events:
+        if event["kind"] != "moment":
+            continue
+        decided = decisions_of(event)
+        for name, steps in steps_of(event).items():
+            for step in steps:
+                if step.policy is not None:
+                    made[name] = policies.get(name) or policy_of(step.policy)
+                policy = made.get(name)
+                if policy is None:  # a stranger's
+                    continue
+                state = (
+                    after[name]
+                    if step.before is None
+                    else state_from_json(type(policy.init()), step.before)
+                )
+                for fact in step.facts:
+                    if isinstance(fact, NotFinite) and name in best:
+                        before, moment, earlier = best[name]
+                        state, _ = earlier.step(before, replace(moment, defect=fact.defect))
+                    state = policy.learn(state, fact)
+                after[name], decisions = policy.step(state, step.moment)
+                yield name, moment_of(event), decisions, step.decisions
+                if any(isinstance(one, Remember) for one in decisions):
+                    best[name] = state, step.moment, policy
+                # What the shell adds at the end (the best weights) is no decision of the policy's.
+                assert set(step.decisions) <= set(decided.get(name, ())), event
+
+
+def policy_of(words):
+    """A policy, made anew of its words in a record; None for a stranger's.
+
+    Raises:
+        ValueError: If it is one of ours, and its words are not enough.
+    """
+    known = _names()
+    kind = words.partition("(")[0]
+    if kind not in known:
+        return None
+    # An enumeration's member is written as `<Direction.MIN: 'min'>`.
+    source = re.sub(r"<(\w+\.\w+): [^>]*>", r"\1", words)
+    try:
+        policy = eval(source, known)
+    except Exception as error:
+        raise ValueError(f"{words} cannot be made again: {error}") from error
+    if repr(policy) != words:
+        raise ValueError(f"{words} cannot be made again: it is {policy}")
+    return policy
+
+
+@functools.cache
+def _names():
+    """All names of the core."""
+    known = {"inf": math.inf, "nan": math.nan}
+    for module in pkgutil.walk_packages(peakhold._core.__path__, "peakhold._core."):
+        known |= vars(importlib.import_module(module.name))
+    return known
 
 
 def _some(by_name):

@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 
 import peakhold
-from peakhold._core.decisions import Remember
-from peakhold._core.facts import NotFinite
 from peakhold._core.monitor import Criterion, Direction, Watched
 from peakhold._core.policies.early_stopping import EarlyStoppingPolicy
 from peakhold._core.policies.plateau import PlateauPolicy
-from peakhold._core.states import state_from_json
 from peakhold.errors import SaveWarning
 from peakhold.extend import Event, listening
-from peakhold.ledger import Ledger, RunFolder, decisions_of, moment_of, read_events, steps_of
-from replaying import FromTheRecord
+from peakhold.ledger import Ledger, RunFolder, read_events, steps_of
+from replaying import FromTheFile, FromTheRecord, policy_of, taken_again
 
 CURVE = (0.9, 0.5, 0.2, float("nan"), 0.31, 0.32, 0.33, 0.34, 0.25, 0.24, 0.23, 0.22)
 
@@ -75,36 +72,6 @@ def fresh(patience=4):
         "ReduceLROnPlateau(val_loss)": PlateauPolicy(least, 0.5, 1, 0, 0.0),
         "EarlyStopping(val_loss)": EarlyStoppingPolicy((least,), patience),
     }
-
-
-def taken_again(events, policies):
-    """What the policies decide at each recorded moment, beside what was decided then."""
-    after, best, pairs = {}, {}, []
-    for event in events:
-        if event["kind"] != "moment":
-            continue
-        decided = decisions_of(event)
-        for name, steps in steps_of(event).items():
-            policy = policies.get(name)
-            for step in steps if policy is not None else ():
-                state = (
-                    after[name]
-                    if step.before is None
-                    else state_from_json(type(policy.init()), step.before)
-                )
-                for fact in step.facts:
-                    if isinstance(fact, NotFinite) and name in best:
-                        state, _ = policy.step(
-                            best[name][0], replace(best[name][1], defect=fact.defect)
-                        )
-                    state = policy.learn(state, fact)
-                after[name], decisions = policy.step(state, step.moment)
-                pairs.append((moment_of(event), decisions, step.decisions))
-                if any(isinstance(one, Remember) for one in decisions):
-                    best[name] = state, step.moment
-                # What the shell adds at the end (the best weights) is no decision of the policy's.
-                assert set(step.decisions) <= set(decided.get(name, ())), event
-    return pairs
 
 
 def assert_same_decisions(events, policies, *, at_least):
@@ -262,6 +229,42 @@ def test_what_every_test_looks_at_sees_what_is_wrong(tmp_path):
         for epoch in range(3):
             stopping.on_epoch_end(epoch, {"loss": 0.5})
     assert recorded.lines > 0
+
+
+def test_what_is_read_from_every_run_s_folder_sees_what_is_wrong(tmp_path):
+    """One decision of the file is another one; the policies are made of nothing but its words."""
+    loop = Loop(tmp_path / "run", callbacks(tmp_path))
+    with loop.folder.own():
+        ledger = Ledger(loop.folder.events, None)
+        loop.train(ledger)
+        ledger.close()
+    path = loop.folder.events
+    whole = FromTheFile()
+    whole(path)
+    assert whole.wrong == [] and whole.steps > 20
+
+    with open(path, "rb") as file:
+        text = file.read()
+    assert text.count(b"no improvement for 4 epochs") == 1
+    with open(path, "wb") as file:
+        file.write(text.replace(b"no improvement for 4 epochs", b"no improvement for 3 epochs"))
+    doctored = FromTheFile()
+    doctored(path)
+    assert len(doctored.wrong) == 1
+
+    with open(path, "wb") as file:
+        file.write(text.replace(b"patience=4,", b"patience=3,"))
+    doctored = FromTheFile()
+    doctored(path)
+    assert doctored.wrong != []
+
+
+def test_a_policy_is_made_of_its_words():
+    for policy in fresh().values():
+        assert policy_of(repr(policy)) == policy
+    assert policy_of("SomebodysPolicy(n=3)") is None
+    with pytest.raises(ValueError, match="cannot be made"):
+        policy_of("PlateauPolicy(no_such=3)")
 
 
 def test_a_participant_that_cannot_be_recorded_ends_no_training(tmp_path):

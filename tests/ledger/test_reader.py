@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peakhold.errors import RecordDamagedWarning
-from peakhold.ledger import history, read_events
+from peakhold.ledger import history, read_events, reader
 from peakhold.ledger.lines import LONGEST, to_line
 from peakhold.ledger.reader import last_event
 
@@ -208,6 +208,46 @@ def test_the_history_is_that_of_the_attempts_that_count(path):
     path.write_bytes(first + epoch_end(1, loss=9.0, odd=1.0) + gone + epoch_end(1, loss=0.5))
 
     assert history(path).history == {"loss": [1.0, 0.5]}
+
+
+ODD = {
+    "a name with a brace": {"metrics": {"f1}": 0.5, "x": 1.0}},
+    "a name with an object in it": {"metrics": {'"metrics":{': 0.5, "}}": float("inf")}},
+    "metrics of a step before": {"steps": {"E": [{"moment": {"metrics": {"loss": 7.0}}}]}, "metrics": {"loss": 0.5}},
+    "metrics before all else": None,
+    "no metrics": {},
+    "no metrics, but those of a step": {"steps": {"E": [{"moment": {"metrics": {"loss": 7.0}}}]}},
+    "empty ones": {"metrics": {}},
+    "NaN": {"metrics": {"loss": float("nan"), "val_loss": float("-inf")}, "text": "}"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_the_history_is_what_the_events_say_whatever_the_form_of_a_line(path, odd):
+    """It is read up to the metrics where that can be."""
+    head = {"kind": "moment", "event": "on_epoch_end", "epoch": 1, "step": 20}
+    event = (
+        {**head, **ODD[odd]}
+        if ODD[odd] is not None
+        else {"kind": "moment", "metrics": {"loss": 0.5}, **head}
+    )
+    path.write_bytes(epoch_end(0, loss=1.0) + to_line(event) + epoch_end(2, loss=0.25))
+
+    past = history(path)
+
+    told = [one.get("metrics", {}) for one in read_events(path)]
+    assert past.epoch == [0, 1, 2]
+    names = {name: None for one in told for name in one}
+    assert str(past.history) == str({name: [one.get(name) for one in told] for name in names})
+
+
+def test_an_attempt_is_seen_wherever_its_line_lies_in_a_piece(path, monkeypatch):
+    first = epoch_end(0, loss=1.0)
+    gone = to_line({"kind": "goes_on", "from": len(first)})
+    path.write_bytes(first + epoch_end(1, loss=9.0) + gone + epoch_end(1, loss=0.5))
+    for piece in range(12, 200, 7):
+        monkeypatch.setattr(reader, "_PIECE", piece)
+        assert history(path).history == {"loss": [1.0, 0.5]}
 
 
 @pytest.mark.parametrize(

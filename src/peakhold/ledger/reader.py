@@ -8,6 +8,8 @@ Rules of this file:
    none of ours is passed over, and told.
 3. A file is read up to where it ended when it was opened, in pieces. What has no end of a line for
    longer than any line of ours is not kept in memory, and holes in a file are not read at all.
+4. A history reads a line up to its metrics, where it is as we write it: what stands behind says
+   nothing of them, and is most of it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any, Final, final
 from peakhold import speech
 from peakhold._core.observation import Event
 from peakhold.errors import RecordDamagedWarning
-from peakhold.ledger.lines import LONGEST, from_line
+from peakhold.ledger.lines import LONGEST, from_line, measured_in
 from peakhold.ledger.reading import open_to_read
 
 __all__ = ["TELLING", "Columns", "RecordedHistory", "history", "last_event", "read_events"]
@@ -174,7 +176,9 @@ def _next_data(descriptor: int, at: int, size: int) -> int:
 
 def _goes_on(descriptor: int, size: int) -> list[tuple[int, int]]:
     """Of each event `goes_on`: where it goes on from, and where it begins."""
-    found = []
+    found: list[tuple[int, int]] = []
+    if not _has(descriptor, size, _GOES_ON):
+        return found
     for at, line in _lines(descriptor, size, None):
         event = from_line(line) if _GOES_ON in line else None
         if event is not None and event["kind"] == "goes_on":
@@ -182,6 +186,19 @@ def _goes_on(descriptor: int, size: int) -> list[tuple[int, int]]:
             if type(came_from) is int and 0 <= came_from <= at:
                 found.append((came_from, at))
     return found
+
+
+def _has(descriptor: int, size: int, mark: bytes) -> bool:
+    """Whether these bytes are anywhere in a file; holes are passed over."""
+    at = 0
+    while (at := _next_data(descriptor, at, size)) < size:
+        piece = os.pread(descriptor, min(_PIECE, size - at), at)
+        if mark in piece:
+            return True
+        if len(piece) < len(mark):
+            return False
+        at += len(piece) - len(mark) + 1  # it may begin in one piece and end in the next
+    return False
 
 
 def _void(goes_on: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -265,21 +282,23 @@ class Columns:
         row = self._rows.setdefault(epoch, len(self._steps))
         if row < len(self._steps):
             self._steps[row] = step
-            for column in self._columns.values():
-                if row < len(column):
-                    column[row] = None
+            for known in self._columns.values():
+                if row < len(known):
+                    known[row] = None
         else:
             self._steps.append(step)
         has_room = True
         for name, metric in metrics.items():
-            if name not in self._columns:
+            column = self._columns.get(name)
+            if column is None:
                 if len(self._columns) * len(self._steps) > _MOST_CELLS:
                     has_room = False
                     continue
-                self._columns[name] = []
-            column = self._columns[name]
-            if len(column) <= row:
-                column.extend([None] * (row - len(column)))
+                column = self._columns[name] = []
+            missing = row - len(column)
+            if missing > 0:
+                column.extend([None] * missing)
+            if missing >= 0:
                 column.append(metric)
             else:
                 column[row] = metric
@@ -309,7 +328,9 @@ def history(path: str | os.PathLike[str], *, on_damage: OnDamage | None = None) 
             elif not line.startswith(b'{"kind":"'):
                 unread.tell(at, "it is no event")
             continue
-        event = from_line(line)
+        event = measured_in(line)
+        if event is None or "event" not in event:
+            event = from_line(line)
         if event is None:
             unread.tell(at, "it is no event")
         elif event["kind"] == "moment" and event.get("event") == str(Event.EPOCH_END):

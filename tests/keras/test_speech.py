@@ -275,4 +275,5 @@ def test_what_a_resume_loses_is_named_with_what_helps(tmp_path, capsys, make, hi
     fit(model(), [make(), pk.BackupAndRestore(tmp_path)], 1, verbose=2)
 
     said = [line for line in capsys.readouterr().out.splitlines() if "may remember" in line]
-    assert [line.partition("; ")[2] for line in said] == ([] if hint is None else [f"{hint}."])
+    told = [line.partition("; ")[2] for line in said]
+    assert told == ([] if hint is None else [f'{hint}. (silence with peakhold.silence("E14"))'])

@@ -13,6 +13,7 @@ import pytest
 
 import resume_runs
 from killing import moments
+from peakhold.ledger import RunFolder, read_events
 from resume_runs import KINDS
 
 
@@ -84,6 +85,9 @@ def test_sigterm_ends_the_process_as_it_would_have(tmp_path, whole):
     backups = [p.name for p in (tmp_path / "backup").iterdir() if p.name.startswith("step-")]
     # The commit under way is finished; the clean-up after it, and the next epoch's, need not be.
     assert 2 <= len(backups) <= 3
+    record = RunFolder(tmp_path / "record")
+    assert record.status().word == "interrupted"
+    assert [*read_events(record.events)][-1]["reason"] == "SIGTERM"
     assert resume_runs.process(tmp_path, "real", 1) == 0
     assert resume_runs.finished(tmp_path)[0] == whole["real"][0]
 

@@ -1,6 +1,7 @@
 """P12: a function that returns the callbacks of a serious run; and ours, in one call."""
 
 import copy
+import gc
 import os
 import threading
 import traceback
@@ -341,6 +342,7 @@ def test_the_same_line_goes_on_with_a_run_that_failed_under_its_names(train, tmp
         train([*production_callbacks(tmp_path, patience=5), Fail(2, error)], 4)
     assert "checkpoints" in names(tmp_path / "run-2")
     error.__traceback__ = None  # which holds the fit, as long as somebody may look at it
+    gc.collect()
     assert RunFolder(tmp_path).status().word == "interrupted"
 
     train(production_callbacks(tmp_path, patience=5), 4)

@@ -11,11 +11,13 @@ from peakhold import (
     ModelCheckpoint,
     ReduceLROnPlateau,
     RemoteMonitor,
+    RunRecord,
     TensorBoard,
     TerminateOnNaN,
 )
 from peakhold.distributed import Limits, Workers, alone
 from peakhold.errors import WorkersDifferError, WorkersError
+from peakhold.ledger import RunFolder, read_events
 from workers.rig import attempted, together, train
 
 LOGS = [{"loss": 1.0, "val_loss": 0.5}, {"loss": 0.5, "val_loss": 0.25}]
@@ -127,6 +129,9 @@ SAME = {
     "a log on rank 1": lambda rank, path: [
         EarlyStopping("loss"), *[CSVLogger(f"{path}/log.csv")] * (rank == 1)
     ],
+    "a record on rank 0": lambda rank, path: [
+        *[RunRecord(f"{path}/run")] * (rank == 0), EarlyStopping("loss")
+    ],
     "an alert on rank 0": lambda rank, path: [
         *[Alert("json://127.0.0.1:9/", when="loss < 0")] * (rank == 0), EarlyStopping("loss")
     ],
@@ -134,6 +139,19 @@ SAME = {
         EarlyStopping("loss"), *[RemoteMonitor("http://127.0.0.1:9")] * (rank == 0)
     ],
 }  # fmt: skip
+
+
+def test_of_several_workers_one_owns_the_folder_and_writes_the_record(tmp_path):
+    def work(rank, channel):
+        record = [RunRecord(tmp_path), EarlyStopping("loss", patience=9)]
+        return train(record, [{"loss": 1.0 + rank}, {"loss": 0.5 + rank}], channel=channel)
+
+    together(2, work)
+
+    folder = RunFolder(tmp_path)
+    assert str(folder.status()) == "ended: all epochs were run"
+    assert folder.history().history == {"loss": [1.5, 1.0]}
+    assert [event["kind"] for event in read_events(folder.events)].count("start") == 1
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -175,14 +175,28 @@ LOOPS = {
 
 def left(folder, run, trained):
     """All that an unbroken and a resumed run must have alike."""
+    return {**told(folder, run, trained), "history": run.history, **written(folder)}
+
+
+def told(folder, run, trained):
+    """What the run itself tells of it."""
     return {
         "trained": digest(trained),
         "best": str(run.best).replace(str(folder), "…"),
         "stopped_because": run.stopped_because,
+    }
+
+
+def written(folder):
+    """What is read from its folder."""
+    return {**logged(folder), "board": board_of(os.path.join(folder, "tensorboard"))}
+
+
+def logged(folder):
+    """What is read from its logs."""
+    return {
         "csv": rows_of(os.path.join(folder, "metrics.csv")),
-        "history": run.history,
         "ledger": [*moments_of(os.path.join(folder, "events.jsonl"))],
-        "board": board_of(os.path.join(folder, "tensorboard")),
     }
 
 

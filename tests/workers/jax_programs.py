@@ -16,9 +16,11 @@ from peakhold import (
     CallbackList,
     CSVLogger,
     EarlyStopping,
+    Every,
     LoopHost,
     ModelCheckpoint,
     ReduceLROnPlateau,
+    Run,
 )
 from peakhold.distributed import Mean
 
@@ -145,6 +147,41 @@ def loop(rank, ports, folder, epochs, kill_in_epoch=None, spread=False):
     jax.distributed.shutdown()  # where all wait for the last file
     report["files"] = sorted(os.path.basename(path) for path in glob.glob(f"{folder}/*"))
     return report
+
+
+class PowerCut(Exception):
+    """Ends the process's part in a run, on all processes at one place."""
+
+
+@leaves_as_programs_do
+def in_runs(rank, ports, folder):
+    """A `Run` that is unbroken, and one that is broken off inside an epoch and goes on."""
+    join(rank, ports)
+    unbroken = _in_run(rank, f"{folder}/unbroken")
+    try:
+        _in_run(rank, f"{folder}/broken", cut=(2, 5))
+    except PowerCut:
+        resumed = _in_run(rank, f"{folder}/broken")
+    return unbroken, resumed
+
+
+def _in_run(rank, folder, cut=None):
+    training, n_batches = Training(rank), 0
+    np.random.seed(rank)  # noqa: NPY002 - as many programs draw
+    with Run(folder, state=training.params, monitor="val_loss", patience=5, verbose=0,
+             save_every=Every(batches=2)) as run:  # fmt: skip
+        for epoch in run.epochs(4):
+            for batch, _ in enumerate(run.batches(range(7))):
+                n_batches += 1
+                if (epoch, batch) == cut:
+                    raise PowerCut
+                run.state, loss = training.step(run.state, 0.1, training.x, training.y)
+                run.log(loss=loss.addressable_data(0), own=np.random.random() + rank)  # noqa: NPY002
+            training.params = run.state
+            run.log(val_loss=training.validate())
+    best = str(run.best).replace(folder, "")
+    state = {name: np.asarray(one.addressable_data(0)).tolist() for name, one in run.state.items()}
+    return [best, run.history.history, state], n_batches
 
 
 # keras.distribution: `fit` in one process of several devices, and in several processes

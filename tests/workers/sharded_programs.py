@@ -8,7 +8,15 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
-from peakhold import BackupAndRestore, CallbackList, CSVLogger, EarlyStopping, ModelCheckpoint
+from peakhold import (
+    BackupAndRestore,
+    CallbackList,
+    CSVLogger,
+    EarlyStopping,
+    Every,
+    ModelCheckpoint,
+    Run,
+)
 
 VAL_LOSS = [1.0, 0.5, 0.4, 0.9, 0.8, 0.7]
 
@@ -67,11 +75,8 @@ def killed_in_a_save(rank, ports, folder, victim, epoch, when):
     return train(rank, ports, folder, in_save=(epoch, begins))
 
 
-def train(rank, ports, folder, killed=None, disk=None, in_save=None):
-    """Six epochs; `killed`: the epoch in which the last rank kills itself."""
-    join(rank, ports)
-    os.chdir(folder)  # states are filed by path: a copy of the folder is gone on from as it is
-    torch.manual_seed(rank)
+def in_pieces():
+    """A model that lies on all workers, and its optimizer."""
     model = torch.nn.Sequential(
         torch.nn.Linear(8, 7), torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.2), torch.nn.Linear(7, 5)
     )
@@ -83,6 +88,15 @@ def train(rank, ports, folder, killed=None, disk=None, in_save=None):
         for parameter in model.parameters():
             parameter.fill_(0.1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    return model, optimizer
+
+
+def train(rank, ports, folder, killed=None, disk=None, in_save=None):
+    """Six epochs; `killed`: the epoch in which the last rank kills itself."""
+    join(rank, ports)
+    os.chdir(folder)  # states are filed by path: a copy of the folder is gone on from as it is
+    torch.manual_seed(rank)
+    model, optimizer = in_pieces()
     saver = ModelCheckpoint("best.safetensors", monitor="val_loss", save_best_only=True)
     stopper = EarlyStopping("val_loss", patience=3, restore_best_weights=True)
     run = CallbackList(
@@ -172,3 +186,42 @@ def given_to_a_store(rank, ports, folder):
     dist.barrier()
     dist.destroy_process_group()
     return said
+
+
+class PowerCut(Exception):
+    """Ends the process's part in a run, on all workers at one place."""
+
+
+def in_runs(rank, ports, folder):
+    """A `Run` that is unbroken, and one that is broken off inside an epoch and goes on."""
+    join(rank, ports)
+    unbroken = _in_run(rank, f"{folder}/unbroken")
+    try:
+        _in_run(rank, f"{folder}/broken", cut=(2, 5))
+    except PowerCut:
+        resumed = _in_run(rank, f"{folder}/broken")
+    dist.barrier()
+    dist.destroy_process_group()
+    return unbroken, resumed
+
+
+def _in_run(rank, folder, cut=None):
+    torch.manual_seed(rank)
+    model, optimizer = in_pieces()
+    n_batches = 0
+    with Run(folder, model=model, optimizer=optimizer, monitor="val_loss", patience=5, verbose=0,
+             save_every=Every(batches=2)) as run:  # fmt: skip
+        for epoch in run.epochs(4):
+            for batch in run.batches(range(7)):
+                n_batches += 1
+                x = torch.randn(16, 8)
+                loss = torch.nn.functional.mse_loss(model(x), x[:, :5])
+                optimizer.zero_grad()
+                loss.backward()
+                if (epoch, batch) == cut:
+                    raise PowerCut
+                optimizer.step()
+                run.log(loss=loss)
+            run.log(val_loss=VAL_LOSS[epoch] + rank / 100)
+    best = str(run.best).replace(folder, "")
+    return [best, run.history.history, state_of(model, optimizer)], n_batches

@@ -136,6 +136,15 @@ def keras_ground():
     one.close()
 
 
+def test_a_run_goes_on_inside_an_epoch_in_two_processes(ground, tmp_path):
+    results = ground.results("jax_programs", "in_runs", 2, [str(tmp_path)])
+    for (unbroken, n_batches), (resumed, n_again) in results:
+        assert resumed == unbroken
+        assert (n_batches, n_again) == (28, 10)  # behind batch 4 of epoch 3
+    (zero, _), (one, _) = results
+    assert zero == one
+
+
 def test_a_loop_of_two_processes_is_one_run(ground, tmp_path):
     """One best, one file, one CSV; killed, it goes on from the backup to the same end."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"

@@ -134,6 +134,13 @@ def test_a_loop_of_two_workers_is_one_run(ground, tmp_path):
     assert lines_of(broken / "log.csv") == rows
 
 
+@pytest.mark.exhaustive
+def test_a_run_goes_on_inside_an_epoch_on_two_workers(ground, tmp_path):
+    for unbroken, resumed in ground.results("tf_programs", "in_runs", 2, [str(tmp_path)]):
+        assert resumed[0] == unbroken[0]
+        assert (unbroken[1], resumed[1]) == (21, 10)  # behind batch 4 of epoch 2
+
+
 def test_callbacks_may_run_in_the_scope_of_the_strategy(ground, tmp_path):
     """Where making a variable, as Keras's saving does, takes all workers."""
     zero, one = ground.results("tf_programs", "loop", 2, [str(tmp_path), 2, None, True])

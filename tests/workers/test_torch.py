@@ -161,9 +161,10 @@ def test_a_full_disk_on_the_writer_is_a_failed_save_on_all(ground, tmp_path):
         # and each worker's own file is its own
         assert load_file(folder / "own-1.safetensors")["weight"].max() == 51
         assert load_file(folder / "own-0.safetensors")["weight"].max() == 10 * best_epoch
-        sidecar = (folder / "own-worker.safetensors.peakhold.json").read_text()
-        assert '"own-0.safetensors"' in sidecar
-        assert '"own-1.safetensors"' in sidecar
+        for rank in (0, 1):
+            sidecar = (folder / f"own-{rank}.safetensors.peakhold.json").read_text()
+            assert f'"own-{rank}.safetensors"' in sidecar
+            assert f'"own-{1 - rank}.safetensors"' not in sidecar
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import tensorflow as tf
 from exchange_cost import medians
 
 import keras
+from peakhold import Every, Run
 from peakhold import keras as ours
 from peakhold.distributed import Mean
 
@@ -108,6 +109,56 @@ def loop(rank, ports, folder, epochs, kill_in_epoch=None, in_scope=False):
     ended_together(rank, len(ports))
     report["files"] = sorted(os.path.basename(path) for path in glob.glob(f"{folder}/*"))
     return report
+
+
+class PowerCut(Exception):
+    """Ends the process's part in a run, on all processes at one place."""
+
+
+def in_runs(rank, ports, folder):
+    """A `Run` that is unbroken, and one that is broken off inside an epoch and goes on."""
+    strategy = join(rank, ports)
+    unbroken = _in_run(strategy, rank, f"{folder}/unbroken")
+    try:
+        _in_run(strategy, rank, f"{folder}/broken", cut=(1, 5))
+    except PowerCut:
+        resumed = _in_run(strategy, rank, f"{folder}/broken")
+    ended_together(rank, len(ports))
+    return unbroken, resumed
+
+
+def _in_run(strategy, rank, folder, cut=None):
+    with strategy.scope():
+        model = built(metrics=["mae"])
+        model.optimizer.build(model.trainable_variables)
+    x, y = data_of(rank)
+    x, y = tf.constant(x + rank), tf.constant(y)
+    val_x, val_y = data_of(rank + 10, 16 + 8 * rank)
+
+    @tf.function
+    def step():
+        def replica():
+            with tf.GradientTape() as tape:
+                errors = tf.square(model(x, training=True) - y)
+                loss = tf.reduce_sum(errors) / (64 * strategy.num_replicas_in_sync)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+            return loss
+
+        return strategy.run(replica)
+
+    n_batches = 0
+    with Run(folder, model=model, optimizer=model.optimizer, monitor="val_loss", patience=5,
+             verbose=0, save_every=Every(batches=2)) as run:  # fmt: skip
+        for epoch in run.epochs(3):
+            for batch in run.batches(range(7)):
+                n_batches += 1
+                if (epoch, batch) == cut:
+                    raise PowerCut
+                run.log(loss=strategy.reduce("SUM", step(), axis=None))
+            run.log(val_loss=tf.reduce_mean(tf.square(model(val_x) - val_y)))
+    best = str(run.best).replace(folder, "")
+    return [best, run.history.history, [w.tolist() for w in model.get_weights()]], n_batches
 
 
 def ended_together(rank, size):

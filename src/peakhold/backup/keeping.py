@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast, final
 
 from peakhold._core.moments import Moment, number_of
@@ -195,7 +196,7 @@ class Keeping(Keeper):
         at = state.get("place")
         if kept.place is not None and at is not None:
             with used("where its loop was", was.path):
-                kept.place.take(at)
+                kept.place.take(at, is_own=was.n_workers == run.n_workers)
         self._take_place(kept, was)
         stopped = self._still_stopped(was)
         end = run.first_epoch + (run.epochs or 0)
@@ -259,7 +260,19 @@ class Keeping(Keeper):
         return None if checkpoint is None else (checkpoint.parts, str(checkpoint.entry.path))
 
     def share(self, gather: Callable[[Any], list[Any]]) -> None:
-        """Random generators are each worker's own, and what else differs."""
+        """Random generators are each worker's own, and what else differs.
+
+        Where a loop says when it is backed up, they are asked for then.
+        """
+        if self._place() is None:
+            self._collect(gather)
+
+    def _share_place(self, what: str) -> None:
+        """A loop is backed up that says when."""
+        if self.run.n_workers > 1:
+            self._collect(partial(self.run.gather, f"{what} ({self.run.name})"))
+
+    def _collect(self, gather: Callable[[Any], list[Any]]) -> None:
         kept = self._kept
         if kept is not None:
             from peakhold.backup.own import collect
@@ -270,7 +283,8 @@ class Keeping(Keeper):
             links = {name: link_of(one) for name, one in self._filed().items()}
             held = {name: link.participant.snapshots() for name, link in links.items() if link}
             more = kept.resumption.more()
-            self._shared = collect(self.run.host, more, kept.extras, held, gather)
+            place = None if kept.place is None else kept.place.state()
+            self._shared = collect(self.run.host, more, place, kept.extras, held, gather)
 
     def _still_stopped(self, was: Interrupted) -> Sequence[str]:
         """Why training was over, as far as it still is: somebody may have been given patience."""
@@ -372,9 +386,16 @@ class Keeping(Keeper):
             self._say(
                 f": the run that is resumed had {_workers(then)}, this one has {_workers(now)}. "
                 "Model, optimizer and callbacks go on exactly; random generators and statistics of "
-                "rank 0 count, and each worker gets other data than it would have had.",
+                "rank 0 count, and each worker gets other data than it would have had."
+                f"{self._lost()}",
                 always=True,
             )
+
+    def _lost(self) -> str:
+        """What cannot be taken over of where a loop was."""
+        place = self._place()
+        words = "" if place is None else place.lost()
+        return f" {words}" if words else ""
 
     def _tell_what_is_lost(self, was: Interrupted) -> None:
         lost = was.lost()
@@ -446,6 +467,13 @@ class Keeping(Keeper):
             if kept.inside is not None and kept.inside.is_within:
                 kept.inside.show_beginning()
 
+    def abandon(self) -> None:
+        """This run ends by an error, and its workers agree on nothing any more."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.extra_pool.close()
+            kept.folder.close()
+
     # Saving
 
     def buffers_needed(self, run: RunView) -> Mapping[str, int]:
@@ -485,6 +513,7 @@ class Keeping(Keeper):
             )
         elif kept.place is not None:
             if kept.place.is_due(ends=stops):
+                self._share_place(f"the backup after epoch {moment.at.number}")
                 self._save(epoch + 1, None, stops)
         elif self.save_freq == "epoch" or saved_within or kept.wanted.is_set():
             self._save(epoch + 1, None, stops)
@@ -548,6 +577,7 @@ class Keeping(Keeper):
         kept = self._kept
         if kept is not None and not self.run.state_unusable:
             self.last_batch_seen = batch
+            self._share_place(f"the backup after batch {batch} of epoch {self.run.number(epoch)}")
             self._save_within(kept, epoch, batch)
 
     def newest(self) -> str | None:
@@ -596,6 +626,7 @@ class Keeping(Keeper):
         began = time.perf_counter()
         if kept.folder.is_followed:
             run.enter_save()
+            self._note_cost(began)
             return
         self.drop_held()
         self._ready_to_write(kept)
@@ -610,8 +641,13 @@ class Keeping(Keeper):
             kept.folder.wait()
         if kept.wanted.is_set():
             kept.saved.set()
-        if kept.place is not None:
-            kept.place.note_cost(time.perf_counter() - began)
+        self._note_cost(began)
+
+    def _note_cost(self, began: float) -> None:
+        """A loop hears what its backup has cost."""
+        place = self._place()
+        if place is not None:
+            place.note_cost(time.perf_counter() - began)
 
     def _ready_to_write(self, kept: _Kept) -> None:
         """Wait for the backup before; it tells whether what this one would refer to is there."""
@@ -635,7 +671,7 @@ class Keeping(Keeper):
         else:
             model = run.pool.take([part for part in host.parts() if part in _PARTS])
             extras = kept.take_extras()
-        first = run.first_epoch
+        first, shares = run.first_epoch, kept.n_workers > 1
         state = {
             "format": FORMAT,
             "begins": False,
@@ -653,10 +689,10 @@ class Keeping(Keeper):
             "more": resumption.more(),
             "random": random_state(),
             "n_workers": kept.n_workers,
-            "workers": self._shared if kept.n_workers > 1 else [],
+            "workers": self._shared if shares else [],
             "callbacks": filing.collect(self._filed()),
             "passed": kept.packer.pack(kept.passed),
-            "place": kept.place_now(batch),
+            "place": self._shared[0]["place"] if shares else kept.place_now(batch),
         }
         number = number_of(epoch, first)
         reason = (

@@ -1,12 +1,14 @@
 """What each of several workers has for itself, in a backup that rank 0 writes.
 
 Problem. A backup holds one model, as rank 0 has it. Random generators differ by worker, and so may
-what no gradient keeps equal: statistics of batch normalization, seeds of dropout, metrics, a
-generator that the loop takes along. Put back from rank 0's, a worker goes on otherwise.
+what no gradient keeps equal: statistics of batch normalization, seeds of dropout, metrics, the
+place in the data, a generator that the loop takes along. Put back from rank 0's, a worker goes on
+otherwise.
 
 Rules of this file:
 
-1. Generators, seeds and the framework's metrics are each worker's own: they always travel.
+1. Generators, seeds, the framework's metrics and the place in the data are each worker's own: they
+   always travel.
 2. Of statistics and extras checksums travel; only what differs does, in a second exchange, which
    all workers know from the first to be due.
 3. All is plain JSON on the way, and arrays in the backup.
@@ -26,12 +28,13 @@ from peakhold.trees import leaves, map_tree, to_host
 
 __all__ = ["collect", "extras_of", "held_of", "put_into"]
 
-_ALWAYS: Final = ("random", "more")
+_ALWAYS: Final = ("random", "more", "place")
 
 
 def collect(
     host: Host,
     more: Any,
+    place: Any,
     extras: Extras,
     held: Mapping[str, Mapping[str, Held]],
     gather: Callable[[Any], Sequence[Any]],
@@ -41,11 +44,12 @@ def collect(
     Args:
         host: The model.
         more: What its framework has besides (`Resumption.more`).
+        place: Where its loop is; None between epochs.
         extras: What the run takes along.
         held: What callbacks hold in memory, by their names and what they call it.
         gather: The values of all workers, by rank, of what each gives.
     """
-    own: dict[str, Any] = {"random": random_state(), "more": more}
+    own: dict[str, Any] = {"random": random_state(), "more": more, "place": place}
     perhaps = _perhaps(host, extras, held)
     said = {name: to_plain(map_tree(own[name], to_host)) for name in _ALWAYS}
     said["sums"] = {name: checksum(value) for name, value in perhaps.items()}
@@ -92,7 +96,7 @@ def put_into(own: Mapping[str, Any], parts: dict[str, Any], state: dict[str, Any
         parts: The parts of the model; changed.
         state: All but the model; changed.
     """
-    state.update({name: own[name] for name in _ALWAYS})
+    state.update({name: own[name] for name in _ALWAYS if name in own})  # not in old ones
     others = own.get("others", {})
     if WEIGHTS in parts:
         before = f"{WEIGHTS}/"

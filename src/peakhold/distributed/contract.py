@@ -1,9 +1,9 @@
 """What several workers of one run agree by: the coordinator, and the channel under it.
 
 Only the session asks a coordinator: when a run begins, at each moment between batches, at a commit
-and at the end. No policy, no property and no signal handler does. All values are plain JSON. Within
-an epoch nobody is asked, unless a worker wants to end it: then threads agree on a batch to end at
-(`border.py`), where there is a `border`.
+and at the end; and a `Run`, about its folder. No policy, no property and no signal handler does.
+All values are plain JSON. Within an epoch nobody is asked, unless a worker wants to end it, or to
+save in it: then threads agree on a batch to do it at (`border.py`), where there is a `border`.
 
 A *round* is one exchange: each worker gives a value, rank 0 makes an answer of them, all get it.
 `aggregate` is the first half of it and `decide` the second; between the two rank 0 decides.

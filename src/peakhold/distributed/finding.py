@@ -21,7 +21,7 @@ from peakhold.distributed.tf_service import tensorflow_channel, tensorflow_group
 from peakhold.distributed.torch_store import torch_channel, torch_group
 from peakhold.distributed.workers import Workers
 
-__all__ = ["alone", "coordinator_for", "is_alone", "is_shared"]
+__all__ = ["alone", "coordinator_for", "is_alone"]
 
 _alone: ContextVar[bool] = ContextVar("peakhold_alone", default=False)
 
@@ -62,11 +62,6 @@ def alone() -> Iterator[None]:
 def is_alone() -> bool:
     """Whether the user has said so."""
     return _alone.get()
-
-
-def is_shared() -> bool:
-    """Whether a framework has set up a group of several processes, and nobody said `alone()`."""
-    return not _alone.get() and any(group() is not None for group, _ in _ENGINES.values())
 
 
 def coordinator_for(

@@ -58,7 +58,7 @@ def torch_group() -> weakref.ref[Any] | None:
             None,
             "expected a torch.distributed group with a store of keys, got one of "
             f"backend={torch_distributed.get_backend()!r} without.",
-            hint="pass the workers of CallbackList: a TorchChannel (of "
+            hint="pass the workers of CallbackList or Run: a TorchChannel (of "
             "peakhold.distributed.torch_store) over a torch.distributed.TCPStore of your own.",
         )
     return weakref.ref(store)

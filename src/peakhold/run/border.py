@@ -17,8 +17,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from peakhold.run.ending import EndingSignals, RunEndedSignal
 from peakhold.run.pace import Budget, Pace
@@ -33,7 +33,6 @@ _LOOK_S: Final = 0.1
 """How often files and displays are looked at, and how late what somebody else has done is seen."""
 
 
-@final
 class BatchBorder:
     """The borders of one loop.
 
@@ -70,8 +69,8 @@ class BatchBorder:
         """Whether somebody has asked for a backup."""
         self.stops: str | None = None
         """Why somebody has asked for the end."""
-        self.ending: str | None = None
-        """Why the loop ends with the running epoch."""
+        self._ends_with_epoch: str | None = None
+        """What ends the loop with the running epoch, from outside."""
         self._backed_up_at = -1
         self._looked_at = time.monotonic()
 
@@ -104,13 +103,16 @@ class BatchBorder:
         if self.wants_save or self.stops is not None or self._signals.came is not None:
             self.look_at = 0.0
 
-    def look(self, one: DataPass, *, is_inner: bool) -> None:
+    def look(self, one: DataPass, *, is_inner: bool) -> bool:
         """Look at all that is rare.
 
         Args:
             one: The pass whose batch is done.
             is_inner: Whether it lies in a batch of another pass: that batch is half done, and
                 nothing ends there.
+
+        Returns:
+            Whether callbacks have ended training, which all workers hear of here.
         """
         now = self._looked_at = time.monotonic()
         if not is_inner:
@@ -122,6 +124,39 @@ class BatchBorder:
                 self.leave(reason, is_over=is_over)
         self._looks(self._place, one)
         self.plan()
+        return False
+
+    def watch(self, watches: bool) -> None:
+        """Whether several workers agree on a border now; in any thread."""
+
+    def agreed(self, wanted: Sequence[Mapping[str, Any]]) -> None:
+        """What loops of several workers want is to be done by all."""
+
+    def save_next(self) -> None:
+        """A backup was put off to this border or the next one, by all workers."""
+        self.wants_save = True
+        self.plan()
+
+    def pass_ends(self) -> None:
+        """The batches of the epoch's first pass are done, or left with `break`."""
+
+    def round_begins(self) -> None:
+        """An epoch has ended, or a check is made, and nobody has seen it yet."""
+
+    def leaves_at_once(self, *, is_over: bool) -> bool:
+        """Whether the loop is left after this epoch by an exception.
+
+        Args:
+            is_over: Whether the run is over by itself.
+        """
+        return not is_over and self._ends_with_epoch is not None
+
+    @property
+    def ending(self) -> tuple[str, bool] | None:
+        """Why the loop ends with the running epoch, and whether it is then over."""
+        if self.stops is not None:
+            return self.stops, True
+        return None if self._ends_with_epoch is None else (self._ends_with_epoch, False)
 
     def has_no_batch(self, one: DataPass, error: BaseException, *, is_inner: bool) -> None:
         """There was an error where the next batch was to come from: all is as at the border.
@@ -172,7 +207,7 @@ class BatchBorder:
         now = time.monotonic()
         if now >= self.look_at and self.stops is None and not is_last:
             self._looked_at = now
-            self.ending, _ = self._why_it_ends(now)
+            self._ends_with_epoch, _ = self._why_it_ends(now)
 
     def back_up(self) -> None:
         """Back up here, once."""
@@ -214,6 +249,6 @@ class BatchBorder:
             BaseException: What leaves it.
         """
         self._finish(reason, is_over=is_over)
-        if self._signals.came is not None and not is_over:
+        if self._signals.ended_by is not None and not is_over:
             raise self._signals.exception()
         raise RunEndedSignal

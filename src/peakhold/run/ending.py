@@ -56,6 +56,8 @@ class EndingSignals:
         """The first that came."""
         self.came_again = False
         """Whether a second came: then nothing is saved any more."""
+        self.agreed: signal.Signals | None = None
+        """Which of those that came to several workers ends all of them; each may hear its own."""
 
     def install(self) -> bool:
         """Take them over; False outside the main thread, where Python forbids it."""
@@ -82,9 +84,15 @@ class EndingSignals:
             signal.raise_signal(self.came)
 
     @property
+    def ended_by(self) -> signal.Signals | None:
+        """What ends the loop."""
+        return self.came if self.agreed is None else self.agreed
+
+    @property
     def name(self) -> str:
-        """What came, in words."""
-        return "" if self.came is None else _NAMES.get(self.came, self.came.name)
+        """What ends it, in words."""
+        one = self.ended_by
+        return "" if one is None else _NAMES.get(one, one.name)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         one = signal.Signals(number)
@@ -99,6 +107,8 @@ class EndingSignals:
             raise self.exception()
         self.came = one
         self._wake()
+        if self.agreed is not None:
+            return  # all end already
         speech.tell_in_handler(
             f"Peakhold: {self.name}: saves and ends after this batch. Again: ends at once, "
             "without saving."
@@ -106,7 +116,7 @@ class EndingSignals:
 
     def exception(self) -> BaseException:
         """What leaves the loop."""
-        if self.came is signal.SIGINT:
+        if self.ended_by is signal.SIGINT:
             return KeyboardInterrupt()
         return SystemExit(EXIT_INTERRUPTED)
 

@@ -14,9 +14,10 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
@@ -37,7 +38,9 @@ from peakhold.runtime.session import session_of
 if TYPE_CHECKING:
     from peakhold.backup.keeping import Keeping
     from peakhold.callbacks.callback_list import CallbackList
+    from peakhold.distributed import Coordinator
     from peakhold.runtime.progress import Progress
+    from peakhold.runtime.session import Session
 
 __all__ = ["Around", "Loop"]
 
@@ -101,6 +104,7 @@ class Loop:
         time_limit: Seconds from now on; None: no limit.
         signals: Of this run.
         settings: What the script says of schedulers and optimizers.
+        workers: Of this run.
     """
 
     anew = "pass resume='new'"
@@ -115,17 +119,25 @@ class Loop:
         time_limit: float | None,
         signals: EndingSignals,
         settings: Settings,
+        workers: Coordinator,
     ) -> None:
         self._around, self._list, self._keeper = around, callbacks, keeper
+        self._workers = workers
         self._settings: Settings | None = settings
         self.place = place = RunPlace(around.offset, program=settings.first)
         ends_at = None if time_limit is None else time.monotonic() + time_limit
-        self.border = BatchBorder(
-            place, keeper, pace, signals, stop_file, ends_at, around.looks, self.finish
-        )
+        asked = place, keeper, pace, signals, stop_file, ends_at, around.looks, self.finish
+        if workers.size == 1:
+            self.border = BatchBorder(*asked)
+        else:
+            from peakhold.run.shared_border import SharedBorder  # of several workers alone
+
+            self.border = SharedBorder(*asked, session=lambda: self._session)
         callbacks.place = self
         self._saved: Mapping[str, Any] | None = None
         """Where an interrupted run was, until the loop is there again."""
+        self._lost = ""
+        """What of that place means nothing to this worker, in words."""
         self._sources: dict[str, tuple[Any, Source]] = {}
         self._told: set[str] = set()
         """Limits of sources that were said."""
@@ -160,9 +172,10 @@ class Loop:
         """Whether an epoch that ends now is backed up; a check is, at the next border."""
         border = self.border
         due = border.epoch_is_due(ends=ends or self.place.epoch + 1 == self._n_epochs)
+        due = bool(self._workers.agree(f"whether epoch {self.place.epoch + 1} is backed up", due))
         if self._counts_checks:
-            border.wants_save |= due
-            border.plan()
+            if due:
+                border.save_next()
             return False
         border.wants_save &= not due
         return due
@@ -175,16 +188,44 @@ class Loop:
         """What the place refers to is the record."""
         self._around.make_durable()
 
-    def take(self, state: Mapping[str, Any]) -> None:
+    def take(self, state: Mapping[str, Any], *, is_own: bool) -> None:
         """The run goes on from there."""
         self.place.restore(state)
-        self._saved, self._ends = state, dict(self.place.ends)
+        self._saved = state
+        if is_own:
+            self._ends = dict(self.place.ends)
+        else:
+            self._take_what_counts(state)
         if self._settings is not None:
             self._settings.first = self.place.program
+
+    def _take_what_counts(self, state: Mapping[str, Any]) -> None:
+        """The place of a worker that had another part of the data."""
+        running, self.place.ends = state["running"], {}
+        self._saved = {**state, "running": None, "logged": None, "rates": None}
+        if self._counts_checks:
+            self._lost = "It goes through the data from their beginning."
+        elif running is not None:
+            self._lost = (
+                f"Epoch {self.place.epoch + 1} is begun anew, with the weights that it had after "
+                f"batch {running['n_batches']}."
+            )
+
+    def lost(self) -> str:
+        """What it could not take, in words."""
+        return self._lost
 
     def note_cost(self, seconds: float) -> None:
         """A backup was begun."""
         self.border.note_cost(seconds)
+
+    def watch(self, watches: bool) -> None:
+        """Whether all workers agree on a border now; in any thread."""
+        self.border.watch(watches)
+
+    def agreed(self, wanted: Sequence[Mapping[str, Any]]) -> None:
+        """All workers do now what any of their loops wanted."""
+        self.border.agreed(wanted)
 
     def words(self) -> str:
         """How it goes on."""
@@ -198,7 +239,11 @@ class Loop:
 
     @property
     def _progress(self) -> Progress:
-        return session_of(self._list.callbacks[0]).progress
+        return self._session.progress
+
+    @property
+    def _session(self) -> Session:
+        return session_of(self._list.callbacks[0])
 
     # Loops
 
@@ -210,6 +255,7 @@ class Loop:
             frame_depth: How far up the loop's own frame is.
         """
         self._begin(n, None, sys._getframe(frame_depth))
+        epoch = n - 1
         for epoch in range(self._list.initial_epoch, n):
             self._epoch_begins(epoch)
             yield epoch
@@ -220,11 +266,9 @@ class Loop:
             border.epoch_ends(is_last=epoch + 1 == n)
             self._has_later = len(self._passes) > 1
             self._epoch_ends()
-            if self._list.stop_training or border.stops is not None:
+            if self._list.stop_training or border.ending is not None:
                 break
-            if border.ending is not None:
-                border.leave(border.ending, is_over=False)
-        self.finish(self.border.stops, is_over=True)
+        self._end(is_complete=epoch == n - 1)
 
     def steps(self, loader: Any, n: int, frame_depth: int) -> Iterator[Any]:
         """Batches until so many are done, over and over the data.
@@ -248,7 +292,17 @@ class Loop:
             if place.step < n:
                 place.data_epoch += 1
         self._in_epoch = False
-        self.finish(self.border.stops, is_over=True)
+        self._end(is_complete=place.step >= n)
+
+    def _end(self, *, is_complete: bool) -> None:
+        """No epoch, or no step, is left (`is_complete`), or somebody has asked for the end."""
+        border, by_itself = self.border, is_complete or self._list.stop_training
+        reason, is_over = border.ending or (None, True)
+        if border.leaves_at_once(is_over=by_itself):
+            border.leave(reason, is_over=is_over)
+        if by_itself and not is_over:  # it came too late to end anything
+            reason, is_over = None, True
+        self.finish(reason, is_over=is_over)
 
     def batches(self, loader: Any, name: str) -> Iterator[Any]:
         """The batches of one pass over data, those that are left.
@@ -283,6 +337,8 @@ class Loop:
             if self.place.running is one:
                 self.place.running = None
             self._around.pass_ends(one)
+            if one.is_first and name == TRAIN and until is None:
+                self.border.pass_ends()
             self.place.ends = {**self.place.ends, name: one.source.state()}
 
     def _begin_pass(
@@ -331,7 +387,9 @@ class Loop:
             else:
                 self._batch_ends()
             if place.step >= border.look_step or time.monotonic() >= border.look_at:
-                border.look(one, is_inner=self._running != [one])
+                ended = border.look(one, is_inner=self._running != [one])
+                if ended and until is None:
+                    border.leave(None, is_over=True)
             if until is not None and (self._list.stop_training or place.step >= until):
                 border.back_up()
                 break
@@ -469,16 +527,18 @@ class Loop:
 
     def _epoch_ends(self) -> None:
         logs = self._metrics()
+        self.border.round_begins()
         self._list.on_epoch_end(self.place.epoch, logs)
         self._around.epoch_ends(self.place, logs)
 
     def _metrics(self) -> dict[str, Any]:
         """What was logged in this epoch: means of passes, then what was logged outside of them."""
         logs: dict[str, Any] = {}
+        read = Means.read if self._workers.size == 1 else Means.parts
         for one in self._passes:
-            logs |= {one.prefix + key: value for key, value in one.means.read().items()}
+            logs |= {one.prefix + key: value for key, value in read(one.means).items()}
         if self.place.logged is not None:
-            logs |= self.place.logged.read()
+            logs |= read(self.place.logged)
         return logs
 
     # What the loop calls in between
@@ -559,3 +619,25 @@ class Loop:
             self._list.on_train_end()
         finally:
             self._around.ends(reason or "", is_over=is_over)
+
+    def abandon(self, reason: str) -> None:
+        """An error ends this worker, and the others are elsewhere: what is open is closed.
+
+        Nothing is agreed on any more, so nothing is restored.
+        """
+        if self._is_finished or not self._has_begun:
+            return
+        self._is_finished = True
+        for seat in self._session.acting:
+            with contextlib.suppress(Exception):  # the first error counts
+                seat.participant.settle()
+        with contextlib.suppress(Exception):
+            self._keeper.abandon()
+        for pool in self._session.pools.values():
+            pool.close()
+        self._around.ends(reason, is_over=False)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training has ended, or never begun."""
+        return self._is_finished or not self._has_begun

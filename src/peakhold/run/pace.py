@@ -14,7 +14,7 @@ from peakhold._core.arguments import check_number
 from peakhold._core.policies.save_when import Every
 from peakhold.errors import InvalidArgumentError
 
-__all__ = ["Budget", "Pace", "SaveEvery", "check_save_every"]
+__all__ = ["Budget", "Pace", "SaveEvery", "as_others_count", "check_save_every"]
 
 _HINT: Final = (
     "pass save_every=Budget(0.035), Every(batches=1000), Every(seconds=600), or 'epoch' to save at "
@@ -73,6 +73,11 @@ def check_save_every(save_every: Any) -> SaveEvery:
     )
 
 
+def as_others_count(every: SaveEvery) -> SaveEvery:
+    """What of it a worker counts by itself, where rank 0 says the rest: batches."""
+    return every if isinstance(every, Every) and every.batches else Every(epochs=1)
+
+
 @final
 class Pace:
     """When the saves of one run are due. All times are of one clock, in seconds.
@@ -102,6 +107,11 @@ class Pace:
         self._last_cost = cost
         self.held_s += cost
         self.n_saves += 1
+
+    def hold(self, seconds: float) -> None:
+        """The last save has held training so much longer: workers waited for one another."""
+        self._last_cost += seconds
+        self.held_s += seconds
 
     @property
     def due_at(self) -> float:

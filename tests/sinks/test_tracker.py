@@ -17,7 +17,7 @@ class Fake(Tracker):
     where = "a test"
 
     def __init__(self, **arguments):
-        super().__init__(**arguments)
+        super().__init__(**{"close_timeout_s": 60, **arguments})  # a machine may be busy
         self.about, self.rows, self.endings = None, [], []
         self.threads = set()
 

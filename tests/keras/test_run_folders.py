@@ -12,7 +12,7 @@ from golden_runs import CURVE, INTERRUPTED, N_EPOCHS
 from peakhold import Run
 from peakhold.keras import production_callbacks
 from peakhold.ledger import RunFolder, read_events
-from peakhold.store import Reader
+from peakhold.store import Reader, drain
 
 pytestmark = pytest.mark.torch_is_enough("what is read is files; the golden ones are torch's")
 
@@ -46,6 +46,7 @@ def test_one_reader_reads_what_each_has_written(tmp_path, monkeypatch, write):
     with pytest.raises(golden_runs.Interrupted):
         write()
     gc.collect()  # the fit is gone, and that it is, is seen
+    drain()
     folder = RunFolder("run")
 
     assert folder.status().word == "interrupted"

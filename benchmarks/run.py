@@ -166,7 +166,13 @@ LOGGED = """\
 `Means.add` of one value in a batch, the batch's size, and what a bar costs a batch: the average over a second,
 drawings included. The least operation is an addition of the same framework, on JAX a compiled one, on the value that
 is logged; the fastest of many rounds that take turns. A value of JAX's that is not there yet, or lies on a GPU, costs
-a compiled call of its own. Memory: what 100,000 more logged values leave in the process."""
+a compiled call of its own. Memory: what 100,000 more logged values leave in the process.
+
+Where the time of that call goes (the fastest of 600 rounds of 150 calls, measured once): a compiled call that is given
+two arrays and gives one of them back takes 4.42 µs, the one that moves the array of 256 numbers on by one 4.72, with the
+looks at dtype and place before it 5.36, with the value's weight noted 5.73, and by its name 6.31. So what is asked for
+leaves 0.3 µs beside JAX itself. To keep the value and move on once in 256 would be cheaper; but a step may be given its
+memory (`donate_argnums`), and then the number is gone."""
 
 
 RUN = """\

@@ -13,6 +13,7 @@ import run_programs
 from killing import armed
 from peakhold import Every
 from peakhold.backup.keeping import Keeping
+from peakhold.ledger import RunFolder
 from zygote import Zygote, environment_of
 
 BACKEND = os.environ.get("KERAS_BACKEND", "torch")
@@ -54,6 +55,11 @@ def place_of(folder):
         p.name.startswith(".tmp-") for p in checkpoints.iterdir()
     )
     return at, writing
+
+
+def has_ended(folder):
+    """Whether the run was over when its process was killed: there is nothing to go on with."""
+    return RunFolder(pathlib.Path(folder, "run")).status().word == "ended"
 
 
 class Marker:

@@ -128,7 +128,7 @@ def jax_loop(folder, hook=no_hook, *, n_epochs=N_EPOCHS, patience=8, **arguments
         },
         "momentum": {"w": jnp.zeros((8, 2)), "b": jnp.zeros(2)},
         "key": jax.random.key(3),
-        "step": 0,
+        "step": jnp.zeros((), "int32"),
     }  # fmt: skip
 
     def loss_of(params, x, y, key=None):

@@ -25,6 +25,8 @@ def kill_and_go_on(folder, kind, unbroken, kill):
     """Kill a run once, and start it again; where it was, None if it had ended before."""
     left, _ = unbroken
     hit = run_kills.process(folder, kind, kill) != 0
+    if hit and run_kills.has_ended(folder):
+        return None
     place = run_kills.place_of(folder) if hit else None
     if hit:
         assert run_kills.process(folder, kind) == 0

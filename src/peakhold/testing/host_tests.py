@@ -219,6 +219,9 @@ class HostTests:
         sizes = [np.asarray(array).nbytes for _, array in host.named_weights()]
         # What PyTorch holds in 16 bits is shown in 32.
         assert size is None or size >= sum(sizes) / 4 > 0
+        of_weights = host.state_bytes(weights_only=True)
+        assert (of_weights is None) == (size is None)
+        assert size is None or size >= (of_weights or 0) >= sum(sizes) / 4
         del subject
 
     def test_what_is_not_finite_is_named(self) -> None:

@@ -284,6 +284,22 @@ def test_a_stack_that_is_right_is_told_nothing(tmp_path):
     assert diagnose(tmp_path, callbacks, model_bytes=1000, mount_table=DISK).findings == ()
 
 
+def test_whoever_writes_says_where(tmp_path):
+    """Or no rule would look at its folder."""
+    from peakhold.advice import RunSettings
+
+    made = {
+        tmp_path / "a": peakhold.ModelCheckpoint(tmp_path / "a" / "m-{epoch}.safetensors", "loss"),
+        tmp_path / "b": peakhold.CSVLogger(tmp_path / "b" / "log.csv"),
+        tmp_path / "c": peakhold.TensorBoard(tmp_path / "c"),
+        tmp_path / "d": peakhold.BackupAndRestore(tmp_path / "d"),
+        tmp_path / "e": peakhold.RunRecord(tmp_path / "e"),
+    }
+
+    told = [one._peakhold_link.participant.advise(RunSettings()) for one in made.values()]
+    assert [[folder.path for folder in one.folders] for one in told] == [[str(p)] for p in made]
+
+
 KEEPS = [
     ({}, 10, 2),  # the one that stands, and the one that is written
     ({"save_best_only": True}, 10, 2),

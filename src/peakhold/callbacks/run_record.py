@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
@@ -20,6 +21,7 @@ from peakhold import process
 from peakhold._core.decisions import Decision
 from peakhold._core.moments import Moment
 from peakhold._core.observation import Event
+from peakhold.advice import Folder, RunSettings
 from peakhold.disk.local_path import local_path
 from peakhold.errors import InvalidArgumentError
 from peakhold.runtime.loop_thread import LoopThread
@@ -125,6 +127,11 @@ class _RecordKeeping(Participant):
         offset = None if self._loaded is None else int(self._loaded["offset"])
         self._open, self._within_epoch = _OpenRecord(self.folder, offset, run), False
         return Needs()
+
+    def advise(self, settings: RunSettings) -> RunSettings:
+        """Say where it writes."""
+        folder = Folder(self.name, os.path.abspath(self.folder))
+        return replace(settings, folders=(*settings.folders, folder))
 
     def begin(self, run: RunView, start: Start) -> None:
         """It is known how this run starts: the first line is written."""

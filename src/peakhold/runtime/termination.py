@@ -16,6 +16,9 @@ on: a handler of the user's is called; without one the process dies of SIGTERM, 
 Of several workers, all end so, at one batch (`ending_by_signal.py`): there the main thread has all
 finished, and lets the signal take its course itself (`pass_on`).
 
+PID 1 of a container gets no signal that it has no handler for, not even its own: it ends as a shell
+would tell of one that SIGTERM ended, and would otherwise train on until SIGKILL.
+
 What still fails. A batch that takes longer than the deadline: Python runs no handler inside of it.
 A second SIGTERM does not hurry it: launchers send several, and the deadline is near anyway.
 """
@@ -87,3 +90,5 @@ class Termination(LoopSignal):
         self.uninstall()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
+        if os.getpid() == 1:
+            os._exit(128 + signal.SIGTERM)

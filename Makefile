@@ -98,13 +98,13 @@ test-workers: .venv/.test
 	KERAS_BACKEND=torch $(PYTEST) tests/workers
 
 test-crash: .venv/.test
-	KERAS_BACKEND=torch $(PYTEST) tests/crash
+	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/deploy
 
 # Most kills need no framework but the one that forks; a resume is as exact as its framework, and so is
 # a copy of what it trains.
 RESUMED := tests/crash/test_resume_kills.py tests/crash/test_production_kills.py tests/keras tests/exact
 crash: .venv/.test
-	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/store tests/keras tests/workers tests/exact -m exhaustive -s
+	KERAS_BACKEND=torch $(PYTEST) tests/crash tests/deploy tests/store tests/keras tests/workers tests/exact -m exhaustive -s
 	KERAS_BACKEND=tensorflow $(PYTEST) $(RESUMED) -m exhaustive -s
 	KERAS_BACKEND=jax $(PYTEST) $(RESUMED) -m exhaustive -s
 

@@ -179,6 +179,7 @@ class Image:
                 self._copy(context / source, target)
         shutil.copytree(ROOT / "src" / "peakhold", layer / "opt/peakhold/peakhold")
         (layer / "opt/venv").symlink_to(sys.prefix)
+        (layer / ".dockerenv").touch()  # the mark of Docker's
         self.environment = {
             **says.environment, "PYTHONPATH": "/opt/peakhold", "OMP_NUM_THREADS": "1",
             "HOME": "/tmp",

@@ -24,6 +24,7 @@ ALLOWED = {
         "max(parsedate_to_datetime(value).timestamp() - self._wall_clock(), 0.0)": "seconds",
     },
     "backup/state.py": {"0 <= value < _MOST": "a count"},
+    "health.py": {"max(time.time() - _got_on_at(run, beat), 0.0)": "seconds"},
     "host/pieces.py": {
         "min(int(at[axis]) + value.shape[axis], int(offset[axis]) + length)": "indices",
     },

@@ -306,17 +306,25 @@ class Container:
             grace: Seconds in between; Docker's are 10, on a machine that is not busy with tests.
         """
         self.signal(signal.SIGTERM)
-        try:
-            return self.wait(grace)
-        except subprocess.TimeoutExpired:
-            self.signal(signal.SIGKILL)
-            self.wait()
-            return 137
+        if self._ends(grace):
+            return self._process.returncode
+        self.signal(signal.SIGKILL)
+        self.wait()
+        return 137
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=600):
         """Its exit code; what it said is in `said` then."""
-        self.said, _ = self._process.communicate(timeout=timeout)
+        if not self._ends(timeout):
+            self._process.kill()
+            self._ends(60)
+            raise AssertionError(f"it did not end within {timeout} s; it said:\n{self.said}")
         return self._process.returncode
+
+    def _ends(self, timeout):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.said, _ = self._process.communicate(timeout=timeout)
+            return True
+        return False
 
     def __enter__(self):
         return self

@@ -88,6 +88,8 @@ def test_docker_stop_leaves_a_checkpoint_on_the_volume_and_the_next_container_go
         container.until(lambda: (models / "best.keras").exists() and own.exists())
         assert own.exists()
         assert container.stop() == 143, container.said
+    warned = [line for line in container.said.splitlines() if "AdviceWarning" in line]
+    assert [("/app/models" in line, "E10" in line) for line in warned] == [(True, True)], warned
     assert any((models / "backup").glob("step-*"))
     assert not list((image.layer / "app").rglob("best.keras"))
 

@@ -1,13 +1,17 @@
 """A state that comes from a file is looked at, field by field, before a policy counts with it."""
 
+import copy
 import dataclasses
 import importlib
+import inspect
+import pickle
 import pkgutil
 
 import pytest
 
 import peakhold._core.policies as package
-from peakhold._core.states import checked
+from peakhold._core.moments import Moment
+from peakhold._core.states import checked, quickly_made
 
 STATES = sorted(
     {
@@ -55,3 +59,46 @@ def test_a_number_is_a_number(number):
     from peakhold._core.policies.early_stopping import EarlyStoppingState
 
     assert checked(EarlyStoppingState(best=number)).best is number
+
+
+FIELDS_OF_EACH_KIND = [
+    ("n", int),
+    ("kept", dict, dataclasses.field(default_factory=dict)),
+    ("to", str, "x"),
+]
+
+
+def made_by(dataclass):
+    return dataclass(
+        dataclasses.make_dataclass("Made", FIELDS_OF_EACH_KIND, frozen=True, slots=True)
+    )
+
+
+def test_what_is_made_quickly_is_made_as_a_dataclass_makes_it():
+    plain, quick = made_by(lambda kind: kind), made_by(quickly_made)
+
+    assert inspect.signature(quick) == inspect.signature(plain)
+    assert repr(quick(1)) == repr(plain(1)) == "Made(n=1, kept={}, to='x')"
+    assert quick(1).kept is not quick(1).kept
+    assert dataclasses.astuple(quick(1, {2: 3}, to="y")) == (1, {2: 3}, "y")
+    assert type(quick(1)) is quick
+    for wrong in ((), (1, {}, "x", 4)):
+        with pytest.raises(TypeError, match="__init__"):
+            quick(*wrong)
+
+
+@pytest.mark.parametrize("kind", [*STATES, Moment], ids=named)
+def test_a_state_is_frozen_compared_copied_and_pickled(kind):
+    n_required = sum(
+        one.default is one.default_factory is dataclasses.MISSING
+        for one in dataclasses.fields(kind)
+    )
+    state = kind(*range(n_required))
+    name = next((one.name for one in dataclasses.fields(kind)), "other")
+
+    assert type(state) is kind
+    assert state == kind(*range(n_required))
+    assert copy.deepcopy(state) == copy.copy(state) == dataclasses.replace(state) == state
+    assert pickle.loads(pickle.dumps(state)) == state
+    with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
+        setattr(state, name, 1)

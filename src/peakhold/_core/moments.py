@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, final
 
 from peakhold._core.observation import Event
+from peakhold._core.states import quickly_made
 
 __all__ = ["Answer", "Moment", "Position", "Spent", "number_of", "rate_key"]
 
@@ -48,6 +49,7 @@ class Spent(NamedTuple):
 
 
 @final
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Moment:
     """One moment of a run.

@@ -28,7 +28,7 @@ from peakhold._core.numbers import (
     numbers_to_json,
 )
 
-__all__ = ["UNUSABLE", "checked", "moved", "state_from_json", "state_to_json"]
+__all__ = ["UNUSABLE", "checked", "moved", "quickly_made", "state_from_json", "state_to_json"]
 
 UNUSABLE: Final = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
@@ -39,6 +39,52 @@ _MOST: Final = 2**62
 """No count of ours is higher, and no int above can become a float safely."""
 
 S = TypeVar("S")
+Kind = TypeVar("Kind", bound=type[Any])
+
+
+def quickly_made(kind: Kind) -> Kind:
+    """A frozen dataclass with slots, and without `__post_init__`, made in less than half the time.
+
+    What `dataclass` writes for a frozen one goes around its `__setattr__` for each field, by a
+    call. Here the fields are set while the object is of a class that has the same slots, and is not
+    frozen; moments and states of policies are made anew at each end of an epoch.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @quickly_made
+        ... @dataclass(frozen=True, slots=True)
+        ... class Count:
+        ...     n: int = 0
+        >>> Count(), Count(n=3)
+        (Count(n=0), Count(n=3))
+        >>> Count().n = 3
+        Traceback (most recent call last):
+            ...
+        dataclasses.FrozenInstanceError: cannot assign to field 'n'
+    """
+    fields, written = dataclasses.fields(kind), kind.__init__
+    names = tuple(field.name for field in fields)
+    open_kind = type(kind.__name__, (), {"__slots__": names})
+    known: dict[str, Any] = {
+        "_open": open_kind,
+        "_kind": kind,
+        "_set_class": object.__dict__["__class__"].__set__,
+    }
+    lines = [f"def __init__(self, {', '.join(names)}):", " _set_class(self, _open)"]
+    defaults = dict(zip(reversed(names), reversed(written.__defaults__ or ()), strict=False))
+    for field in fields:
+        value = name = field.name
+        if field.default_factory is not dataclasses.MISSING:
+            known[f"_make_{name}"], known["_unset"] = field.default_factory, defaults[name]
+            value = f"_make_{name}() if {name} is _unset else {name}"
+        lines.append(f" self.{name} = {value}")
+    lines.append(" self.__class__ = _kind")
+    exec("\n".join(lines), known)  # noqa: S102 - as `dataclass` does: names of fields, nothing else
+    made = known["__init__"]
+    made.__defaults__, made.__annotations__ = written.__defaults__, written.__annotations__
+    made.__qualname__, made.__module__ = written.__qualname__, kind.__module__
+    kind.__init__ = made
+    return kind
 
 
 def moved(state: S, **changes: Any) -> S:

@@ -13,6 +13,7 @@ from peakhold._core.monitor import Relative, Watched
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.patience import Epochs, Seconds, Steps, check_patience
 from peakhold._core.policies.plateau import PlateauPolicy, PlateauState
+from peakhold._core.states import moved
 from peakhold.advice import Plateau, RunSettings
 from peakhold.errors import AdviceWarning
 from peakhold.host.contract import rate_key
@@ -190,7 +191,7 @@ class _Lowering(Waiting[PlateauState]):
         """What the policy decides about this callback's own model's rates."""
         run = self.run
         if moment.event is Event.EPOCH_END and (run.rates_are_of_epoch or not run.is_of_trained):
-            moment = replace(moment, rates=run.host.learning_rates())  # those of now are lowered
+            moment = moved(moment, rates=run.host.learning_rates())  # those of now are lowered
         return self.step(self.view(moment) if self._asks else moment)
 
     def apply(self, decision: Decision, moment: Moment, logs: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from peakhold._core.monitor import Criterion, Seen, Watched
 from peakhold._core.numbers import number_from_json, number_to_json
 from peakhold._core.observation import Event, is_finite
 from peakhold._core.policies.save_when import Every, SaveSchedule, SaveScheduleState
-from peakhold._core.states import moved
+from peakhold._core.states import moved, quickly_made
 
 __all__ = ["ASKED", "WORTH_IT", "CheckpointPolicy", "CheckpointState", "PendingSave"]
 
@@ -58,6 +58,7 @@ class PendingSave(NamedTuple):
 
 
 @final
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
     """Plain numbers: its own JSON."""

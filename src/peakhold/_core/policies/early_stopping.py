@@ -36,7 +36,7 @@ from peakhold._core.monitor import Seen, Watched
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
-from peakhold._core.states import moved
+from peakhold._core.states import moved, quickly_made
 
 __all__ = ["EarlyStoppingPolicy", "EarlyStoppingState"]
 
@@ -45,6 +45,7 @@ _CONTINUES = {word: (Continue(word),) for word in (_NO_IMPROVEMENT, _NOT_FINITE)
 
 
 @final
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class EarlyStoppingState:
     """Plain numbers: its own JSON. With several metrics, this is the first one's."""

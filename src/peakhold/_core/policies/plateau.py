@@ -14,7 +14,7 @@ from peakhold._core.monitor import Seen, Watched
 from peakhold._core.numbers import numbers_from_json, numbers_to_json
 from peakhold._core.observation import Event
 from peakhold._core.patience import Patience, Seconds, Steps, lap, spent_words, waited_out
-from peakhold._core.states import moved
+from peakhold._core.states import moved, quickly_made
 
 __all__ = ["PlateauPolicy", "PlateauState", "before_stopping"]
 
@@ -23,6 +23,7 @@ _COOLING, _LOWEST = (Continue("cooling down"),), (Continue("at the lowest rate")
 
 
 @final
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class PlateauState:
     """Plain numbers: its own JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host, to_number
@@ -171,7 +171,8 @@ class CallbackList(LoopList, Callback):
         if isinstance(logs, dict):
             new = numbers.keys() - logs.keys()
             shown = numbers.keys() if self._peakhold_is_shared else new
-            logs.update({key: numbers[key] for key in shown})
+            if shown:
+                logs.update({key: numbers[key] for key in shown})
 
     def on_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Another name of `on_train_batch_begin`."""
@@ -237,14 +238,17 @@ def _check_callback(callback: Any) -> None:
         )
 
 
+_OTHER_NAMES: Final = {
+    "on_train_batch_begin": "on_batch_begin",
+    "on_train_batch_end": "on_batch_end",
+}
+
+
 def _listens(callback: Any, hook: str) -> bool:
     """Whether a batch hook does anything, itself or under its other name."""
     if not is_no_op(callback, hook):
         return True
-    other = {
-        "on_train_batch_begin": "on_batch_begin",
-        "on_train_batch_end": "on_batch_end",
-    }.get(hook)
+    other = _OTHER_NAMES.get(hook)
     return other is not None and not is_no_op(callback, other)
 
 

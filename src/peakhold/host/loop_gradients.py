@@ -43,6 +43,8 @@ class LoopGradients:
 
     def facts(self) -> GradientFacts | None:
         """See `Host.gradient_facts`."""
+        if self._watches:
+            return self._tally.facts()
         if not self.seen:
             return None
         if self._given is not None:

@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 _BATCHES: Final = {Event.TRAIN_BATCH_BEGIN, Event.TRAIN_BATCH_END, Event.TEST_BATCH_BEGIN}
+# A member that is looked up on its enumeration costs three times as much as a name of the module.
+_TRAIN_BEGIN, _EPOCH_END = Event.TRAIN_BEGIN, Event.EPOCH_END
 
 
 def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
@@ -51,14 +53,14 @@ def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
     """
     link: Link = callback._peakhold_link
     session = link.session
-    if session is None or event is Event.TRAIN_BEGIN:
+    if session is None or event is _TRAIN_BEGIN:
         session = session_of(callback, event)
     seat, progress = link.seat, session.progress
     try:
         if event in _BATCHES:
             if not progress.epoch_cut_short:
                 _batch(session, seat, event, number or 0, {} if logs is None else logs)
-        elif event is Event.EPOCH_END:
+        elif event is _EPOCH_END:
             progress.note(event, number, interrupted=session.interrupted)
             if not progress.epoch_cut_short:
                 _epoch_end(session, seat, callback, logs)
@@ -79,8 +81,8 @@ def report(callback: Any, event: Event, number: int | None, logs: Any) -> None:
 def _epoch_end(session: Session, seat: Seat, callback: Any, logs: Any) -> None:
     """An epoch has ended: the last of ours to hear of it commits what all have done."""
     moment = None
-    if acts_for_all(seat.segment, callback, Event.EPOCH_END):
-        moment = _act(session, seat.segment, Event.EPOCH_END, logs)
+    if acts_for_all(seat.segment, callback, _EPOCH_END):
+        moment = _act(session, seat.segment, _EPOCH_END, logs)
         if session.is_first_epoch and moment is not None:
             session.is_first_epoch = False
             tell_not_finite(session, moment)
@@ -107,10 +109,10 @@ def _act(session: Session, segment: Segment, event: Event, logs: Any) -> Moment 
         pool.is_stale = True  # a user's callback may have run since the last moment
     if session.unprepared:
         session.opening.prepare()
-    if event is Event.TRAIN_BEGIN:
+    if event is _TRAIN_BEGIN:
         return None
     turn = Turn(session, segment.cast, event, None, logs)
-    turn.go_through(SCRIPT[event].each)
+    turn.go_through(segment.cast.phases(event))
     return turn.moment
 
 
@@ -125,7 +127,7 @@ def acts_for_all(segment: Segment, callback: Any, event: Event) -> bool:
 
 def _batch(session: Session, seat: Seat, event: Event, batch: int, logs: Any) -> None:
     if not (seat.has_begun and seat.participant.passes(event, batch, logs)):
-        Turn(session, seat.alone, event, batch, logs).go_through(SCRIPT[event].each)
+        Turn(session, seat.alone, event, batch, logs).go_through(seat.alone.phases(event))
 
 
 # The hooks

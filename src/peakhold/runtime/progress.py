@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "StepCounter", "numbers_in"]
 
 _NONE: Final[Mapping[str, float]] = {}
+_EPOCH_END: Final = Event.EPOCH_END
+"""Looked up on its enumeration it costs three times as much."""
 _RATES_COUNT: Final = {Event.EPOCH_BEGIN, Event.EPOCH_END}
 _STEPS_COUNT: Final = {Event.EPOCH_END, Event.TEST_END}
 
@@ -107,7 +109,7 @@ class Progress:
         Returns:
             Whether it is the first epoch that begins.
         """
-        if event is Event.EPOCH_END:
+        if event is _EPOCH_END:
             if epoch is not None:
                 self._look_how_it_counts(epoch)
                 self.in_batches = False
@@ -187,14 +189,14 @@ class Progress:
         steps, asked, validates, rates = self.steps, bool(LISTENERS), None, _NONE
         for one in self.step_readers:
             asked = asked or one.reads_steps
-        if event is Event.EPOCH_END:
+        if event is _EPOCH_END:
             if self._validates is None:
                 self._validates = (self._ask_validates(),)
             validates = self._validates[0]
         if asked and event in _STEPS_COUNT:
             steps.look(self.n_epochs_done)
         if self.ask_rates is not None and event in _RATES_COUNT:
-            known = self.trained_with if event is Event.EPOCH_END else None
+            known = self.trained_with if event is _EPOCH_END else None
             rates = self.ask_rates() if known is None else known
         return Moment(
             event,

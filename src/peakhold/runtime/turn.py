@@ -15,6 +15,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
 from peakhold._core.decisions import (
@@ -36,6 +37,7 @@ from peakhold.errors import MonitorError
 from peakhold.runtime import listening
 from peakhold.runtime.participant import NOTHING, Deciding, Participant
 from peakhold.runtime.progress import numbers_in
+from peakhold.runtime.script import SCRIPT
 
 if TYPE_CHECKING:
     from peakhold.runtime.exchange import Exchange
@@ -107,6 +109,24 @@ class Cast:
         """Those that all workers have."""
         self.has_begun = False
         """Whether all have heard how the run starts."""
+        self._phases: dict[Event, tuple[str, ...]] = {}
+
+    def phases(self, event: Event) -> tuple[str, ...]:
+        """The phases of an event in which one of these has something to do."""
+        phases = self._phases.get(event)
+        if phases is None:
+            who = {"learn": self.learning, "measure": self.measuring, "record": self.recording}
+            idle = {phase for phase, seats in who.items() if not seats}
+            if self.has_begun:
+                idle.add("begin")
+            phases = tuple(phase for phase in SCRIPT[event].each if phase not in idle)
+            self._phases[event] = phases
+        return phases
+
+    def note_begun(self) -> None:
+        """All have heard how the run starts."""
+        self.has_begun = True
+        self._phases.clear()
 
 
 def _who(seats: Sequence[Seat], verb: str) -> list[Seat]:
@@ -126,19 +146,20 @@ class Turn:
         logs: Metrics as they were given; what is measured is added to them.
     """
 
+    decided: Mapping[str, Sequence[Decision]] = MappingProxyType({})
+    exchange: Exchange | None = None
+    """With other workers, at moments at which they decide as one."""
+    follows = False
+    """Whether rank 0, on another worker, decides this moment."""
+    _has_saved = False
+
     def __init__(
         self, session: Session, cast: Cast, event: Event, batch: int | None, logs: Any
     ) -> None:
         self.session, self.cast, self.logs = session, cast, {} if logs is None else logs
         self.moment = session.progress.moment(event, batch, self.logs)
-        self.decided: Mapping[str, Sequence[Decision]] = {}
         self.facts: dict[str, tuple[Fact, ...]] = {}
         self.errors = Errors()
-        self.exchange: Exchange | None = None
-        """With other workers, at moments at which they decide as one."""
-        self.follows = False
-        """Whether rank 0, on another worker, decides this moment."""
-        self._has_saved = False
 
     def go_through(self, phases: Iterable[str]) -> None:
         """Go through phases, in order; then the first error is raised."""
@@ -150,7 +171,7 @@ class Turn:
         """How this run starts is known now: tell those who have not heard."""
         if not self.cast.has_begun:
             self.session.opening.begin([s for s in self.cast.seats if not s.has_begun], self.errors)
-            self.cast.has_begun = True
+            self.cast.note_begun()
 
     def aggregate(self) -> None:
         """One moment for all workers."""

@@ -9,7 +9,7 @@ from peakhold.errors import InvalidArgumentError
 from peakhold.host.contract import Host, to_number
 from peakhold.host.extras import Extras
 from peakhold.host.finding import host_for
-from peakhold.runtime.callback import Callback, is_no_op, link_of
+from peakhold.runtime.callback import Callback, link_of
 from peakhold.runtime.loop_list import LoopList, check_first_epoch, check_params, frame_of_loop
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class CallbackList(LoopList, Callback):
             getattr(callback, hook)(*args)
 
     def _call_batch(self, hook: str, batch: int, logs: Any) -> None:
-        listening = [cb for cb in self.callbacks if _listens(cb, hook)]
+        listening = _listening(self.callbacks, hook)
         if listening:
             numbers = _numbers(logs)
             for callback in listening:
@@ -244,12 +244,18 @@ _OTHER_NAMES: Final = {
 }
 
 
-def _listens(callback: Any, hook: str) -> bool:
-    """Whether a batch hook does anything, itself or under its other name."""
-    if not is_no_op(callback, hook):
-        return True
-    other = _OTHER_NAMES.get(hook)
-    return other is not None and not is_no_op(callback, other)
+def _listening(callbacks: list[Any], hook: str) -> list[Any]:
+    """Those of which a batch hook does anything, itself or under its other name.
+
+    As `is_no_op` says, of all in one go: each batch asks, and mostly nobody listens.
+    """
+    other = _OTHER_NAMES.get(hook, hook)
+    return [
+        callback
+        for callback in callbacks
+        if not getattr(getattr(callback, hook), "_is_default", False)
+        or not getattr(getattr(callback, other), "_is_default", False)
+    ]
 
 
 def _numbers(logs: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ __all__ = [
     "Outline",
     "RawTensorLike",
     "TooDeepError",
+    "Walk",
+    "Walked",
     "fold",
     "is_container",
     "is_named",
@@ -225,6 +227,22 @@ class Outline:
         return list(keys), children
 
 
+Walk: TypeAlias = tuple[list[Any], Outline | None]
+"""What a walk over a tree has shown: its leaves, and its outline (see `Likeness`)."""
+
+
+class Walked(dict[str, Any]):
+    """Trees by name, and what a walk over some of them has just shown: to be used at once.
+
+    Attributes:
+        walks: By the name of the tree.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.walks: dict[str, Walk] = {}
+
+
 class Likeness:
     """The leaves of trees that come one after the other, most of which are alike."""
 
@@ -233,7 +251,7 @@ class Likeness:
         self._n_unlike = 0
         """How many trees in a row were unlike the one before."""
 
-    def leaves_of(self, tree: Any) -> tuple[list[Any], Outline | None]:
+    def leaves_of(self, tree: Any) -> Walk:
         """All leaves of a tree, as `leaf_list` gives them, and its outline.
 
         The outline is the one that came with the tree before, the same object, where the two are

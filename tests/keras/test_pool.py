@@ -88,9 +88,9 @@ def watched(monkeypatch):
         watch.buffers.add(buffer)
         return buffer
 
-    def noted_fill(filled, trees):
+    def noted_fill(filled, trees, walks=None):
         watch.fills.extend(buffer.part for buffer in filled)
-        fill(filled, trees)
+        fill(filled, trees, walks)
 
     monkeypatch.setattr(pools, "_buffer_for", noted)
     monkeypatch.setattr(buffers, "fill", noted_fill)

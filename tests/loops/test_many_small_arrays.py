@@ -1,7 +1,9 @@
 """Copies of a tree of many small arrays: quick while it is as it was, and right when it is not."""
 
 import dataclasses
+import gc
 from collections import namedtuple
+from operator import is_
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,10 @@ import torch
 from peakhold import LoopHost, trees
 from peakhold.host.onto_live import TakenApart, taken_apart
 from peakhold.snapshots import part_buffer
+from peakhold.snapshots.host_buffers import draft
+from peakhold.snapshots.plan import Planner
 from peakhold.snapshots.pool import SnapshotPool
+from peakhold.trees import leaf_list
 
 Pair = namedtuple("Pair", "w n")
 
@@ -170,9 +175,10 @@ def test_a_state_is_taken_apart_as_without_memory_of_the_one_before(first, secon
     memory, before = TakenApart(), first
     for kind in (first, first, second, first):
         state = KINDS[kind]()
-        plain, expected = memory.of(state), taken_apart(state)
+        (plain, walk), expected = memory.of(state), taken_apart(state)
 
         assert shape_of(plain) == shape_of(expected)
+        assert (walk is None) or (plain is state and all(map(is_, walk[0], leaf_list(state))))
         if kind == before:
             assert (plain is state) is (kind in PLAIN)
         before = kind
@@ -197,3 +203,58 @@ def shape_of(tree):
     if isinstance(tree, (list, tuple)):
         return type(tree), [shape_of(child) for child in tree]
     return type(tree), np.asarray(tree.detach() if hasattr(tree, "detach") else tree).tolist()
+
+
+def drafted(drafts):
+    """What would be written, and where the bytes are."""
+    return [
+        (one.name, one.skeleton, one.specs, [array.tolist() for array in one.arrays])
+        for one in drafts
+    ]
+
+
+def test_what_is_filled_again_is_written_without_another_look(monkeypatch):
+    model, planner, walks = Model(), Planner(), []
+    real = trees.Outline.leaves_of
+    monkeypatch.setattr(
+        trees.Outline, "leaves_of", lambda self, tree: (walks.append(self), real(self, tree))[1]
+    )
+    looks = []
+    for value in range(6):
+        model.state = tree_of(float(value))
+        held = model.take()
+        walks.clear()
+        found = drafted(planner.draft(held.parts))
+        looks.append(len(walks))
+
+        assert found == drafted(draft(held.parts))
+        held.release()
+
+    assert looks[-2:] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", sorted(PLAIN - {"leaf"}))
+def test_another_state_is_drafted_as_what_it_is(kind):
+    model, planner = Model(), Planner()
+    for state in (tree_of(1.0), KINDS[kind](), KINDS[kind](), tree_of(2.0), KINDS[kind]()):
+        model.state = state
+        held = model.take()
+
+        assert drafted(planner.draft(held.parts)) == drafted(draft(held.parts))
+        renamed = {"other": held.parts["weights"]}
+        assert drafted(planner.draft(renamed)) == drafted(draft(renamed))
+        held.release()
+
+
+def test_a_draft_holds_no_memory_of_a_run_that_is_gone():
+    model, planner = Model(), Planner()
+    for _ in range(3):
+        held = model.take()
+        planner.draft(held.parts)
+        held.release()
+    assert len(planner._filled) == 1
+
+    del model, held
+    gc.collect()
+
+    assert len(planner._filled) == 0

@@ -31,7 +31,7 @@ from peakhold.host.pieces import are_known, is_in_pieces, whole_tensors
 from peakhold.host.resume import LoopResumption, Resumption
 from peakhold.host.state_dicts import module_like
 from peakhold.host.torch_tensors import is_lazy
-from peakhold.trees import TooDeepError, leaf_list, leaves, map_tree, to_host
+from peakhold.trees import TooDeepError, Walked, leaf_list, leaves, map_tree, to_host
 
 __all__ = ["LoopHost"]
 
@@ -115,13 +115,17 @@ class LoopHost:
         )
 
     def borrow(self, parts: Iterable[str]) -> Parts:
-        trees: Parts = {}
+        trees = Walked()
         for part in parts:
             if part == WEIGHTS and self._get_state:
                 state = self._names.to_plain(self._get_state())
-                trees[part] = self._taken_apart[part].of(state)
             elif part == OPTIMIZER:
-                trees[part] = self._taken_apart[part].of(self.optimizers.state())
+                state = self.optimizers.state()
+            else:
+                continue
+            trees[part], walk = self._taken_apart[part].of(state)
+            if walk is not None:
+                trees.walks[part] = walk
         return trees
 
     def _weights(self) -> Any:

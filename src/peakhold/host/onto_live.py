@@ -39,6 +39,7 @@ from peakhold.trees import (
     Likeness,
     RawTensorLike,
     TooDeepError,
+    Walk,
     fold,
     is_container,
     leaf_list,
@@ -79,11 +80,14 @@ class TakenApart:
         self._n_others = 0
         """How many states in a row were not plain: then nothing is expected any more."""
 
-    def of(self, state: Any) -> Any:
+    def of(self, state: Any) -> tuple[Any, Walk | None]:
         """The state as a plain tree: the very same object where that is one.
 
         Args:
             state: As `taken_apart` has it.
+
+        Returns:
+            The tree; and what the walk over it has shown, if it is the state itself.
         """
         if self._n_others <= _PATIENCE:
             likeness = self._likeness
@@ -95,9 +99,9 @@ class TakenApart:
             self._likeness = likeness
             if outline is not None and outline.is_plain and _are_plain(leaves):
                 self._n_others = 0
-                return state
+                return state, (leaves, outline)
             self._n_others += 1
-        return taken_apart(state)
+        return taken_apart(state), None
 
 
 def _are_plain(leaves: list[Any]) -> bool:

@@ -10,7 +10,8 @@ Rules for this file:
 3. What is handed out is read-only, except where it is given away for good.
 4. Training copies the same tree again and again, and taking one apart costs more than copying small
    arrays: what the last tree looked like is kept, and where the next one's containers, types,
-   dtypes and shapes are the same, the snapshot is the very same tree, with other values in it.
+   dtypes and shapes are the same, the snapshot is the very same tree, with other values in it. Who
+   meets such a tree again knows all about it (`filled_tree`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import copy
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -27,16 +28,41 @@ import numpy as np
 from peakhold.snapshots.arrays import Array, ArraySource, NotStorableError, source_of
 from peakhold.snapshots.copying import LARGE, copy_arrays
 from peakhold.snapshots.memory import HostMemory, file_order
-from peakhold.trees import Likeness, Outline, leaf_list, with_leaves
+from peakhold.trees import Likeness, Outline, Walk, leaf_list, with_leaves
 
 if TYPE_CHECKING:
     from peakhold.host.contract import HostState
 
-__all__ = ["PartBuffer", "fill", "tree_bytes"]
+__all__ = ["FilledTree", "PartBuffer", "fill", "filled_tree", "tree_bytes"]
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _dtype: Final = attrgetter("dtype")
 _shape: Final = attrgetter("shape")
+
+
+@final
+class FilledTree:
+    """A tree over memory of a buffer, in which nothing but the values of its arrays ever changes.
+
+    It lives as long as the buffer shows it; to be referred to weakly.
+
+    Args:
+        outline: That of the state that was copied first.
+        tree: Containers and arrays, which nobody changes.
+    """
+
+    def __init__(self, outline: Outline, tree: Any) -> None:
+        self.outline, self.tree = outline, tree
+        _filled[id(tree)] = self
+
+
+_filled: Final[weakref.WeakValueDictionary[int, FilledTree]] = weakref.WeakValueDictionary()
+
+
+def filled_tree(tree: Any) -> FilledTree | None:
+    """What is known of a tree, if it is one of these: the very object."""
+    known = _filled.get(id(tree))
+    return known if known is not None and known.tree is tree else None
 
 
 def tree_bytes(tree: Any) -> int:
@@ -87,8 +113,8 @@ class PartBuffer:
         self._dtypes: list[Any] | None = None
         """Those of the slots, where all are NumPy's and none needs more than a copy."""
         self._shapes: list[Any] = []
-        self._filled: tuple[Outline, Any] | None = None
-        """A tree of that outline, with what the slots show for leaves."""
+        self._filled: FilledTree | None = None
+        """A tree of the last state's outline, with what the slots show for leaves."""
         self._kinds_of_slots: set[type | None] = {None}
         self._named: tuple[Any, Any, list[tuple[str, Any]]] | None = None
 
@@ -175,10 +201,22 @@ class PartBuffer:
         self.allocated += 1
 
 
-def fill(buffers: Sequence[PartBuffer], trees: Sequence[Any]) -> None:
-    """Copy a tree of live arrays into each buffer; afterwards the arrays may change."""
+def fill(
+    buffers: Sequence[PartBuffer], trees: Sequence[Any], walks: Mapping[str, Walk] | None = None
+) -> None:
+    """Copy a tree of live arrays into each buffer; afterwards the arrays may change.
+
+    Args:
+        buffers: One for each part.
+        trees: Their live trees.
+        walks: By part, what a walk over its tree has just shown, where somebody made one.
+    """
     arrays: list[tuple[Array, Array]] = []
-    found = [buffer._likeness.leaves_of(tree) for buffer, tree in zip(buffers, trees, strict=True)]
+    walks = walks or {}
+    found = [
+        walks.get(buffer.part) or buffer._likeness.leaves_of(tree)
+        for buffer, tree in zip(buffers, trees, strict=True)
+    ]
     taken = [
         buffer._take(leaves, arrays) for buffer, (leaves, _) in zip(buffers, found, strict=True)
     ]
@@ -186,9 +224,9 @@ def fill(buffers: Sequence[PartBuffer], trees: Sequence[Any]) -> None:
         if shown is not buffer._shown or outline is None:
             buffer.tree = with_leaves(tree, shown)
             continue
-        if buffer._filled is None or buffer._filled[0] is not outline:
-            buffer._filled = outline, with_leaves(tree, shown)
-        buffer.tree = buffer._filled[1]
+        if buffer._filled is None or buffer._filled.outline is not outline:
+            buffer._filled = FilledTree(outline, with_leaves(tree, shown))
+        buffer.tree = buffer._filled.tree
     copy_arrays(arrays)
 
 

@@ -10,7 +10,8 @@ Rules of this file:
    one are as they were. Anything else, and whatever raises, goes the whole way (`tree.flatten`),
    which alone knows what is refused, and why, and what things are called.
 2. What cannot be compared by types of Python's own, or of a library's own, has no plan.
-3. No array is kept: a plan would hold the memory of a state that is gone.
+3. No array is kept: a plan would hold the memory of a state that is gone. What callbacks fill again
+   and again is known by the very object, and its draft kept as long as they keep that.
 4. Plans change while they are used. They are taken out before, and put back when all is well: none
    is used that Ctrl-C has left half changed.
 """
@@ -21,6 +22,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import compress, count
 from operator import attrgetter, call, is_, is_not, methodcaller
 from typing import Any, Final, Protocol, final
@@ -37,6 +39,7 @@ from peakhold.snapshots.arrays import (
 )
 from peakhold.snapshots.host_buffers import PartDraft
 from peakhold.snapshots.memory import extent_of
+from peakhold.snapshots.part_buffer import FilledTree, filled_tree
 from peakhold.snapshots.tree import Flattener, flatten
 from peakhold.trees import Outline, fold, is_container, library_of
 
@@ -65,6 +68,8 @@ class Planner:
         self._plans: dict[str, _Plan] = {}
         self._misses: dict[str, int] = {}
         """How many times running a part was not as it was."""
+        self._filled: weakref.WeakKeyDictionary[FilledTree, PartDraft] = weakref.WeakKeyDictionary()
+        """Drafts of what the callbacks fill again and again: they hold no longer than its owner."""
 
     def draft(self, parts: Mapping[str, Any]) -> list[PartDraft]:
         """What `host_buffers.draft` gives; quick for parts that are as they were.
@@ -75,11 +80,20 @@ class Planner:
         plans, self._plans = self._plans, {}  # rule 4
         kept: dict[str, _Plan] = {}
         misses: dict[str, int] = {}
+        filled = {name: filled_tree(tree) for name, tree in parts.items()}
+        known = {name: self._known(name, tree) for name, tree in filled.items()}
         leaves = {
-            name: plans[name].root.leaves_of(tree) for name, tree in parts.items() if name in plans
+            name: plans[name].root.leaves_of(tree)
+            for name, tree in parts.items()
+            if name in plans and known[name] is None
         }
         drafts = []
         for name, tree in parts.items():
+            if (found := known[name]) is not None:
+                if name in plans:
+                    kept[name] = plans[name]
+                drafts.append(found)
+                continue
             its = leaves.get(name)
             found = None if its is None else plans[name].draft(its)
             misses[name] = 0 if found is not None else self._misses.get(name, 0) + 1
@@ -90,8 +104,17 @@ class Planner:
                 if plan is not None:
                     kept[name] = plan
             drafts.append(found)
+            its_tree = filled[name]
+            if its_tree is not None:
+                extent = found.extent or extent_of(found.arrays)
+                self._filled[its_tree] = replace(found, extent=extent)
         self._plans, self._misses = kept, misses
         return drafts
+
+    def _known(self, name: str, tree: FilledTree | None) -> PartDraft | None:
+        """The draft of a tree in which nothing but values has changed since it was made."""
+        found = None if tree is None else self._filled.get(tree)
+        return found if found is not None and found.name == name else None
 
 
 def _is_worth_it(n_misses: int) -> bool:

@@ -27,7 +27,7 @@ from peakhold.errors import HostError
 from peakhold.host.contract import WEIGHTS, HostState
 from peakhold.host.finite import nonfinite_names
 from peakhold.snapshots.finite_check import FiniteCheck, start_checks
-from peakhold.trees import leaf_list, map_tree
+from peakhold.trees import Walked, leaf_list, map_tree
 
 if TYPE_CHECKING:
     from peakhold.snapshots.part_buffer import PartBuffer
@@ -327,7 +327,7 @@ class SnapshotPool:
         missing = [part for part in parts if part not in self._taken]
         live = self.host.borrow(missing) if missing else {}
         if missing:
-            self._copy([live[part] for part in missing], missing)
+            self._copy(live, missing)
         with self.lock:
             copies = {part: self._taken[part] for part in parts}
             for part, copy in copies.items():
@@ -336,7 +336,7 @@ class SnapshotPool:
                     free.remove(copy.buffer)
             return Held(self, self._token, copies)
 
-    def _copy(self, trees: list[Any], parts: list[str]) -> None:
+    def _copy(self, live: Mapping[str, Any], parts: list[str]) -> None:
         from peakhold.snapshots.part_buffer import fill
 
         buffers = []
@@ -345,7 +345,7 @@ class SnapshotPool:
                 free = self._free.get(part)
                 buffer = free.pop() if free else None
             buffers.append(self._new(part) if buffer is None else buffer)
-        fill(buffers, trees)
+        fill(buffers, [live[part] for part in parts], live.walks if type(live) is Walked else None)
         for part, buffer in zip(parts, buffers, strict=True):
             self._taken[part] = _Copy(part, buffer, self)
 

@@ -15,6 +15,7 @@ from peakhold import (
     EarlyStopping,
     TerminateOnNaN,
 )
+from peakhold.snapshots.pool import SnapshotPool
 from peakhold.store import Reader
 from peakhold.testing import FakeHub, run_workers
 from workers_rig import At, Loops, session_of
@@ -47,6 +48,30 @@ def test_ctrl_c_on_one_ends_all_after_the_same_batch_and_restores_the_best():
     assert loops.done[0][0] == 5
     assert 4 < loops.done[0][1] < LONG
     assert [model.weights for model in loops.models] == [[5.0]] * 3  # the best: of epoch 0
+
+
+@pytest.mark.parametrize("poor", [{0}, {1}, {0, 1}], ids=str)
+def test_a_worker_without_memory_for_a_copy_keeps_the_best_on_disk_as_one_alone_does(
+    poor, monkeypatch
+):
+    stoppers = [EarlyStopping("loss", patience=9, restore_best_weights=True) for _ in range(2)]
+    loops = Loops(2, lambda rank: [stoppers[rank]], n_batches=lambda rank, epoch: 2, epochs=4,
+                  logs=lambda rank, epoch: {"loss": [3.0, 1.0, 2.0, 4.0][epoch]})  # fmt: skip
+    real = SnapshotPool.take
+
+    def take(pool, parts):
+        if any(pool.host.model is loops.models[rank] and loops.done[rank][1:] for rank in poor):
+            raise MemoryError
+        return real(pool, parts)
+
+    monkeypatch.setattr(SnapshotPool, "take", take)
+
+    results = loops.run()
+
+    assert not any(isinstance(one, BaseException) for one in results)
+    assert [model.weights for model in loops.models] == [[4.0]] * 2, "the best is that of epoch 1"
+    spills = [one._peakhold_link.participant._spill for one in stoppers]
+    assert {rank for rank, spill in enumerate(spills) if spill is not None} == poor
 
 
 def test_a_loss_that_is_nan_on_one_ends_all_after_the_same_batch():

@@ -338,8 +338,16 @@ class _Stopping(Waiting[EarlyStoppingState]):
         """Copy the weights, which all workers have found to be finite."""
         if self._on_disk():
             return self._saved_to_disk(moment)
-        self._candidate = self.run.pool.take(self._parts(self.run.host))
-        return moment
+        self._candidate = self._taken()
+        return self._saved_to_disk(moment) if self._candidate is None else moment
+
+    def _taken(self) -> Held | None:
+        """A copy of the weights; None if there is no memory for one: disk has the best from now."""
+        try:
+            return self.run.pool.take(self._parts(self.run.host))
+        except MemoryError:
+            self._use_disk(self.run, "there is no memory for a copy")
+            return None
 
     # Before training
 
@@ -498,10 +506,8 @@ class _Stopping(Waiting[EarlyStoppingState]):
 
     def _copied(self, moment: Moment, before: EarlyStoppingState, *, must_wait: bool) -> Moment:
         """Copy the weights and have them looked at; the moment, as far as it is known by then."""
-        try:
-            held = self.run.pool.take(self._parts(self.run.host))
-        except MemoryError:
-            self._use_disk(self.run, "there is no memory for a copy")
+        held = self._taken()
+        if held is None:
             return self._saved_to_disk(moment)
         held.start_check()
         if must_wait:  # whether this very epoch ends training hangs on it

@@ -435,6 +435,52 @@ def test_the_last_flush_fails(tmp_path, monkeypatch):
     assert column(path) == ["0.5", "0.4"]
 
 
+def n_points(folder):
+    """How often a line's name stands in the files, which a reader need not take apart for that."""
+    return sum(path.read_bytes().count(b"epoch_loss") for path in folder.glob("events*"))
+
+
+def test_training_does_not_wait_for_the_disk_that_has_tensorboard_s_events(tmp_path, monkeypatch):
+    board = peakhold.TensorBoard(tmp_path, write_graph=False)
+    loop = peakhold.CallbackList(board, epochs=4, verbose=0)
+    flushes = Flushes(monkeypatch)
+    flushes.go_on.clear()
+    loop.on_train_begin()
+    for epoch in range(4):
+        loop.on_epoch_begin(epoch)
+        loop.on_epoch_end(epoch, {"loss": 1.0 - epoch / 10, "val_loss": 2.0})
+
+    shown = n_points(tmp_path / "train")
+    flushes.go_on.set()
+    background.drain()
+    n_flushes = len(flushes.threads)
+    loop.on_train_end()
+
+    assert shown == 4, "readers see it all, though nothing is on the disk yet"
+    assert set(flushes.threads[:n_flushes]) == {"peakhold-writer"}
+    assert 2 <= n_flushes <= 4, "one is on its way and one waits, of each file"
+
+
+@pytest.mark.parametrize("fails_after", [0, 1, 2])
+def test_a_flush_of_tensorboard_s_events_that_failed_is_said(fails_after, tmp_path, monkeypatch):
+    monkeypatch.setattr("peakhold.tensorboard.records._SYNC_EVERY", 0.0)
+    board = peakhold.TensorBoard(tmp_path, write_graph=False)
+    loop = peakhold.CallbackList(board, epochs=3, verbose=0)
+    flushes = Flushes(monkeypatch)
+    loop.on_train_begin()
+    with pytest.warns(SaveWarning, match="TensorBoard could not write.*Input/output error"):
+        for epoch in range(3):
+            if epoch == fails_after:
+                background.drain()
+                flushes.fail.append(OSError(5, "Input/output error"))
+            loop.on_epoch_begin(epoch)
+            loop.on_epoch_end(epoch, {"loss": 0.5})
+        background.drain()
+        loop.on_train_end()
+
+    assert n_points(tmp_path / "train") == 3
+
+
 def test_a_number_too_long_for_an_epoch_is_somebody_s_note():
     """Python refuses to read it."""
     note = ["9" * 5_000, "0.5"]

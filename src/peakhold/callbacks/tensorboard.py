@@ -283,7 +283,7 @@ class Boarding(Sparse):
                     self._record_gradients(folders, epoch)
             if self.embeddings_freq and index % self.embeddings_freq == 0:
                 self._record_embeddings()
-            folders.flush(durable=True)
+            folders.flush_later()
 
     def _record_embeddings(self) -> None:
         from peakhold.tensorboard import write_projector

@@ -187,5 +187,8 @@ class _SummarySink:
     def flush(self, *, durable: bool = False) -> None:
         self._writer.flush()
 
+    def flush_later(self) -> None:
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.flush()

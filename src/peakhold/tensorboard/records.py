@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import socket
@@ -25,7 +26,8 @@ from typing import IO, Protocol, final
 
 from peakhold import files
 from peakhold.errors import SaveWarning
-from peakhold.files.open_files import DISK
+from peakhold.files import background
+from peakhold.files.open_files import DISK, HeldDescriptors
 from peakhold.speech import warn
 from peakhold.tensorboard import crc32c, proto
 
@@ -33,6 +35,7 @@ __all__ = ["EventFile", "Sink", "event_files", "newest_second", "read_records"]
 
 _BUFFER = 1 << 16  # bytes: a system call for about 700 scalars
 _AGE = 1.0  # seconds that an event waits at most for the next one to take it along
+_SYNC_EVERY = 1.0  # seconds between flushes to the disk for which a thread is started
 _KEEP = 1 << 26  # bytes kept for a disk that is full and may have room again
 _NAME = re.compile(r"^events\.out\.tfevents\.(\d{10})\.")
 _COUNT = itertools.count()
@@ -49,6 +52,9 @@ class Sink(Protocol):
 
     def flush(self, *, durable: bool = False) -> None:
         """Hand everything to the system; `durable`: to the disk."""
+
+    def flush_later(self) -> None:
+        """Hand everything to the system now, and soon, in another thread, to the disk."""
 
     def close(self) -> None:
         """Flush, and take nothing more."""
@@ -70,8 +76,8 @@ class EventFile:
         folder: The folder; it is made.
 
     Raises:
-        OSError: If the file cannot be made. Of `write`, `flush` and `close`: if the disk refuses;
-            what was not written is kept for the next attempt.
+        OSError: If the file cannot be made. Of `write`, `flush`, `flush_later` and `close`: if the
+            disk refuses; what was not written is kept for the next attempt.
     """
 
     def __init__(self, folder: str) -> None:
@@ -85,6 +91,10 @@ class EventFile:
         self._written = 0
         self._flushed = time.time()
         self._lengths: dict[int, bytes] = {}
+        self._syncs: list[_Sync] = []
+        """Those of which nothing was heard yet."""
+        self._synced = -math.inf
+        """When a thread was last asked for a flush to the disk, by `time.monotonic()`."""
         self.write(proto.version_event(time.time()))
         self.flush()
 
@@ -108,11 +118,44 @@ class EventFile:
         return length + event + crc32c.mask(state)
 
     def flush(self, *, durable: bool = False) -> None:
-        """Hand everything to the system; `durable`: to the disk."""
+        """Hand everything to the system; `durable`: to the disk, and hear what was put off."""
         with self._lock:
             self._write_pending()
-            if durable and not self._file.closed and self._is_ours():
-                files.flush(self._file.fileno())
+            if not durable or self._file.closed or not self._is_ours():
+                return
+            for one in self._syncs:
+                if one.task.begun:
+                    one.task.wait()
+            files.flush(self._file.fileno())
+            self._hear()
+
+    def flush_later(self) -> None:
+        """Hand everything to the system now, and soon, in the writer thread, to the disk.
+
+        Raises:
+            OSError: If the disk refuses, or did so the last time.
+        """
+        with self._lock:
+            self._write_pending()
+            if self._file.closed or not self._is_ours():
+                return
+            now = time.monotonic()
+            may_wait = now - self._synced < _SYNC_EVERY
+            if not may_wait:
+                self._synced = now
+            if not any(one.path == self.path and not one.task.begun for one in self._syncs):
+                sync = _Sync(self.path, self._file.fileno())
+                self._syncs.append(sync)
+                background.submit(sync.task, may_wait=may_wait)
+            elif not may_wait:
+                background.nudge()
+            self._hear()
+
+    def _hear(self) -> None:
+        done = [one.task.error for one in self._syncs if one.task.done]
+        self._syncs = [one for one in self._syncs if not one.task.done]
+        for error in filter(None, done):
+            raise error
 
     def close(self) -> None:
         """Flush to the disk, and take nothing more."""
@@ -171,6 +214,28 @@ class EventFile:
     def _drop(self, n: int) -> None:
         del self._pending[:n]
         self._n_pending = 0
+
+
+@final
+class _Sync:
+    """One flush to the disk by the writer thread: of all that was written when it begins.
+
+    Args:
+        path: Of which file.
+        descriptor: Of that file. It gets one of its own: the file may be closed before.
+    """
+
+    def __init__(self, path: str | None, descriptor: int) -> None:
+        self.path, self._held = path, HeldDescriptors(DISK)
+        self._held.hold(os.dup(descriptor))
+        self.task = background.Task(self._run)
+
+    def _run(self) -> None:
+        try:
+            for descriptor in self._held.open:
+                files.flush(descriptor)
+        finally:
+            self._held.release()
 
 
 def _create(folder: str) -> tuple[str, IO[bytes]]:

@@ -89,17 +89,25 @@ class RunFolders:
         writer.begin(mark, () if mark is None else left.replay(mark, place))
         self._known[kind] = left.tags_that_count(place)
 
-    def flush(self, *, durable: bool = False) -> None:
+    def flush(self) -> None:
         """Show readers all that was written."""
         for writer in self._writers.values():
-            writer.flush(durable=durable)
+            writer.flush()
+
+    def flush_later(self) -> None:
+        """Show it now, and have it on disk soon: whoever trains does not wait for the disk."""
+        for writer in self._writers.values():
+            writer.flush_later()
 
     def end(self) -> None:
         """The training run has ended."""
         self._from = None
-        for writer in self._writers.values():
-            writer.end()
-        self.close()
+        try:
+            for writer in self._writers.values():
+                writer.end()
+                writer.flush(durable=True)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close all files."""

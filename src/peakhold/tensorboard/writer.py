@@ -200,6 +200,15 @@ class EventWriter:
         if self._sink is not None:
             self._sink.flush(durable=durable)
 
+    def flush_later(self) -> None:
+        """Hand everything to the system now; to the disk soon, while the caller goes on.
+
+        Raises:
+            OSError: If the disk refuses, or did so the last time.
+        """
+        if self._sink is not None:
+            self._sink.flush_later()
+
     def close(self) -> None:
         """Flush to the disk. A later event makes a new file."""
         if self._sink is not None:

@@ -10,8 +10,8 @@ Rules of this file:
    PID namespace, so what it does not handle, it does not get.
 3. PID 1 is what the entry point names. Where the machine has no `tini` a stand-in of this file takes
    its place: it does the same, as far as signals and exit codes go.
-4. Who is not root gets a user namespace, in which `USER` cannot be obeyed. Where neither works all
-   this is skipped, and says so.
+4. Who is not root gets a user namespace, in which `USER` cannot be obeyed, and in which the kernel
+   lends no root that has mounts below it. Where neither works all this is skipped, and says so.
 """
 
 import contextlib
@@ -188,10 +188,12 @@ class Image:
             self.environment["PATH"] = f"/opt/venv/bin:{self.environment['PATH']}"
         self._put_init(layer / "usr/bin/tini")
         steps = [one for one in says.run if not re.search(r"\b(apt-get|pip)\b", one)]
-        if not IS_ROOT:  # there is one user in its namespace
+        if IS_ROOT:  # who is another in the image must reach this interpreter, too
+            reached = {str(one) for path in (sys.prefix, sys.base_prefix) for one in _above(path)}
+            steps.insert(0, f"chmod a+x {' '.join(map(shlex.quote, sorted(reached)))}")
+        else:  # there is one user in its namespace
             steps = [step for step in steps if "useradd" not in step]
-        reached = {str(one) for path in (sys.prefix, sys.base_prefix) for one in _above(path)}
-        self._build([f"chmod a+x {' '.join(map(shlex.quote, sorted(reached)))}", *steps])
+        self._build(steps)
 
     def _copy(self, source, target):
         target = self.layer / target.lstrip("/")

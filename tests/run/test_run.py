@@ -233,7 +233,7 @@ def test_means_are_weighted_by_batches(tmp_path):
         ({"monitor": None, "patience": 3}, "the metric that patience waits for"),
         ({"model": object()}, "a model, or the state that the loop passes on, not both"),
         ({"save_every": 10}, r"Budget\(...\), Every\(...\) or 'epoch'"),
-        ({"resume": "maybe"}, "True, 'extend' or 'new'"),
+        ({"resume": "maybe"}, "True, False, 'extend' or 'new'"),
         ({"time_limit": -1}, "seconds, at least 0"),
         ({"extra": [1]}, "a dict of what a backup is to hold"),
         ({"patience": 0, "monitor": "loss"}, "an int of at least 1"),

@@ -38,7 +38,7 @@ from peakhold.store import Entry, Reader
 
 __all__ = ["BestOfRun", "Run"]
 
-_RESUME = (True, False, "auto", "extend", "new")
+_RESUME = (True, False, "extend", "new")
 
 
 @final
@@ -148,7 +148,10 @@ class Run:
             )
         if resume not in _RESUME:
             raise InvalidArgumentError.for_argument(
-                "resume", resume, "True, 'extend' or 'new'", hint="True goes on if it was killed."
+                "resume",
+                resume,
+                "True, False, 'extend' or 'new'",
+                hint="True goes on if it was killed.",
             )
         if time_limit is not None:
             check_number("time_limit", time_limit, "seconds, at least 0", at_least=0)

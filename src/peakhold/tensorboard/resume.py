@@ -19,7 +19,7 @@ from typing import final
 from peakhold.tensorboard import proto
 from peakhold.tensorboard.records import event_files, read_records
 
-__all__ = ["Left", "Place", "left_by"]
+__all__ = ["Left", "Restart", "left_by"]
 
 
 @final
@@ -33,7 +33,7 @@ class _EventFound:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Place:
+class Restart:
     """Where a run goes on.
 
     Args:
@@ -56,16 +56,16 @@ class Left:
     unfinished: bool = False
     """Whether the last run was ours and did not end: killed, or broken by an exception."""
 
-    def tags_that_count(self, place: Place) -> frozenset[str]:
+    def tags_that_count(self, place: Restart) -> frozenset[str]:
         """Tags with an event that is not superseded by a run that goes on from here."""
         return frozenset(e.tag for e in self.events if not _is_stale(e, place))
 
-    def superseded_from(self, place: Place) -> int | None:
+    def superseded_from(self, place: Restart) -> int | None:
         """The step of the mark for a run that goes on; None if nothing is superseded."""
         stale = [e.step for e in self.events if _is_stale(e, place)]
         return min(stale) if stale else None
 
-    def replay(self, purge_from: int, place: Place) -> Iterator[bytes]:
+    def replay(self, purge_from: int, place: Restart) -> Iterator[bytes]:
         """Events that the mark drops, and that count all the same; in their order."""
         wanted: dict[str, set[int]] = {}
         for event in self.events:
@@ -77,7 +77,7 @@ class Left:
                     yield content
 
 
-def _is_stale(event: _EventFound, place: Place) -> bool:
+def _is_stale(event: _EventFound, place: Restart) -> bool:
     if _counts_epochs(event.tag):
         return event.step >= place.epoch
     if place.step is None:

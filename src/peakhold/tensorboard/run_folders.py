@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import final
 
 from peakhold.tensorboard.records import Sink
-from peakhold.tensorboard.resume import Place, left_by
+from peakhold.tensorboard.resume import Restart, left_by
 from peakhold.tensorboard.writer import EventWriter
 
 __all__ = ["TRAIN", "VALIDATION", "RunFolders"]
@@ -27,7 +27,7 @@ class RunFolders:
     def __init__(self, log_dir: str, sink: Callable[[str], Sink] | None = None) -> None:
         self.log_dir, self._sink = log_dir, sink
         self._writers: dict[str, EventWriter] = {}
-        self._from: Place | None = None
+        self._from: Restart | None = None
         self._first_epoch, self._resumes = 0, False
         self._known: dict[str, frozenset[str]] = {}
 
@@ -49,7 +49,7 @@ class RunFolders:
             resumes: Whether it is one that was interrupted, whatever the files say of their end.
             has_evaluated: Whether an evaluation behind the last of these batches is done, too.
         """
-        self._from = Place(epoch, step, has_evaluated)
+        self._from = Restart(epoch, step, has_evaluated)
         self._first_epoch, self._resumes = first_epoch, resumes
         for kind, writer in self._writers.items():
             self._begin(kind, writer)
@@ -80,7 +80,7 @@ class RunFolders:
         return tag in self._known.get(kind, ())
 
     def _begin(self, kind: str, writer: EventWriter) -> None:
-        place = self._from or Place(0, None)
+        place = self._from or Restart(0, None)
         left = left_by(self.path(kind))
         if place.epoch <= self._first_epoch and not left.unfinished and not self._resumes:
             writer.begin()  # a run of its own: TensorBoard shows it beside what is there

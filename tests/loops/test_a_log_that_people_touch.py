@@ -299,11 +299,13 @@ class Flushes:
 
     def __init__(self, monkeypatch):
         self.threads, self.go_on, self.fail = [], threading.Event(), []
+        self.began = threading.Event()
         self.go_on.set()
         real = os.fsync
 
         def fsync(descriptor):
             self.threads.append(threading.current_thread().name)
+            self.began.set()
             assert self.go_on.wait(60)
             if self.fail:
                 raise self.fail.pop()
@@ -398,6 +400,7 @@ def test_rows_of_a_run_that_nobody_ends_are_flushed_when_it_is_gone(tmp_path, mo
     assert not flushes.threads
     del run
     gc.collect()  # no job is handed over, and nobody waits
+    assert flushes.began.wait(60)  # the writer is started by a thread that nobody can wait for
     for thread in threading.enumerate():
         if thread.name == "peakhold-writer":
             thread.join()

@@ -626,7 +626,7 @@ class Keeping(Keeper):
         began = time.perf_counter()
         if kept.folder.is_followed:
             run.enter_save()
-            self._note_cost(began)
+            kept.note_cost(began)
             return
         self.drop_held()
         self._ready_to_write(kept)
@@ -641,13 +641,7 @@ class Keeping(Keeper):
             kept.folder.wait()
         if kept.wanted.is_set():
             kept.saved.set()
-        self._note_cost(began)
-
-    def _note_cost(self, began: float) -> None:
-        """A loop hears what its backup has cost."""
-        place = self._place()
-        if place is not None:
-            place.note_cost(time.perf_counter() - began)
+        kept.note_cost(began)
 
     def _ready_to_write(self, kept: _Kept) -> None:
         """Wait for the backup before; it tells whether what this one would refer to is there."""
@@ -671,7 +665,7 @@ class Keeping(Keeper):
         else:
             model = run.pool.take([part for part in host.parts() if part in _PARTS])
             extras = kept.take_extras()
-        first, shares = run.first_epoch, kept.n_workers > 1
+        first, shares, members = run.first_epoch, kept.n_workers > 1, self._filed()
         state = {
             "format": FORMAT,
             "begins": False,
@@ -690,7 +684,7 @@ class Keeping(Keeper):
             "random": random_state(),
             "n_workers": kept.n_workers,
             "workers": self._shared if shares else [],
-            "callbacks": filing.collect(self._filed()),
+            "callbacks": filing.collect(members),
             "passed": kept.packer.pack(kept.passed),
             "place": self._shared[0]["place"] if shares else kept.place_now(batch),
         }
@@ -698,13 +692,13 @@ class Keeping(Keeper):
         reason = (
             f"after epoch {number - 1}" if batch is None else f"batch {batch + 1} of epoch {number}"
         )
-        return _Taken(epoch, reason, model, extras, state)
+        return _Taken(epoch, reason, model, extras, members, state)
 
     def _write(self, kept: _Kept, taken: _Taken) -> None:
         """Begin to write it."""
         folder, parts, keep = kept.folder, taken.model.parts, taken.keep
         step = folder.last_step + 1
-        best, extra = self._held_places(kept, self._filed(), taken.model, parts, step, keep)
+        best, extra = self._held_places(kept, taken.members, taken.model, parts, step, keep)
         state = {**taken.state, "held": best}
         if kept.place is not None:
             kept.place.make_durable()
@@ -896,13 +890,20 @@ class _Taken:
         reason: Why, for people.
         model: Copies of the model's parts.
         extras: Copies of what else the run has.
+        members: The callbacks, by the names that their states are filed under.
         state: All else.
     """
 
     def __init__(
-        self, epoch: int, reason: str, model: Held, extras: Held | None, state: dict[str, Any]
+        self,
+        epoch: int,
+        reason: str,
+        model: Held,
+        extras: Held | None,
+        members: Mapping[str, Any],
+        state: dict[str, Any],
     ) -> None:
-        self.epoch, self.reason, self.state = epoch, reason, state
+        self.epoch, self.reason, self.members, self.state = epoch, reason, members, state
         self.model, self.extras = model, extras
         self.keep = [model] if extras is None else [model, extras]
         """To be released when it is written."""
@@ -958,6 +959,11 @@ class _Kept:
         if self.inside is None or not self.saves_place:
             return None
         return self.inside.state(None if batch is None else self.logs)
+
+    def note_cost(self, began: float) -> None:
+        """A loop hears what its backup has cost."""
+        if self.place is not None:
+            self.place.note_cost(time.perf_counter() - began)
 
     def prepare_extras(self) -> None:
         """See that they can be saved, and have memory ready."""

@@ -19,8 +19,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-import numpy as np
-
 from peakhold.errors import InvalidArgumentError
 from peakhold.run.sources.generators import Generators
 from peakhold.trees import leaf_list
@@ -160,6 +158,8 @@ class PlacedSource(ABC):
 
     def _watch(self, batches: Iterator[Any]) -> Any:
         """The next batch, and whether making it draws."""
+        import numpy as np
+
         before = leaf_list(self._generators.state())
         try:
             return next(batches)

@@ -23,6 +23,7 @@ from peakhold.keras import (
     ProgbarLogger,
     ReduceLROnPlateau,
     RemoteMonitor,
+    RunRecord,
     SlackAlert,
     SwapEMAWeights,
     TensorBoard,
@@ -176,6 +177,7 @@ def every_callback(folder):
         LambdaCallback(on_epoch_end=note),
         TensorBoard(f"{folder}/board", histogram_freq=1),
         BackupAndRestore(f"{folder}/backup"),
+        RunRecord(f"{folder}/record"),
     ]
 
 

@@ -3,7 +3,9 @@
 import glob
 import json
 import os
+import pathlib
 import signal
+import time
 
 import numpy as np
 import tf_keras
@@ -13,17 +15,24 @@ from peakhold import tf_keras as ours
 
 
 class Kill(tf_keras.callbacks.Callback):
-    """`kill -9`, in the second batch of an epoch."""
+    """`kill -9`, in the second batch of an epoch; of several workers all at once, or the last one
+    ends by an error: its peer is gone."""
 
-    def __init__(self, epoch):
+    def __init__(self, epoch, rank=0, size=1, folder=None):
         super().__init__()
         self.at, self.epoch = epoch, None
+        self.own, self.all = f"{folder}-{rank}", [f"{folder}-{one}" for one in range(size)]
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         if self.epoch == self.at and batch >= 1:
+            if len(self.all) > 1:
+                pathlib.Path(self.own).touch()
+                until = time.monotonic() + 60
+                while not all(map(os.path.exists, self.all)):
+                    assert time.monotonic() < until, "the others do not come here"
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -108,7 +117,7 @@ def workers(rank, ports, folder, epochs, kill_in_epoch=None):
     stops, callbacks = callbacks_in(folder)
     history = model.fit(
         x, y, validation_data=validation, batch_size=16, epochs=epochs, verbose=0,
-        callbacks=[*callbacks, Kill(kill_in_epoch)],
+        callbacks=[*callbacks, Kill(kill_in_epoch, rank, len(ports), folder)],
     )  # fmt: skip
     report = report_of(model, stops, history, folder)
     report["statistics"] = [

@@ -29,6 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, TypeAlias, final
 
 from peakhold import speech
@@ -303,7 +304,7 @@ class _Telling:
         row = self._rows.take(event)
         if row is not None:
             self._n_told += 1
-            self._outbox.push(_Written(self._write, row))
+            self._outbox.push(partial(self._write, row))
 
     def end(self) -> None:
         """Have it write the end."""
@@ -386,17 +387,6 @@ class _Telling:
                 self._masking.of_text(decided)[-_LONGEST_TEXT:],
             )
         )
-
-
-@final
-class _Written:
-    """A row that is to be written."""
-
-    def __init__(self, write: Callable[[EpochRow], object], row: EpochRow) -> None:
-        self._write, self._row = write, row
-
-    def __call__(self) -> None:
-        self._write(self._row)
 
 
 def _told_before(folder: RunFolder) -> tuple[RowMaker, deque[EpochRow]]:
